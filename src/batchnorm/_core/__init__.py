@@ -1,0 +1,1 @@
+"""The mathematics, written once over any engine. Read `step` first."""

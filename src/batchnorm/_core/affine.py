@@ -1,0 +1,38 @@
+"""The slope and the offset of y over x, per group and channel."""
+
+from batchnorm._engines.protocol import A, Ops
+from batchnorm.layout import Layout
+
+__all__ = ["fold", "invert_deviation"]
+
+
+def fold(
+    ops: Ops[A],
+    epsilon: float,
+    variance: A,
+    r: A | None,
+    d: A | None,
+    gamma: A | None,
+    beta: A | None,
+    layout: Layout,
+) -> tuple[A | None, A, A]:
+    """What `apply` needs, so that (x − μ)·scale + shift = γ·(r·x̂ + d) + β.
+
+    Returns:
+        factor = γ·r (None where that is 1), scale = factor / √(σ² + ε) and shift = γ·d + β, broadcast to [G, C].
+    """
+    shape = (layout.ghosts, layout.channels)
+    factor = gamma if r is None else r if gamma is None else gamma * r
+    moved = None if d is None else d if gamma is None else gamma * d
+    shift = beta if moved is None else moved if beta is None else moved + beta
+    scale = invert_deviation(ops, epsilon, variance)
+    if factor is not None:
+        scale = scale * factor
+    scale = ops.broadcast_to(scale, shape)
+    shift = ops.zeros_like(scale) if shift is None else ops.broadcast_to(shift, shape)
+    return factor, scale, shift
+
+
+def invert_deviation(ops: Ops[A], epsilon: float, variance: A) -> A:
+    """1 / √(σ² + ε)."""
+    return 1.0 / ops.sqrt(variance + epsilon)

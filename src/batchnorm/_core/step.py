@@ -1,0 +1,101 @@
+"""One training step and one inference step: the page to read first.
+
+    moments ─ replicas ─ ghosts ─ renorm ─ affine ─ apply          y, and what the moving averages are told
+
+Where each option acts:
+
+    axes, ghost            before this page, in the Layout: which numbers share a statistic
+    weights                `engine.moments`: which numbers count, and how much
+    synchronized           `merge_replicas`: the moments of all replicas become one
+    variance               `summarize`: the estimator that is stored (y always uses the population's)
+    renorm                 `correct`: r and d, from the batch and the renorm averages
+    epsilon, gamma, beta   `fold`: the slope and the offset of each channel
+    adjustment             `fold_adjustment`, into gamma and beta; or `adjust`, on what the step returns
+    decay, debias_mean     `state.advance`, once y is on its way
+    fused                  which shortcuts of the engine may stand in for its passes
+
+Everything between two engine calls is arithmetic on groups × channels. The net effect is
+
+    y = γ·(a_s·(r·x̂ + d) + a_b) + β      x̂ = (x − μ) / √(σ² + ε)
+"""
+
+from batchnorm._core.adjustment import Adjustment, adjust, fold_adjustment
+from batchnorm._core.affine import fold
+from batchnorm._core.gradient import pull
+from batchnorm._core.moments import merge_replicas, or_moving, summarize
+from batchnorm._core.renorm import correct
+from batchnorm._engines.protocol import A, Batch, Engine, Gradients, Inputs, Saved
+from batchnorm.layout import Layout
+from batchnorm.options import Options
+
+__all__ = ["infer", "normalize", "train"]
+
+
+def train(
+    engine: Engine[A],
+    options: Options,
+    layout: Layout,
+    inputs: Inputs[A],
+    adjustment: Adjustment[A] | None = None,
+) -> tuple[A, Batch[A]]:
+    """Normalize by the batch's own statistics.
+
+    Returns:
+        y in the dtype of x, and what `state.advance` needs to know of the batch. The state is read, not written.
+    """
+
+    def forward(inputs: Inputs[A]) -> tuple[A, Batch[A], Saved[A]]:
+        return normalize(engine, options, layout, inputs)
+
+    def backward(inputs: Inputs[A], saved: Saved[A], dy: A) -> Gradients[A]:
+        return pull(engine, options, layout, inputs, saved, dy)
+
+    def reference(inputs: Inputs[A], dy: A) -> Gradients[A]:
+        _, _, saved = normalize(engine.composed, options, layout, inputs)
+        return pull(engine.composed, options, layout, inputs, saved, dy)
+
+    step = engine.differentiable(forward, backward, reference)
+    if adjustment is None:
+        return step(inputs)
+    folded = fold_adjustment(engine.ops, adjustment, inputs, layout)
+    if folded is not None:
+        return step(folded)
+    bare, batch = step(inputs._replace(gamma=None, beta=None))
+    return adjust(engine.ops, bare, adjustment, inputs, layout), batch
+
+
+def normalize(
+    engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]
+) -> tuple[A, Batch[A], Saved[A]]:
+    """The forward pass, and what the gradient will ask for."""
+    ops = engine.ops
+    x, gamma, beta, weights, state = inputs
+    alone = weights is None and not options.synchronized and options.fused is not False
+    if alone and options.renorm is None:
+        done = engine.fused_train(x, gamma, beta, options.epsilon, layout)
+        if done is not None:
+            y, moments = done
+            saved = Saved(moments.total, moments.mean, moments.variance, gamma, None, None)
+            return y, summarize(ops, options, moments, layout), saved
+
+    moments = (engine.fused_moments(x, layout) if alone else None) or engine.moments(x, weights, layout)
+    if options.synchronized:
+        moments = merge_replicas(engine, moments)
+    batch = summarize(ops, options, moments, layout)
+    r, d = correct(ops, options, batch, state)
+    mean, variance, r, d = or_moving(ops, moments, r, d, state)
+    factor, scale, shift = fold(ops, options.epsilon, variance, r, d, gamma, beta, layout)
+    y = engine.apply(x, mean, scale, shift, layout)
+    return y, batch, Saved(moments.total, mean, variance, factor, r, d)
+
+
+def infer(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]) -> A:
+    """Normalize by the moving statistics: y = γ·(x − M) / √(V + ε) + β. Weights and ghosts have no part in it."""
+    x, gamma, beta, _, state = inputs
+    mean, variance = state["moving_mean"], state["moving_variance"]
+    if options.fused is not False:
+        y = engine.fused_infer(x, gamma, beta, mean, variance, options.epsilon, layout)
+        if y is not None:
+            return y
+    _, scale, shift = fold(engine.ops, options.epsilon, variance, None, None, gamma, beta, layout)
+    return engine.apply(x, mean, scale, shift, layout)

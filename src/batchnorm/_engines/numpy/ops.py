@@ -1,0 +1,64 @@
+"""NumPy's spelling of the functions that the core and the composed passes use."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "as_float",
+    "broadcast_to",
+    "cast",
+    "dtype",
+    "maximum",
+    "minimum",
+    "reshape",
+    "shape",
+    "sqrt",
+    "stat_dtype",
+    "stop_gradient",
+    "sum",
+    "transpose",
+    "where",
+    "zeros_like",
+]
+
+sqrt = np.sqrt
+maximum = np.maximum
+minimum = np.minimum
+where = np.where
+zeros_like = np.zeros_like
+reshape = np.reshape
+broadcast_to = np.broadcast_to
+transpose = np.transpose
+
+
+def sum(x: Any, axes: Sequence[int]) -> Any:
+    return np.sum(x, axis=tuple(axes))
+
+
+def stop_gradient(x: Any) -> Any:
+    return x
+
+
+def cast(x: Any, dtype: Any) -> Any:
+    return np.asarray(x).astype(dtype, copy=False)
+
+
+def shape(x: Any) -> tuple[int, ...]:
+    return np.shape(x)
+
+
+def dtype(x: Any) -> Any:
+    return np.asarray(x).dtype
+
+
+def stat_dtype(x: Any) -> Any:
+    """float32 for 16-bit floats (ml_dtypes' bfloat16 among them), else the dtype of x."""
+    own = dtype(x)
+    return np.dtype(np.float32) if own.itemsize == 2 else own
+
+
+def as_float(size: int, dtype: Any) -> float:
+    del dtype
+    return float(size)

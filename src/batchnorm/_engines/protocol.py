@@ -1,0 +1,197 @@
+"""What the core asks of a framework: a dozen functions for small arrays, and four passes over large ones.
+
+An engine is a module (or any object) with these names. Large arrays (`x`, `y`, `dy`) have the input's own shape and
+dtype; statistics are [G, C] (ghost groups by channels) in `Ops.stat_dtype(x)`: float32 for 16-bit floats, else the
+dtype of x. A layout says how to view the one against the other.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from batchnorm.layout import Layout, Size
+
+__all__ = [
+    "A",
+    "Array",
+    "Batch",
+    "Engine",
+    "GradTerms",
+    "Gradients",
+    "Inputs",
+    "Moments",
+    "Ops",
+    "Saved",
+    "State",
+]
+
+
+class Array(Protocol):
+    """The arithmetic that every framework's arrays have."""
+
+    def __add__(self, other: Any, /) -> Any: ...
+    def __radd__(self, other: Any, /) -> Any: ...
+    def __sub__(self, other: Any, /) -> Any: ...
+    def __rsub__(self, other: Any, /) -> Any: ...
+    def __mul__(self, other: Any, /) -> Any: ...
+    def __rmul__(self, other: Any, /) -> Any: ...
+    def __truediv__(self, other: Any, /) -> Any: ...
+    def __rtruediv__(self, other: Any, /) -> Any: ...
+    def __rpow__(self, other: Any, /) -> Any: ...
+    def __neg__(self, /) -> Any: ...
+    def __gt__(self, other: Any, /) -> Any: ...
+
+
+A = TypeVar("A", bound=Array)
+State = dict[str, A]
+
+
+class Moments(NamedTuple, Generic[A]):
+    """Weighted moments of x, each [G, C] or broadcasting to it.
+
+    `total` is Σw and `count` is (Σw)² / Σw²; without weights both are N, a float where N is known. Where `total` is
+    zero, `mean` and `variance` are finite and mean nothing.
+    """
+
+    total: A | float
+    count: A | float
+    mean: A
+    variance: A
+
+
+class Batch(NamedTuple, Generic[A]):
+    """What one batch tells the moving averages, each [C].
+
+    `estimate` is the variance as `Options.variance` wants it stored. `counted` is False where no example had weight,
+    and the averages stay as they are; None where every channel is known to have counted.
+    """
+
+    mean: A
+    variance: A
+    estimate: A
+    counted: A | None
+
+
+class Inputs(NamedTuple, Generic[A]):
+    """What one training step starts from. gamma and beta are [C]; gradients flow to the first four only."""
+
+    x: A
+    gamma: A | None
+    beta: A | None
+    weights: A | None
+    state: State[A]
+
+
+class Saved(NamedTuple, Generic[A]):
+    """What the gradient needs of the forward pass: per group and channel, [G, C].
+
+    `factor` is γ·r, the slope of y over x̂. `r` and `d` are None without renorm.
+    """
+
+    total: A | float
+    mean: A
+    variance: A
+    factor: A | None
+    r: A | None
+    d: A | None
+
+
+class Gradients(NamedTuple, Generic[A]):
+    """Gradients with respect to the first four inputs; None for an input that was None."""
+
+    x: A
+    gamma: A | None
+    beta: A | None
+    weights: A | None
+
+
+class GradTerms(NamedTuple, Generic[A]):
+    """dx = slope·dy + w·(tilt·(x − mean) + offset), each [G, C]."""
+
+    slope: A
+    tilt: A
+    offset: A
+
+
+class Ops(Protocol[A]):
+    """Functions on arrays, named as in NumPy."""
+
+    def sqrt(self, x: A) -> A: ...
+    def maximum(self, x: A, y: A | float) -> A: ...
+    def minimum(self, x: A, y: A | float) -> A: ...
+    def where(self, condition: A, x: A | float, y: A | float) -> A: ...
+    def zeros_like(self, x: A) -> A: ...
+    def stop_gradient(self, x: A) -> A: ...
+    def sum(self, x: A, axes: Sequence[int]) -> A: ...
+    def reshape(self, x: A, shape: Sequence[Size]) -> A: ...
+    def broadcast_to(self, x: A, shape: Sequence[Size]) -> A: ...
+    def transpose(self, x: A, order: Sequence[int]) -> A: ...
+    def shape(self, x: A) -> tuple[Size, ...]: ...
+    def cast(self, x: A, dtype: Any) -> A: ...
+    def dtype(self, x: A) -> Any: ...
+    def stat_dtype(self, x: A) -> Any: ...
+    def as_float(self, size: Size, dtype: Any) -> A | float: ...
+
+
+class Engine(Protocol[A]):
+    """The four passes, how to give a function our gradient, and shortcuts for what a framework has a kernel for."""
+
+    @property
+    def ops(self) -> Ops[A]: ...
+
+    @property
+    def composed(self) -> "Engine[A]":
+        """The same engine without shortcuts, in operations that the framework can differentiate to any order."""
+        ...
+
+    def moments(self, x: A, weights: A | None, layout: Layout) -> Moments[A]: ...
+
+    def apply(self, x: A, mean: A, scale: A, shift: A, layout: Layout) -> A:
+        """(x − mean)·scale + shift in the dtype of x."""
+        ...
+
+    def grad_sums(self, dy: A, x: A, mean: A, layout: Layout) -> tuple[A, A]:
+        """Σdy and Σdy·(x − mean)."""
+        ...
+
+    def grad_input(self, dy: A, x: A, weights: A | None, mean: A, terms: GradTerms[A], layout: Layout) -> A: ...
+
+    def grad_weights(self, x: A, weights: A, mean: A, variance: A, terms: GradTerms[A], layout: Layout) -> A:
+        """Σ offset·(x − mean) + ½·tilt·((x − mean)² − variance) over what the weights were broadcast along."""
+        ...
+
+    def sum_over_replicas(self, values: tuple[A, ...]) -> tuple[A, ...]: ...
+
+    def fused_train(
+        self, x: A, gamma: A | None, beta: A | None, epsilon: float, layout: Layout
+    ) -> tuple[A, Moments[A]] | None:
+        """Plain batch normalization in one call, or None where this engine has no kernel for it."""
+        ...
+
+    def fused_moments(self, x: A, layout: Layout) -> Moments[A] | None:
+        """Moments by way of such a kernel, where that is faster than the pass; otherwise None."""
+        ...
+
+    def fused_gradients(
+        self, dy: A, x: A, saved: Saved[A], epsilon: float, layout: Layout
+    ) -> tuple[A, A, A] | None:
+        """dx, Σdy and Σdy·x̂ in one call, or None."""
+        ...
+
+    def fused_infer(
+        self, x: A, gamma: A | None, beta: A | None, mean: A, variance: A, epsilon: float, layout: Layout
+    ) -> A | None:
+        """Normalization by given statistics in one call, or None."""
+        ...
+
+    def differentiable(
+        self,
+        forward: Callable[[Inputs[A]], tuple[A, Batch[A], Saved[A]]],
+        backward: Callable[[Inputs[A], Saved[A], A], Gradients[A]],
+        reference: Callable[[Inputs[A], A], Gradients[A]],
+    ) -> Callable[[Inputs[A]], tuple[A, Batch[A]]]:
+        """`forward` with `backward` as its gradient.
+
+        `reference` computes the same gradients from the inputs alone in operations that the framework can
+        differentiate; second and higher derivatives are those of `reference`.
+        """
+        ...

@@ -1,0 +1,63 @@
+"""Our own gradient for TensorFlow, first order by the core's formulas and second order by differentiating them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from batchnorm._engines.protocol import Batch, Gradients, Inputs, Saved
+
+__all__ = ["differentiable"]
+
+Tensor = Any
+
+
+def differentiable(
+    forward: Callable[[Inputs[Tensor]], tuple[Tensor, Batch[Tensor], Saved[Tensor]]],
+    backward: Callable[[Inputs[Tensor], Saved[Tensor], Tensor], Gradients[Tensor]],
+    reference: Callable[[Inputs[Tensor], Tensor], Gradients[Tensor]],
+) -> Callable[[Inputs[Tensor]], tuple[Tensor, Batch[Tensor]]]:
+    """`forward` with the gradient `backward`, whose own derivatives are those of `reference`."""
+
+    def step(inputs: Inputs[Tensor]) -> tuple[Tensor, Batch[Tensor]]:
+        fields = [name for name in Gradients._fields if _has_gradient(getattr(inputs, name))]
+
+        def with_arrays(arrays: Sequence[Tensor]) -> Inputs[Tensor]:
+            return inputs._replace(**dict(zip(fields, arrays, strict=True)))
+
+        def chosen(gradients: Gradients[Tensor]) -> list[Tensor]:
+            return [getattr(gradients, name) for name in fields]
+
+        batches: list[Batch[Tensor]] = []
+
+        @tf.custom_gradient
+        def first_order(*arrays: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+            y, batch, saved = forward(with_arrays(arrays))
+            batches.append(batch)
+
+            @tf.custom_gradient
+            def gradient(dy: Tensor, *arrays: Tensor) -> tuple[list[Tensor], Callable[..., list[Tensor]]]:
+                def second_order(*upstream: Tensor) -> list[Tensor]:
+                    sources = [dy, *arrays]
+                    with tf.GradientTape() as tape:
+                        tape.watch(sources)
+                        targets = chosen(reference(with_arrays(arrays), dy))
+                    return tape.gradient(
+                        targets, sources, list(upstream), unconnected_gradients=tf.UnconnectedGradients.ZERO
+                    )
+
+                return chosen(backward(with_arrays(arrays), saved, dy)), second_order
+
+            def pull(dy: Tensor) -> list[Tensor]:
+                return gradient(dy, *arrays)
+
+            return y, pull
+
+        y = first_order(*(getattr(inputs, name) for name in fields))
+        return y, batches[0]
+
+    return step
+
+
+def _has_gradient(value: Tensor | None) -> bool:
+    return value is not None and value.dtype.is_floating

@@ -1,0 +1,85 @@
+"""TensorFlow's spelling of the functions that the core and the composed passes use, for known and unknown shapes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+__all__ = [
+    "as_float",
+    "broadcast_to",
+    "cast",
+    "dtype",
+    "maximum",
+    "minimum",
+    "reshape",
+    "shape",
+    "sqrt",
+    "stat_dtype",
+    "stop_gradient",
+    "sum",
+    "transpose",
+    "where",
+    "zeros_like",
+]
+
+sqrt = tf.sqrt
+maximum = tf.maximum
+minimum = tf.minimum
+zeros_like = tf.zeros_like
+stop_gradient = tf.stop_gradient
+cast = tf.cast
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    # A Python number takes the dtype of the other branch, which tf.where alone would not do.
+    known = x if tf.is_tensor(x) else y
+    return tf.where(condition, *(tf.convert_to_tensor(value, known.dtype) for value in (x, y)))
+
+
+def sum(x: Any, axes: Sequence[int]) -> Any:
+    return tf.reduce_sum(x, list(axes)) if axes else x
+
+
+def transpose(x: Any, order: Sequence[int]) -> Any:
+    return tf.transpose(x, list(order))
+
+
+def reshape(x: Any, shape: Sequence[Any]) -> Any:
+    if _is_known(shape) and x.shape == tuple(shape):
+        return x
+    known = [size for size in shape if isinstance(size, int)]
+    if len(known) == len(shape) - 1 and all(size > 0 for size in known):
+        # One unknown size needs no arithmetic in the graph.
+        shape = [size if isinstance(size, int) else -1 for size in shape]
+    return tf.reshape(x, list(shape))
+
+
+def broadcast_to(x: Any, shape: Sequence[Any]) -> Any:
+    return x if _is_known(shape) and x.shape == tuple(shape) else tf.broadcast_to(x, list(shape))
+
+
+def shape(x: Any) -> tuple[Any, ...]:
+    """Sizes: ints where known, scalar tensors elsewhere."""
+    known = x.shape.as_list()
+    if None not in known:
+        return tuple(known)
+    sizes = tf.shape(x)
+    return tuple(sizes[axis] if size is None else size for axis, size in enumerate(known))
+
+
+def dtype(x: Any) -> Any:
+    return x.dtype
+
+
+def stat_dtype(x: Any) -> Any:
+    """float32 for 16-bit floats, else the dtype of x."""
+    return tf.float32 if x.dtype in (tf.float16, tf.bfloat16) else x.dtype
+
+
+def as_float(size: Any, dtype: Any) -> Any:
+    return float(size) if isinstance(size, int) else tf.cast(size, dtype)
+
+
+def _is_known(shape: Sequence[Any]) -> bool:
+    return all(isinstance(size, int) and size >= 0 for size in shape)

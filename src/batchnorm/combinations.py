@@ -1,0 +1,107 @@
+"""Which options go together: one table with an answer for every pair, read by the checks, the tests and the docs.
+
+A pair works unless it stands in `REFUSED`. What works but needs a word on how stands in `REMARKS`.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchnorm.errors import refusal
+
+if TYPE_CHECKING:
+    from batchnorm.options import Options
+
+__all__ = ["FEATURES", "REFUSED", "REMARKS", "Verdict", "check", "features", "table"]
+
+FEATURES = (
+    "several axes",
+    "renorm",
+    "debiased renorm",
+    "ghost batches",
+    "adjustment",
+    "weights",
+    "zero-debias",
+    "sample variance",
+    "synchronized",
+    "fused",
+)
+
+
+class Verdict(NamedTuple):
+    """Whether a pair works, and the reason or the remark that goes with the answer."""
+
+    works: bool
+    note: str
+    remedy: str = ""
+
+
+# Two features whose pairing has no meaning: why, and what to ask for instead.
+REFUSED: dict[frozenset[str], tuple[str, str]] = {
+    frozenset({"renorm", "sample variance"}): (
+        "Renorm derives the moving variance from the moving deviation of the normalized values, which is the population's",
+        "Use variance='population', or leave renorm out",
+    ),
+    frozenset({"debiased renorm", "sample variance"}): (
+        "Renorm derives the moving variance from the renorm deviation, which is the population's",
+        "Use variance='population', or leave renorm out",
+    ),
+    frozenset({"debiased renorm", "zero-debias"}): (
+        "The debiased form of renorm already feeds the moving mean with a debiased average",
+        "Use Renorm(form='current'), or leave the zero-debias out",
+    ),
+    frozenset({"ghost batches", "synchronized"}): (
+        "Ghost batches take statistics over less than one replica's batch, synchronization over more",
+        "Choose one of the two",
+    ),
+}
+
+REMARKS: dict[frozenset[str], str] = {
+    frozenset({"renorm", "ghost batches"}): "r and d come from the statistics averaged over the groups",
+    frozenset({"ghost batches", "weights"}): "weights are regrouped with the examples; groups without weight are left out",
+    frozenset({"ghost batches", "adjustment"}): "the adjustment sees the shape of the whole batch, not of a group",
+    frozenset({"ghost batches", "sample variance"}): "the average of the groups' sample variances is stored",
+    frozenset({"ghost batches", "fused"}): "one kernel call over groups × channels",
+    frozenset({"weights", "sample variance"}): "N is (Σw)² / Σw²",
+    frozenset({"weights", "synchronized"}): "replicas are merged by their true weights",
+    frozenset({"renorm", "zero-debias"}): "renorm's own averages stay as they are",
+    frozenset({"adjustment", "fused"}): "a factor per channel folds into gamma and beta; others are applied after the kernel",
+}
+
+
+def table() -> Iterator[tuple[str, str, Verdict]]:
+    """Every pair of features with its verdict."""
+    for first, second in combinations(FEATURES, 2):
+        pair = frozenset({first, second})
+        if pair == {"renorm", "debiased renorm"}:
+            continue  # two forms of one feature, not a pair
+        if pair in REFUSED:
+            yield first, second, Verdict(False, *REFUSED[pair])
+        else:
+            yield first, second, Verdict(True, REMARKS.get(pair, ""))
+
+
+def features(options: "Options") -> frozenset[str]:
+    """The features that a set of options asks for (those given with a call, weights and adjustment, are not in it)."""
+    current = options.renorm is not None and options.renorm.form == "current"
+    debiased = options.renorm is not None and options.renorm.form == "debiased"
+    asked = {
+        "several axes": len(options.axes) > 1,
+        "renorm": current,
+        "debiased renorm": debiased,
+        "ghost batches": options.ghost is not None,
+        "zero-debias": options.debias_mean,
+        "sample variance": options.variance == "sample",
+        "synchronized": options.synchronized,
+        "fused": options.fused is True,
+    }
+    return frozenset(name for name, wanted in asked.items() if wanted)
+
+
+def check(options: "Options") -> None:
+    """Raise ValueError where two of the options have no meaning together."""
+    asked = features(options)
+    for pair, (why, remedy) in REFUSED.items():
+        if pair <= asked:
+            first, second = sorted(pair)
+            raise ValueError(refusal(f"{first.capitalize()} and {second} were asked for together", why, remedy))

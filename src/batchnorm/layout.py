@@ -1,0 +1,197 @@
+"""Where the numbers lie: axes and a shape become one view of alternating reduced and kept runs.
+
+Adjacent axes of one kind merge into a run, so that every legal call is one of a few small cases:
+
+    channels last        [N, H, W, C], axes (3,)          →  view [N·H·W, C]      reduced 0
+    channels first       [N, C, H, W], axes (1,)          →  view [N, C, H·W]     reduced 0, 2
+    ghosts, interleaved  [N, H, W, C], axes (3,), size v  →  view [v, G, H·W, C]  reduced 0, 2
+    ghosts, contiguous   [N, H, W, C], axes (3,), size v  →  view [G, v·H·W, C]   reduced 1
+    both                 [N, C, H, W], axes (1,), size v  →  view [v, G, C, H·W]  reduced 0, 3
+    two axes apart       [N, H, W, C], axes (1, 3)        →  view [N, H, W, C]    reduced 0, 2
+
+Statistics are [G, C] throughout: ghost groups (1 without ghosts) by channels (the product of the kept axes, in
+row-major order). No number is moved: a view is a reshape. Only three or more kept runs cost a permutation, which
+`permutation` then names.
+
+Sizes are ints where known. An unknown size may be any object that multiplies and divides (a scalar tensor).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import groupby
+from typing import Any
+
+from batchnorm.errors import refusal
+from batchnorm.options import Ghost
+
+__all__ = ["Layout", "Size", "canonical_axes", "plan_layout", "product"]
+
+Size = Any
+MAX_KEPT_RUNS = 2
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One planned view.
+
+    Attributes:
+        shape: the input's shape.
+        split: the shape with the batch axis divided into groups; the same as `shape` without ghosts.
+        runs: axes of `split`, in the order of the view, that make up each run.
+        reduced: which runs are reduced.
+        axes: the channel axes, as positions in `shape`.
+        ghosts: number of groups, 1 without ghosts.
+    """
+
+    shape: tuple[Size, ...]
+    split: tuple[Size, ...]
+    runs: tuple[tuple[int, ...], ...]
+    reduced: tuple[int, ...]
+    axes: tuple[int, ...]
+    ghosts: Size
+
+    @cached_property
+    def permutation(self) -> tuple[int, ...] | None:
+        """The order of the axes of `split` that makes the view possible; None where they lie in it already."""
+        order = tuple(axis for run in self.runs for axis in run)
+        return None if order == tuple(range(len(order))) else order
+
+    @cached_property
+    def view(self) -> tuple[Size, ...]:
+        """Sizes of the runs."""
+        return self._sizes(self.split)
+
+    @cached_property
+    def stat_view(self) -> tuple[Size, ...]:
+        """The shape in which a statistic [G, C] broadcasts against the view."""
+        return tuple(1 if run in self.reduced else size for run, size in enumerate(self.view))
+
+    @cached_property
+    def channels(self) -> Size:
+        """How many channels: the product of the kept axes."""
+        return product(self.shape[axis] for axis in self.axes)
+
+    @cached_property
+    def count(self) -> Size:
+        """How many numbers go into one statistic."""
+        return product(self.view[run] for run in self.reduced)
+
+    @cached_property
+    def weight_shape(self) -> tuple[Size, ...]:
+        """The shape of weights that are the same for all channels: the input's with 1 on the channel axes."""
+        return tuple(1 if axis in self.axes else size for axis, size in enumerate(self.shape))
+
+    @cached_property
+    def weight_split(self) -> tuple[Size, ...]:
+        """`split` for such weights."""
+        moved = len(self.split) - len(self.shape)
+        kept = {axis + moved for axis in self.axes}
+        return tuple(1 if axis in kept else size for axis, size in enumerate(self.split))
+
+    @cached_property
+    def weight_view(self) -> tuple[Size, ...]:
+        """`view` for such weights."""
+        return self._sizes(self.weight_split)
+
+    def _sizes(self, shape: Sequence[Size]) -> tuple[Size, ...]:
+        return tuple(product(shape[axis] for axis in run) for run in self.runs)
+
+
+def plan_layout(shape: Sequence[Size], axes: Sequence[int], ghost: Ghost | None = None) -> Layout:
+    """Plan the view of an input.
+
+    Args:
+        shape: the input's sizes, ints where known.
+        axes: the channel axes; negative ones count from the end.
+        ghost: ghost batches to divide axis 0 into, or None.
+
+    Raises:
+        ValueError: an axis is out of range or named twice; a ghost batch would divide a channel axis, or its size
+            does not divide the (known) batch size.
+    """
+    shape = tuple(shape)
+    kept = canonical_axes(axes, len(shape))
+    if all(isinstance(size, int) for size in shape):
+        return _plan_known(shape, kept, ghost)
+    return _plan(shape, kept, ghost)
+
+
+def canonical_axes(axes: Sequence[int], rank: int) -> tuple[int, ...]:
+    """The axes as sorted, non-negative positions."""
+    outside = [axis for axis in axes if not -rank <= axis < rank]
+    if outside:
+        raise ValueError(
+            refusal(
+                f"Invalid axis: {outside[0]} of axes {list(axes)} was asked for on an input of rank {rank}",
+                f"Such an input has axes {-rank} to {rank - 1}",
+                "Name axes inside that range",
+            )
+        )
+    positions = sorted(axis % rank for axis in axes)
+    if len(set(positions)) != len(positions):
+        raise ValueError(
+            refusal(
+                f"Duplicate axis: axes {list(axes)} were asked for on an input of rank {rank}",
+                "Two of them name the same axis",
+                "Name each axis once",
+            )
+        )
+    return tuple(positions)
+
+
+def product(sizes: Iterable[Size]) -> Size:
+    """The product, leaving out ones so that a symbol is multiplied only where it must be."""
+    result: Size = 1
+    for size in sizes:
+        if isinstance(size, int) and size == 1:
+            continue
+        result = size if isinstance(result, int) and result == 1 else result * size
+    return result
+
+
+def _plan(shape: tuple[Size, ...], kept: tuple[int, ...], ghost: Ghost | None) -> Layout:
+    if ghost is None:
+        return _merge_runs(shape, shape, kept, None, 1)
+    if 0 in kept:
+        raise ValueError(
+            refusal(
+                f"Ghost batches of {ghost.size} were asked for with axis 0 among the channel axes",
+                "When using virtual_batch_size, the batch axis is divided into groups, so its indices cannot each "
+                "have statistics of their own",
+                "Take 0 out of the axes, or leave the ghost batches out",
+            )
+        )
+    groups = _divide(shape[0], ghost.size)
+    pair, ghost_axis = ((ghost.size, groups), 1) if ghost.order == "interleaved" else ((groups, ghost.size), 0)
+    return _merge_runs(shape, (*pair, *shape[1:]), kept, ghost_axis, groups)
+
+
+_plan_known = lru_cache(maxsize=1024)(_plan)
+
+
+def _divide(batch: Size, size: int) -> Size:
+    if isinstance(batch, int) and batch % size:
+        raise ValueError(
+            refusal(
+                f"Ghost batches of {size} were asked for with a batch of {batch} examples",
+                f"virtual_batch_size must divide the batch size, and {batch} = {batch // size}·{size} + {batch % size}",
+                f"Use batches of a multiple of {size} examples, or another virtual_batch_size",
+            )
+        )
+    return batch // size
+
+
+def _merge_runs(
+    shape: tuple[Size, ...], split: tuple[Size, ...], axes: tuple[int, ...], ghost_axis: int | None, ghosts: Size
+) -> Layout:
+    moved = len(split) - len(shape)
+    kept = {axis + moved for axis in axes} | (set() if ghost_axis is None else {ghost_axis})
+    order = list(range(len(split)))
+    apart = sum(is_kept for is_kept, _ in groupby(order, key=kept.__contains__))
+    if apart > MAX_KEPT_RUNS:
+        order = sorted(order, key=kept.__contains__)
+    # The ghost axis stays a run of its own, because weights differ along it and not along the channels beside it.
+    runs = [tuple(run) for _, run in groupby(order, key=lambda axis: (axis in kept, axis == ghost_axis))]
+    reduced = tuple(index for index, run in enumerate(runs) if run[0] not in kept)
+    return Layout(shape, split, tuple(runs), reduced, axes, ghosts)

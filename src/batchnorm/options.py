@@ -1,0 +1,164 @@
+"""What is asked of batch normalization: frozen records, each checking its own fields at construction.
+
+Conventions that differ silently between libraries are fields with one meaning each:
+
+- `decay` is the share of the old value that a moving average keeps (TensorFlow's `momentum`; one minus torch's).
+- `epsilon` is added to the variance inside the square root.
+- `variance` says which estimator enters the moving variance; the output always uses the population's.
+- `Ghost.order` says which examples form a ghost batch.
+
+Which options may stand together is one table, in `batchnorm.combinations`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, Literal
+
+from batchnorm.errors import refusal
+
+__all__ = ["Clip", "Ghost", "Options", "Renorm"]
+
+# A Python number, or a scalar array of the framework in use where a schedule drives the value.
+Scalar = Any
+
+VARIANCES = ("population", "sample")
+GHOST_ORDERS = ("interleaved", "contiguous")
+RENORM_FORMS = ("current", "debiased")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Bounds on renorm's corrections: r into [rmin, rmax], d into [-dmax, dmax]; `None` leaves a side open.
+
+    The lower bound is applied first, so `rmax` wins where the two cross.
+    """
+
+    rmin: Scalar = None
+    rmax: Scalar = None
+    dmax: Scalar = None
+
+
+@dataclass(frozen=True)
+class Renorm:
+    """Batch renormalization (Ioffe 2017, https://arxiv.org/abs/1702.03275).
+
+    With batch mean μ and deviation σ = √(σ² + ε), and moving renorm statistics M and S,
+    r = σ / max(S, √ε) and d = (μ − M) / max(S, √ε), both clipped and taken as constants by the gradient;
+    the output is γ·(r·x̂ + d) + β.
+
+    Attributes:
+        clip: bounds on r and d.
+        decay: share kept by the two renorm averages.
+        form: "current" is that of TensorFlow 1.15 and later. "debiased" is that of TensorFlow 1.14 and
+            earlier, whose checkpoints hold `renorm_mean_weight` and `renorm_stddev_weight` and whose moving
+            statistics follow the debiased renorm averages.
+    """
+
+    clip: Clip = field(default_factory=Clip)
+    decay: Scalar = 0.99
+    form: Literal["current", "debiased"] = "current"
+
+    def __post_init__(self) -> None:
+        _check_choice("Renorm(form=...)", self.form, RENORM_FORMS)
+
+
+@dataclass(frozen=True)
+class Ghost:
+    """Ghost batches (Hoffer et al. 2017, https://arxiv.org/abs/1705.08741): statistics over groups of examples.
+
+    Attributes:
+        size: examples in a group; it must divide the batch while training.
+        order: with B examples and G = B / size groups, "interleaved" puts example i into group i mod G, as
+            TensorFlow and Keras 2 do; "contiguous" puts it into group i // size, as the paper does.
+    """
+
+    size: int
+    order: Literal["interleaved", "contiguous"] = "interleaved"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                refusal(
+                    f"A ghost batch size of {self.size!r} was asked for",
+                    "The size counts examples, so it must be an int",
+                    "Pass a positive int that divides the batch size",
+                )
+            )
+        if self.size < 1:
+            raise ValueError(
+                refusal(
+                    f"A ghost batch size of {self.size} was asked for",
+                    "A group needs at least one example",
+                    "Pass a positive int that divides the batch size, or None for no ghost batches",
+                )
+            )
+        _check_choice("Ghost(order=...)", self.order, GHOST_ORDERS)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides the numbers of one batch normalization.
+
+    Attributes:
+        axes: the kept (channel) axes; each has its own statistics. Negative values count from the end.
+        decay: share kept by the moving averages; a number, or a scalar array.
+        epsilon: added to the variance; not negative.
+        with_gamma: whether a scale is trained.
+        with_beta: whether an offset is trained.
+        variance: estimator stored in the moving variance: "population" divides by N, "sample" by N − 1 (under
+            weights N is (Σw)² / Σw², the number of equally weighted examples that would vary as much). Ghost
+            batches store the average of their groups' estimates; renorm only knows the population's.
+        renorm: batch renormalization, or None.
+        ghost: ghost batches, or None.
+        debias_mean: zero-debias the moving mean (Kingma and Ba 2014, section 3): it is then a running average
+            over the steps so far rather than a blend with its initial value.
+        synchronized: take the statistics over all replicas of the framework's current distribution.
+        fused: None takes the fastest kernel that gives these numbers, False the framework's plain operations;
+            True is a wish that the face either grants or refuses before it gets here.
+    """
+
+    axes: tuple[int, ...] = (-1,)
+    decay: Scalar = 0.99
+    epsilon: float = 1e-3
+    with_gamma: bool = True
+    with_beta: bool = True
+    variance: Literal["population", "sample"] = "population"
+    renorm: Renorm | None = None
+    ghost: Ghost | None = None
+    debias_mean: bool = False
+    synchronized: bool = False
+    fused: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not self.axes or any(isinstance(axis, bool) or not isinstance(axis, int) for axis in self.axes):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(
+                refusal(
+                    f"Options(axes={self.axes!r}) was asked for",
+                    "Statistics are kept per index of at least one axis, named by an int",
+                    "Pass a tuple of ints such as (-1,) or (1, 3)",
+                )
+            )
+        if isinstance(self.epsilon, Real) and self.epsilon < 0:
+            raise ValueError(
+                refusal(
+                    f"Options(epsilon={self.epsilon!r}) was asked for",
+                    "Epsilon keeps the square root away from zero, so it cannot be negative",
+                    "Pass a small positive number such as 1e-3",
+                )
+            )
+        _check_choice("Options(variance=...)", self.variance, VARIANCES)
+        from batchnorm.combinations import check
+
+        check(self)
+
+
+def _check_choice(field_name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(
+            refusal(
+                f"{field_name} was given {value!r}",
+                "There is no such choice",
+                f"Pass one of {', '.join(map(repr, choices))}",
+            )
+        )
