@@ -25,7 +25,7 @@ from typing import Any
 from batchnorm.errors import refusal
 from batchnorm.options import Ghost
 
-__all__ = ["Layout", "Size", "canonical_axes", "plan_layout", "product"]
+__all__ = ["Layout", "Size", "canonical_axes", "plan_layout", "product", "refuse_ghost_axis"]
 
 Size = Any
 MAX_KEPT_RUNS = 2
@@ -153,7 +153,15 @@ def product(sizes: Iterable[Size]) -> Size:
 def _plan(shape: tuple[Size, ...], kept: tuple[int, ...], ghost: Ghost | None) -> Layout:
     if ghost is None:
         return _merge_runs(shape, shape, kept, None, 1)
-    if 0 in kept:
+    refuse_ghost_axis(kept, ghost)
+    groups = _divide(shape[0], ghost.size)
+    pair, ghost_axis = ((ghost.size, groups), 1) if ghost.order == "interleaved" else ((groups, ghost.size), 0)
+    return _merge_runs(shape, (*pair, *shape[1:]), kept, ghost_axis, groups)
+
+
+def refuse_ghost_axis(axes: Sequence[int], ghost: Ghost | None) -> None:
+    """Raise ValueError where ghost batches would divide a channel axis."""
+    if ghost is not None and 0 in axes:
         raise ValueError(
             refusal(
                 f"Ghost batches of {ghost.size} were asked for with axis 0 among the channel axes",
@@ -162,9 +170,6 @@ def _plan(shape: tuple[Size, ...], kept: tuple[int, ...], ghost: Ghost | None) -
                 "Take 0 out of the axes, or leave the ghost batches out",
             )
         )
-    groups = _divide(shape[0], ghost.size)
-    pair, ghost_axis = ((ghost.size, groups), 1) if ghost.order == "interleaved" else ((groups, ghost.size), 0)
-    return _merge_runs(shape, (*pair, *shape[1:]), kept, ghost_axis, groups)
 
 
 _plan_known = lru_cache(maxsize=1024)(_plan)

@@ -1,0 +1,10 @@
+"""`tf.compat.v1.layers.BatchNormalization` and `tf.compat.v1.layers.batch_normalization`, complete.
+
+Variables, names, collections, update ops and numbers are the originals'; what differs, and why, stands in
+docs/differences.md.
+"""
+
+from batchnorm.compat.v1._function import batch_normalization
+from batchnorm.compat.v1._layer import BatchNormalization
+
+__all__ = ["BatchNormalization", "batch_normalization"]

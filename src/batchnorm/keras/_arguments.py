@@ -1,0 +1,157 @@
+"""The layer's arguments as the core's Options, and what can be refused before there is any input."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.exceptions import AxisError
+
+from batchnorm.errors import refusal
+from batchnorm.layout import canonical_axes, plan_layout
+from batchnorm.options import Clip, Ghost, Options, Renorm
+
+__all__ = ["build_axes", "check_clipping", "options_of", "read_axis", "read_share", "read_size"]
+
+# Where Keras 2's fused kernel could stand: the axis as it is written, and the ranks.
+FUSED_AXES = (-4, -3, -1, 1, 3, 4)
+FUSED_RANKS = (4, 5)
+FUSED_DTYPES = ("float16", "bfloat16", "float32")
+CLIP_KEYS = ("rmax", "rmin", "dmax")
+
+
+def read_axis(axis: Any) -> int | tuple[int, ...]:
+    """The axis as an int, or several as a tuple, as they were written.
+
+    Raises:
+        TypeError: one of them is not a whole number. (Keras 3 takes int(axis), so that 1.7 and "1" pass for 1.)
+    """
+    if isinstance(axis, list | tuple):
+        return tuple(_read_one_axis(each, axis) for each in axis)
+    return _read_one_axis(axis, axis)
+
+
+def read_share(name: str, value: Any) -> float:
+    """A momentum, the share that a moving average keeps."""
+    share = float(value)
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(
+            refusal(
+                f"`{name}` must be between 0 and 1, and {value!r} was given",
+                "It is the share that a moving average keeps of its old value",
+                "Pass a number such as 0.99",
+            )
+        )
+    return share
+
+
+def read_size(size: Any) -> int | None:
+    """A ghost batch size: NumPy's ints become Python's, and what is no int is left for `Ghost` to refuse."""
+    return operator.index(size) if hasattr(size, "__index__") and not isinstance(size, bool) else size
+
+
+def check_clipping(clipping: dict[str, Any]) -> None:
+    """Refuse bounds on renorm's corrections that are unknown or contradict each other."""
+    asked = f"renorm_clipping={clipping!r} was asked for"
+    unknown = sorted(set(clipping) - set(CLIP_KEYS))
+    if unknown:
+        raise ValueError(refusal(f"Received invalid keys: {asked}", f"There is no bound {unknown[0]!r}", f"Use {CLIP_KEYS}"))
+    rmax, rmin, dmax = (clipping.get(key) for key in CLIP_KEYS)
+    if rmax is not None and rmin is not None and rmax < rmin:
+        raise ValueError(refusal(asked, "rmax should be at least rmin, or no r fits", "Exchange the two or drop one"))
+    if dmax is not None and dmax < 0:
+        raise ValueError(refusal(asked, "dmax should be non-negative, as d lies in [-dmax, dmax]", "Pass its size"))
+
+
+def options_of(layer: Any) -> Options:
+    """What the layer's attributes ask for at this moment; programs do assign `layer.momentum` on a built layer."""
+    renorm = None
+    if layer.renorm:
+        clip = Clip(**{key: layer.renorm_clipping.get(key) for key in CLIP_KEYS})
+        renorm = Renorm(clip, layer.renorm_momentum)
+    ghost = Ghost(1 if layer.virtual_batch_size is None else layer.virtual_batch_size, layer.ghost_order)
+    options = Options(
+        axes=(layer.axis,) if isinstance(layer.axis, int) else tuple(layer.axis),
+        decay=layer.momentum,
+        epsilon=layer.epsilon,
+        with_gamma=bool(layer.scale),
+        with_beta=bool(layer.center),
+        variance=layer.variance,
+        renorm=renorm,
+        ghost=None if layer.virtual_batch_size is None else ghost,
+        debias_mean=bool(layer.zero_debias_moving_mean),
+        synchronized=bool(layer.synchronized),
+        fused=layer.fused,
+    )
+    if options.fused:
+        _refuse_fused(options, layer.axis, layer.adjustment, layer.compute_dtype)
+    return options
+
+
+def build_axes(options: Options, shape: Sequence[int | None]) -> tuple[int, ...]:
+    """The channel axes as positions in an input of this shape.
+
+    Raises:
+        AxisError: an axis is out of range or named twice. It is an IndexError, as Keras 3 raises, and a ValueError, as
+            Keras 2 does.
+        ValueError: a channel axis has no known size, ghost batches would divide it, or fused=True has no kernel here.
+    """
+    try:
+        axes = canonical_axes(options.axes, len(shape))
+    except ValueError as error:
+        raise AxisError(str(error)) from None
+    unknown = [axis for axis in axes if shape[axis] is None]
+    if unknown:
+        raise ValueError(
+            refusal(
+                f"Axis {unknown[0]} of an input of shape {tuple(shape)} was asked for",
+                "Its size is unknown, and each of its indices has variables of its own",
+                "Give the input a known size there",
+            )
+        )
+    if options.ghost is not None:
+        # Planned for a batch of one group, only so that what no batch could satisfy is refused now.
+        plan_layout((options.ghost.size, *(size or 1 for size in shape[1:])), axes, options.ghost)
+    if options.fused and (len(shape) not in FUSED_RANKS or axes == (0,)):
+        raise ValueError(
+            refusal(
+                f"fused=True was asked for with axis {axes[0]} of an input of rank {len(shape)}",
+                "The fused kernel normalizes a channel axis of inputs of rank 4 or 5",
+                "Leave `fused` at None, which takes the fastest way there is",
+            )
+        )
+    return axes
+
+
+def _read_one_axis(axis: Any, whole: Any) -> int:
+    if isinstance(axis, float) and axis.is_integer():
+        return int(axis)
+    try:
+        return int(operator.index(axis))
+    except TypeError:
+        raise TypeError(
+            refusal(
+                f"axis={whole!r} was asked for",
+                f"An axis is named by an int, and {axis!r} is a {type(axis).__name__} that names none",
+                "Pass an int such as -1, or a list of ints",
+            )
+        ) from None
+
+
+def _refuse_fused(options: Options, axis: Any, adjustment: Any, dtype: str) -> None:
+    hindrances = {
+        "renorm": options.renorm is not None,
+        "ghost batches": options.ghost is not None,
+        "an adjustment": adjustment is not None,
+        "synchronized=True": options.synchronized,
+        f"axis={axis!r}": len(options.axes) > 1 or options.axes[0] not in FUSED_AXES,
+        f"computing in {dtype}": dtype not in FUSED_DTYPES,
+    }
+    found = [name for name, hinders in hindrances.items() if hinders]
+    if found:
+        raise ValueError(
+            refusal(
+                f"fused=True was asked for together with {' and '.join(found)}",
+                "The fused kernel knows nothing of that",
+                "Leave `fused` at None, which takes the fastest way there is",
+            )
+        )

@@ -1,0 +1,92 @@
+"""The layer's variables: their shapes, their start, and what a training step does to them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from batchnorm._core.state import decrement, replacement, rules, slots
+from batchnorm._engines.protocol import Batch, Ops
+from batchnorm.options import Options
+
+__all__ = ["advance", "create", "read", "state_names", "variable_shape"]
+
+Tensor = Any
+Variable = Any
+Initializer = Callable[..., Tensor]
+
+# Slots of the core's state whose variables have a longer name; the others go by the slot's.
+NAMES = {"biased": "moving_mean_biased", "local_step": "moving_mean_local_step"}
+
+
+def state_names(options: Options) -> dict[str, str]:
+    """The variable's name for each slot of the state, in order of creation."""
+    return {slot: NAMES.get(slot, slot) for slot in slots(options)}
+
+
+def variable_shape(options: Options, axes: Sequence[int], shape: Sequence[int | None]) -> tuple[int, ...]:
+    """The shape that Keras 2 gives: flat for one axis, ones off several axes, and one more where the ghosts were."""
+    sizes = [shape[axis] or 0 for axis in axes]
+    if options.ghost is None and len(sizes) == 1:
+        return tuple(sizes)
+    spread = [1] * len(shape)
+    for axis, size in zip(axes, sizes, strict=True):
+        spread[axis] = size
+    if options.ghost is not None:
+        spread.insert(1, 1)
+    return tuple(spread)
+
+
+def create(layer: Any, options: Options, shape: tuple[int, ...]) -> None:
+    """Add gamma, beta and the moving statistics to the layer, each as the attribute of its name."""
+    for name, wanted in (("gamma", options.with_gamma), ("beta", options.with_beta)):
+        if wanted:
+            parts = ("initializer", "regularizer", "constraint")
+            how = {part: getattr(layer, f"{name}_{part}") for part in parts}
+            setattr(layer, name, layer.add_weight(shape=shape, name=name, trainable=True, autocast=False, **how))
+    deviation = _root_of(layer.moving_variance_initializer)
+    starts: dict[str, Any] = {
+        "moving_mean": layer.moving_mean_initializer,
+        "moving_variance": layer.moving_variance_initializer,
+        "moving_stddev": deviation,
+        "renorm_mean": layer.moving_mean_initializer,
+        "renorm_stddev": deviation,
+    }
+    for slot, name in state_names(options).items():
+        weight = layer.add_weight(
+            shape=() if slot == "local_step" else shape,
+            name=name,
+            initializer=starts.get(slot, "zeros"),
+            trainable=False,
+            autocast=False,
+        )
+        setattr(layer, name, weight)
+
+
+def read(variable: Variable, dtype: str) -> Tensor:
+    """The current value as the core takes it: in the statistics' dtype, and flat unless it is a scalar."""
+    value = keras.ops.cast(variable, dtype)
+    return value if len(variable.shape) <= 1 else keras.ops.reshape(value, (-1,))
+
+
+def advance(
+    ops: Ops[Tensor], options: Options, variables: Mapping[str, Variable], batch: Batch[Tensor], dtype: str
+) -> None:
+    """Do to each variable what one training step does to it, always starting from what it holds by now."""
+    after: dict[str, Tensor] = {}
+    for rule in rules(options):
+        variable = variables[rule.slot]
+        current = after[rule.slot] = read(variable, dtype)
+        if rule.decay is None:
+            value = replacement(ops, options, rule, current, after, batch)
+        else:
+            value = current - decrement(ops, options, rule, current, after, batch)
+        after[rule.slot] = value
+        variable.assign(value if len(variable.shape) <= 1 else keras.ops.reshape(value, variable.shape))
+
+
+def _root_of(initializer: Initializer) -> Initializer:
+    def root(shape: Any, dtype: Any = None) -> Tensor:
+        return keras.ops.sqrt(initializer(shape, dtype=dtype))
+
+    return root

@@ -1,0 +1,209 @@
+"""Batch normalization as a Keras 3 layer."""
+
+from typing import Any, Literal
+
+import keras
+from keras import constraints, initializers, regularizers
+
+from batchnorm._core import step
+from batchnorm._engines.protocol import Inputs
+from batchnorm.keras import _arguments, _config, _variables
+from batchnorm.keras._adjustment import call_adjustment, check_adjustment, serialize_adjustment
+from batchnorm.keras._backend import framework
+from batchnorm.keras._weights import check_weights, merge_weights
+from batchnorm.layout import Layout, canonical_axes, plan_layout
+from batchnorm.options import Ghost, Options
+
+__all__ = ["BatchNormalization"]
+
+Tensor = Any
+PARTS = (
+    *("beta_initializer", "gamma_initializer", "moving_mean_initializer", "moving_variance_initializer"),
+    *("beta_regularizer", "gamma_regularizer", "beta_constraint", "gamma_constraint"),
+)
+PLAIN = ("axis", "momentum", "epsilon", "center", "scale")
+RENORM = ("synchronized", "renorm", "renorm_clipping", "renorm_momentum")
+
+
+@keras.saving.register_keras_serializable(package="batchnorm")
+class BatchNormalization(keras.layers.Layer):
+    """`keras.layers.BatchNormalization` with the options of Keras 2 and `tf.contrib` as well.
+
+    Trained on a batch with mean μ and variance σ², y = γ·(x − μ) / √(σ² + ε) + β; otherwise the moving statistics take
+    the place of μ and σ². Variables are named, shaped and ordered as in Keras 3, those for several axes and for ghost
+    batches as in tf_keras, so that the weights of both load.
+
+    What differs from Keras 3: an empty batch, or one whose mask or weights are all zero, leaves the statistics as they
+    are; a mask counts with `synchronized` too; an unsuitable `axis` such as 1.7 is a TypeError.
+
+    Args:
+        axis: the channel axis, or a list of them.
+        momentum: share that the moving averages keep of their old value.
+        epsilon: added to the variance.
+        center: whether beta is trained.
+        scale: whether gamma is trained.
+        renorm: batch renormalization (https://arxiv.org/abs/1702.03275).
+        renorm_clipping: bounds "rmin", "rmax" and "dmax" of its corrections.
+        renorm_momentum: share that its averages keep.
+        synchronized: take the statistics over all replicas of the current `tf.distribute` strategy.
+        fused: None takes the fastest way there is. True is refused where Keras 2 had no fused kernel, and False takes
+            plain operations. The numbers are the same.
+        virtual_batch_size: examples in a ghost batch (https://arxiv.org/abs/1705.08741); it must divide the batch while
+            training, and plays no part in inference.
+        ghost_order: "interleaved" puts example i into ghost batch i mod (batch / size), as tf_keras does;
+            "contiguous" puts neighbors together.
+        adjustment: function of the inputs' shape that returns a factor and an offset, which are applied between the
+            normalization and gamma and beta, in training only.
+        zero_debias_moving_mean: make the moving mean an average over the steps so far, free of its initial value.
+        variance: estimator stored in `moving_variance`: "population" as in Keras 3, or "sample" as Keras 2 stores it
+            for images (inputs of rank 4 and 5 with one channel axis, first or last).
+
+    Call arguments:
+        inputs: tensor of any rank.
+        training: None takes it from the call around this one. In a `tf.function` it may be a tensor.
+        mask: booleans of the inputs' shape without the last axis; where it is False, the statistics do not look.
+        sample_weight: how much each example or position counts in the statistics, not negative: [batch], or any shape
+            whose axes, as the first ones of the inputs, broadcast to them.
+    """
+
+    def __init__(
+        self,
+        axis: Any = -1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        beta_constraint: Any = None,
+        gamma_constraint: Any = None,
+        renorm: bool = False,
+        renorm_clipping: dict[str, Any] | None = None,
+        renorm_momentum: float = 0.99,
+        synchronized: bool = False,
+        *,
+        fused: bool | None = None,
+        virtual_batch_size: int | None = None,
+        ghost_order: Literal["interleaved", "contiguous"] = "interleaved",
+        adjustment: Any = None,
+        zero_debias_moving_mean: bool = False,
+        variance: Literal["population", "sample"] = "population",
+        **kwargs: Any,
+    ) -> None:
+        framework()
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.axis = _arguments.read_axis(axis)
+        self.momentum = _arguments.read_share("momentum", momentum)
+        self.epsilon = float(epsilon)
+        self.center = center
+        self.scale = scale
+        self.beta_initializer = initializers.get(beta_initializer)
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
+        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
+        self.beta_regularizer = regularizers.get(beta_regularizer)
+        self.gamma_regularizer = regularizers.get(gamma_regularizer)
+        self.beta_constraint = constraints.get(beta_constraint)
+        self.gamma_constraint = constraints.get(gamma_constraint)
+        self.renorm = renorm
+        if renorm:
+            renorm_clipping = renorm_clipping or {}
+            _arguments.check_clipping(renorm_clipping)
+        self.renorm_clipping = renorm_clipping
+        self.renorm_momentum = _arguments.read_share("renorm_momentum", renorm_momentum)
+        self.synchronized = synchronized
+        self.fused = fused
+        self.virtual_batch_size = _arguments.read_size(virtual_batch_size)
+        self.ghost_order = ghost_order
+        check_adjustment(adjustment)
+        self.adjustment = adjustment
+        self.zero_debias_moving_mean = zero_debias_moving_mean
+        self.variance = variance
+        self.gamma = self.beta = self.moving_mean = self.moving_variance = None
+        _arguments.options_of(self)
+
+    def build(self, input_shape: Any) -> None:
+        options = _arguments.options_of(self)
+        shape = tuple(input_shape)
+        axes = _arguments.build_axes(options, shape)
+        _variables.create(self, options, _variables.variable_shape(options, axes, shape))
+        self.input_spec = keras.layers.InputSpec(ndim=len(shape), axes={axis: shape[axis] for axis in axes})
+
+    def call(
+        self, inputs: Tensor, training: Any = None, mask: Tensor | None = None, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        check_weights(inputs, mask, sample_weight)
+        return framework().either(
+            training if self.trainable else False,
+            lambda: self._train(inputs, mask, sample_weight),
+            lambda: self._infer(inputs),
+        )
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        canonical_axes(_arguments.options_of(self).axes, len(input_shape))
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config |= {name: _config.plain(getattr(self, name)) for name in (*PLAIN, *RENORM)}
+        config |= {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in PARTS}
+        used = {name: getattr(self, name) for name, default in _config.DEFAULTS.items()}
+        config |= {name: value for name, value in used.items() if value != _config.DEFAULTS[name]}
+        if self.virtual_batch_size is not None:
+            config["ghost_order"] = self.ghost_order
+        return config | serialize_adjustment(self.adjustment)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "BatchNormalization":
+        config = _config.translate(config)
+        if isinstance(config.get("adjustment"), dict):
+            config["adjustment"] = keras.saving.deserialize_keras_object(config["adjustment"])
+        return super().from_config(config)
+
+    def _train(self, inputs: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> Tensor:
+        options, tools = _arguments.options_of(self), framework()
+        ops = tools.engine.ops
+        x = _as_float(inputs)
+        if options.ghost is not None:
+            x = tools.divisible(x, options.ghost.size)
+        dtype, layout = _statistics_dtype(x), self._layout(x, options.ghost)
+        weights = merge_weights(x, mask, sample_weight, dtype)
+        adjustment = None
+        if self.adjustment is not None:
+            adjustment = call_adjustment(self.adjustment, tools.dynamic_shape(x), len(x.shape), dtype)
+        y, batch = step.train(tools.engine, options, layout, self._inputs(x, weights, options), adjustment)
+        variables = {slot: getattr(self, name) for slot, name in _variables.state_names(options).items()}
+        _variables.advance(ops, options, variables, batch, dtype)
+        return keras.ops.cast(y, self.compute_dtype)
+
+    def _infer(self, inputs: Tensor) -> Tensor:
+        options, x = _arguments.options_of(self), _as_float(inputs)
+        y = step.infer(framework().engine, options, self._layout(x, None), self._inputs(x, None, options))
+        return keras.ops.cast(y, self.compute_dtype)
+
+    def _inputs(self, x: Tensor, weights: Tensor | None, options: Options) -> Inputs[Tensor]:
+        dtype = _statistics_dtype(x)
+        gamma = None if self.gamma is None else _variables.read(self.gamma, dtype)
+        beta = None if self.beta is None else _variables.read(self.beta, dtype)
+        names = _variables.state_names(options)
+        state = {slot: _variables.read(getattr(self, name), dtype) for slot, name in names.items()}
+        return Inputs(x, gamma, beta, weights, state)
+
+    def _layout(self, x: Tensor, ghost: Ghost | None) -> Layout:
+        sizes = framework().engine.ops.shape(x)
+        # What the variables know of the channel axes holds where a graph does not say.
+        known: dict[int, int] = self.input_spec.axes
+        return plan_layout([known.get(axis, size) for axis, size in enumerate(sizes)], tuple(known), ghost)
+
+
+def _as_float(x: Tensor) -> Tensor:
+    return x if keras.backend.is_float_dtype(x.dtype) else keras.ops.cast(x, _statistics_dtype(x))
+
+
+def _statistics_dtype(x: Tensor) -> str:
+    return keras.backend.result_type(x.dtype, "float32")

@@ -1,0 +1,37 @@
+"""Batch normalization in float64 NumPy, straight from the formulas; the tests' independent judge.
+
+It shares nothing with the package. It is slow and plain on purpose: every training step is
+
+    mean, variance   of each channel in each ghost group, weighted by p = w / sum(w)
+    x_hat = (x - mean) / sqrt(variance + epsilon)
+    y     = gamma * (a_s * (r * x_hat + d) + a_b) + beta
+
+where r, d (renorm) and a_s, a_b (adjustment) are 1, 0 when absent. What formulas leave open is decided here:
+
+- A batch without elements: y is empty and the state stays as it is.
+- Weights that sum to zero in a channel of a ghost group: it has no statistics, so its elements are
+  normalized with the moving ones (r = 1, d = 0; adjustment, gamma and beta as always) and it counts in no
+  average. Where no group has weight, the channel's state stays as it is.
+- Population or sample variance is a question of the moving variance only. Weights and renorm always store the
+  population's; ghost groups store the average of what each group would.
+- A moving average keeps exactly `decay` of its value.
+- NaN and infinity go where arithmetic takes them, also from elements of weight zero: through their own
+  channel, never into another.
+
+Arrays per channel (gamma, beta, the state) may have any shape of the right size; results come in the same.
+"""
+
+from oracle_forward import infer, init_state, train_step
+from oracle_gradients import gradients, magnitudes, numeric_gradients
+from oracle_records import Spec, State
+
+__all__ = [
+    "Spec",
+    "State",
+    "gradients",
+    "infer",
+    "init_state",
+    "magnitudes",
+    "numeric_gradients",
+    "train_step",
+]

@@ -1,0 +1,1 @@
+"""Our faces against the recorded goldens and against live originals."""

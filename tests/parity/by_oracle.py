@@ -1,0 +1,50 @@
+"""A case's steps by the oracle: what is expected where our package does right what an original does not."""
+
+import numpy as np
+
+import golden_data
+import oracle
+import oracle_cases
+from originals.inputs import STEPS
+
+
+def steps(case):
+    """The four steps in the goldens' form, every option honored. `case` is golden_data's Case."""
+    return [step for step, _ in played(case)]
+
+
+def dx_scales(case):
+    """Of each step the size of the largest term that cancels in dx: what its error is relative to."""
+    return [max(1.0, float(np.max(terms["dx"], initial=0.0))) for _, terms in played(case)]
+
+
+def played(case):
+    """Each step with the magnitudes of the terms behind its numbers."""
+    spec, start = oracle_cases.spec_of(case), golden_data.initial_values(case)
+    state = oracle.init_state(spec, case.shape, start["moving_mean"], start["moving_variance"])
+    parameters = start["gamma"] if spec.with_gamma else None, start["beta"] if spec.with_beta else None
+    trains, updates = oracle_cases.frozen_effects(case)
+    for t, asked in enumerate(STEPS):
+        training = asked and trains
+        x = golden_data.input_at(case, t).astype(np.float64)
+        dy = golden_data.loss_weights_at(case, t).astype(np.float64)
+        extras = (weights_at(case, t), golden_data.adjustment(case)) if training else (None, None)
+        if training:
+            y, moved = oracle.train_step(spec, state, x, *parameters, *extras)
+        else:
+            y, moved = oracle.infer(spec, state, x, *parameters), state
+        if case.options.get("activation") == "relu":
+            dy, y = dy * (y > 0), np.maximum(y, 0)
+        arguments = (spec, state, x, *parameters, dy, *extras)
+        grads = oracle.gradients(*arguments, training=training)
+        terms = oracle.magnitudes(*arguments, training=training)
+        step = {"training": asked, "y": y} | {k: grads[k] for k in ("dx", "dgamma", "dbeta") if k in grads}
+        state = moved if updates else state
+        if asked:
+            step["vars"] = oracle_cases.variables_of(state)
+        yield step, terms
+
+
+def weights_at(case, t):
+    mask = golden_data.mask_at(case, t)
+    return golden_data.batch_weights_at(case, t) if mask is None else mask

@@ -1,0 +1,90 @@
+"""Compares two results of one scenario, or a result with a golden record, and names every difference."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+import tolerances
+
+# Parts of a numeric result that are numbers; everything else is compared exactly.
+PARAMETER_GRADIENTS = ("dgamma", "dbeta")
+VALUES = ("y", "dx", *PARAMETER_GRADIENTS)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Allowed errors, relative to max(1, |v|) or to the magnitude of the terms where a sum cancels."""
+
+    values: float
+    state: float
+
+
+def live_tolerance(case, fused):
+    """What two computations of the same step may differ by; a fused original rounds in its own order."""
+    dtype = case.get("policy", case.get("dtype")).removeprefix("mixed_")
+    n = int(np.prod(case["shape"]))
+    value = tolerances.tolerance(dtype, n)
+    state = tolerances.tolerance("float64" if dtype == "float64" else "float32", n)
+    if _variables_in_16_bits(case):
+        return Tolerance(max(value, 4e-2), 4e-2)
+    return Tolerance(max(value, 1e-4), max(state, 1e-4)) if fused and dtype != "float64" else Tolerance(value, state)
+
+
+def _variables_in_16_bits(case):
+    return case.get("policy") in ("float16", "bfloat16") or (case.get("dtype") == "float16" and "axis" not in case)
+
+
+def numeric(result, expected, tolerance, ignore=()):
+    """The differences, as lines of text, of everything that `expected` holds; none means parity.
+
+    Golden numbers are flat lists with "nan" and "inf" as text; live ones are arrays whose shape counts too.
+    """
+    differences = []
+    for key, want in expected.items():
+        if key in ignore:
+            continue
+        if key not in result:
+            differences.append(f"{key}: missing, expected {want!r}")
+        elif key == "steps":
+            for index, (got_step, want_step) in enumerate(zip(result["steps"], want, strict=True)):
+                differences += step(got_step, want_step, tolerance, f"step {index}")
+        elif key == "regularization_losses":
+            # Recorded with 7 digits, in whatever dtype the parameters have.
+            differences += numbers(np.ravel(result[key]), want, max(tolerance.values, 1e-6), key)
+        else:
+            differences += exact(result[key], want, key)
+    return differences
+
+
+def step(got, want, tolerance, where):
+    """The differences of one step: the same quantities, each within its tolerance."""
+    differences = exact(sorted(set(got) - {"vars"}), sorted(set(want) - {"vars"}), f"{where}, quantities")
+    for key in VALUES:
+        if key in want and key in got:
+            differences += numbers(got[key], want[key], tolerance.values, f"{where}, {key}")
+    for name, value in want.get("vars", {}).items():
+        if name not in got.get("vars", {}):
+            differences.append(f"{where}, variable {name}: missing")
+        else:
+            differences += numbers(got["vars"][name], value, tolerance.state, f"{where}, {name}")
+    return differences
+
+
+def numbers(got, want, allowed, where):
+    """One array against another, or against a golden's flat list."""
+    if isinstance(want, list):
+        want = np.array([float(v) for v in np.ravel(want)])
+        got = np.ravel(got)
+    try:
+        tolerances.assert_close(got, want, "float64", where, within=allowed)
+    except AssertionError as error:
+        return [str(error)]
+    return []
+
+
+def exact(got, want, where):
+    return [] if got == want else [f"{where}: got {got!r}, expected {want!r}"]
+
+
+def assert_none(differences, what):
+    assert not differences, f"{what}: {len(differences)} differences\n  " + "\n  ".join(differences)
