@@ -1,4 +1,4 @@
-"""Counts parity cases: a test that uses the `parity` fixture with an API's name is one, and the summary tells."""
+"""Counts parity cases: a test that calls the `parity` fixture with an API's name is one."""
 
 from collections import Counter
 

@@ -27,12 +27,16 @@ Pair = tuple[Array, Array]
 
 @dataclass(frozen=True)
 class Pass:
-    """One evaluation, in lifted form. `total`: the weights' sum per group and channel, zero at inference."""
+    """One evaluation, in lifted form.
+
+    `total`: the weights' sum per group and channel, zero at inference. `effective`: (Σw)² / Σw².
+    """
 
     x_hat: Array
     inverse: Array
     p: Array
     total: Array
+    effective: Array
     mean: Array
     variance: Array
     r: Array
@@ -118,9 +122,12 @@ def forward(
     # not "> 0": NaN weights must show in the result
     present = total != 0
     p = w / np.where(present, total, 1.0)
-    mean = np.where(present, reduced_sum(spec, p * lifted), lift_kept(spec, state.mean, x.shape))
+    # a group without any weight has the moving statistics; a lone channel without weight in it has zeros
+    group = present.any(axis=tuple(a for a in range(present.ndim) if a != 1), keepdims=True)
+    mean = np.where(group, reduced_sum(spec, p * lifted), lift_kept(spec, state.mean, x.shape))
     squares = reduced_sum(spec, p * (lifted - mean) ** 2)
-    variance = np.where(present, squares, lift_kept(spec, state.variance, x.shape))
+    variance = np.where(group, squares, lift_kept(spec, state.variance, x.shape))
+    effective = total**2 / np.where(present, reduced_sum(spec, w**2), 1.0)
 
     r, d = np.ones_like(mean), np.zeros_like(mean)
     if frozen is not None:
@@ -137,6 +144,7 @@ def forward(
         inverse=inverse,
         p=p,
         total=total,
+        effective=effective,
         mean=mean,
         variance=variance,
         r=r,
@@ -191,9 +199,9 @@ def _advance(spec: Spec, state: State, step: Pass, weighted: bool) -> State:
     else:
         moved = replace(state, mean=blend(state.mean, mean, spec.decay))
     if not spec.renorm:
-        if spec.variance == "sample" and not weighted:
-            # unweighted, `total` is the number of elements
-            variance = variance * step.total[:, :1] / np.maximum(step.total[:, :1] - 1, 1)
+        if spec.variance == "sample":
+            n = step.effective
+            variance = average_groups(step.variance * n / np.maximum(n - 1, 1), present)
         return replace(moved, variance=blend(state.variance, variance, spec.decay))
     moving_stddev = blend(state.stddev, stddev, spec.decay)
     floored = np.maximum(moving_stddev**2 - spec.epsilon, 0.0).reshape(state.variance.shape)

@@ -9,7 +9,12 @@ from originals.scenarios_checkpoint import STEPS
 from parity import compare, discrete, golden
 from parity.checkpoints import CHECKPOINT, end_values, recorded, start_values
 
-# A sample: the goldens were checked whole when the harness was built, and the parity tests run them all on ours.
+
+# A sample, to be quick: `python -m originals.run v1 '*' original tf1` checks a whole suite.
+def id_of(value):
+    return value["id"] if isinstance(value, dict) else value
+
+
 NUMERIC = [
     (name, record, mode)
     for name, suite in golden.SUITES.items()
@@ -18,7 +23,7 @@ NUMERIC = [
 ]
 
 
-@pytest.mark.parametrize(("name", "record", "mode"), NUMERIC, ids=lambda v: v["id"] if isinstance(v, dict) else v)
+@pytest.mark.parametrize(("name", "record", "mode"), NUMERIC, ids=id_of)
 def test_an_original_gives_the_recorded_numbers(name, record, mode):
     suite = golden.SUITES[name]
     compare.assert_none(golden.check(name, record, suite.original, mode), record["id"])
@@ -29,7 +34,7 @@ def sample(name, stride):
 
 
 @pytest.mark.parametrize("mode", ["tf1", "tf2"])
-@pytest.mark.parametrize("record", sample("graph_effects", 4), ids=lambda r: r["id"])
+@pytest.mark.parametrize("record", sample("graph_effects", 4), ids=id_of)
 def test_an_original_leaves_the_recorded_graph(record, mode):
     compare.assert_none(discrete.graph(record, "original", mode), record["id"])
 
@@ -37,7 +42,7 @@ def test_an_original_leaves_the_recorded_graph(record, mode):
 ERRORS = [(r, c) for r in sample("errors", 5) for c in r["outcome"] if c in discrete.ERRORS]
 
 
-@pytest.mark.parametrize(("record", "column"), ERRORS, ids=lambda v: v["id"] if isinstance(v, dict) else v)
+@pytest.mark.parametrize(("record", "column"), ERRORS, ids=id_of)
 def test_an_original_raises_as_recorded(record, column):
     _, side, mode, _ = discrete.ERRORS[column]
     compare.assert_none(discrete.error(record, side, mode, column), record["id"])
@@ -46,13 +51,13 @@ def test_an_original_raises_as_recorded(record, column):
 EDGES = [(r, c) for r in sample("edge", 3) for c in r["outcome"] if c in discrete.EDGES]
 
 
-@pytest.mark.parametrize(("record", "column"), EDGES, ids=lambda v: v["id"] if isinstance(v, dict) else v)
+@pytest.mark.parametrize(("record", "column"), EDGES, ids=id_of)
 def test_an_original_meets_the_recorded_edges(record, column):
     _, side, mode, _ = discrete.EDGES[column]
     compare.assert_none(discrete.edge(record, side, mode, column), record["id"])
 
 
-@pytest.mark.parametrize("record", sample("tracked_scopes", 4), ids=lambda r: r["id"])
+@pytest.mark.parametrize("record", sample("tracked_scopes", 4), ids=id_of)
 def test_an_original_tracks_as_recorded(record):
     compare.assert_none(discrete.tracked(record, "original"), record["id"])
 
@@ -80,7 +85,7 @@ def test_a_changed_number_name_or_collection_is_noticed():
 
 
 def test_a_scenario_that_raises_says_where_and_the_worker_lives_on():
-    with pytest.raises(ScenarioError, match="(?s)original tf1 graph.effects.*TypeError") as caught:
+    with pytest.raises(ScenarioError, match=r"(?s)original tf1 graph.effects.*TypeError") as caught:
         run("original", "tf1", "graph.effects", wrong=1)
     assert caught.value.error == "TypeError"
     assert run("original", "tf1", "graph.effects", script="R=[bn(x2)]")["ok"]

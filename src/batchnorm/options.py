@@ -60,6 +60,7 @@ class Renorm:
     form: Literal["current", "debiased"] = "current"
 
     def __post_init__(self) -> None:
+        check_decay("Renorm(decay=...)", self.decay)
         _check_choice("Renorm(form=...)", self.form, RENORM_FORMS)
 
 
@@ -139,6 +140,7 @@ class Options:
                     "Pass a tuple of ints such as (-1,) or (1, 3)",
                 )
             )
+        check_decay("Options(decay=...)", self.decay)
         if isinstance(self.epsilon, Real) and self.epsilon < 0:
             raise ValueError(
                 refusal(
@@ -151,6 +153,18 @@ class Options:
         from batchnorm.combinations import check
 
         check(self)
+
+
+def check_decay(field_name: str, value: object) -> None:
+    """Raise TypeError for what is neither a number nor an array, such as None or a string."""
+    if value is None or isinstance(value, (str, bytes)):
+        raise TypeError(
+            refusal(
+                f"{field_name} was given {value!r}",
+                "It is the share of the old value that a moving average keeps",
+                "Pass a number such as 0.99, or a scalar tensor",
+            )
+        )
 
 
 def _check_choice(field_name: str, value: object, choices: Sequence[str]) -> None:

@@ -26,14 +26,18 @@ class Worker:
         env = environment(side) | {"PYTHONPATH": str(TESTS)}
         command = [sys.executable, "-m", "originals.worker", side, mode]
         self.where = f"{side} {mode}"
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, cwd=TESTS)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, cwd=TESTS
+        )
 
     def run(self, scenario, params):
         module, function = scenario.split(".")
         write_message(self.process.stdin, (f"originals.scenarios_{module}", function, params))
         reply = read_message(self.process.stdout)
         if reply is None:
-            raise RuntimeError(f"the worker {self.where} died in {scenario} with status {self.process.wait()}")
+            raise RuntimeError(
+                f"the worker {self.where} died in {scenario} with status {self.process.wait()}"
+            )
         if not reply["ok"]:
             raise ScenarioError(f"{self.where} {scenario}", reply)
         return reply["value"]
@@ -52,7 +56,7 @@ _workers: dict[tuple[str, str], Worker] = {}
 
 
 def run(side, mode, scenario, /, **params):
-    """The result of `scenarios_<module>.<function>(api, **params)` on a side ('original', 'ours', ...) and mode."""
+    """The result of `scenarios_<module>.<function>(api, **params)` on a side and in a mode."""
     side = ALIASES.get(side, side)
     if side not in SIDES or mode not in MODES:
         raise ValueError(f"no worker for side {side!r} in mode {mode!r}: sides are {SIDES}, modes {MODES}")

@@ -58,7 +58,11 @@ def member_name(member):
 
 def state(variables, values):
     """The non-trainable variables' values by the last part of their names."""
-    return {short(v): value for v, value in zip(variables, values, strict=True) if short(v) not in ("gamma", "beta")}
+    return {
+        short(v): value
+        for v, value in zip(variables, values, strict=True)
+        if short(v) not in ("gamma", "beta")
+    }
 
 
 def short(variable):

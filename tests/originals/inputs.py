@@ -63,4 +63,3 @@ def parameter_shape(case):
 def custom_initial_values(case):
     """The initial values by name where the case sets its own, else nothing."""
     return initial_values(as_case(case)) if case["init"] == "custom" else {}
-

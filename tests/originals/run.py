@@ -37,7 +37,9 @@ def checks(suite, record, side, mode):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("suite", choices=[*golden.SUITES, *DISCRETE])
     parser.add_argument("id")
     parser.add_argument("side", choices=["ours", "ours_legacy", "original", "keras3"])

@@ -25,7 +25,9 @@ class Net:
         self.training = v1.placeholder_with_default(False, [])
         with v1.variable_scope("net"):
             self.logits = self.build(api)
-        self.loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=self.y, logits=self.logits))
+        self.loss = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=self.y, logits=self.logits)
+        )
         self.updates = v1.get_collection(v1.GraphKeys.UPDATE_OPS)
         with v1.control_dependencies(self.updates):
             self.train = v1.train.GradientDescentOptimizer(RATE).minimize(self.loss)

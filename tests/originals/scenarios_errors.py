@@ -1,4 +1,4 @@
-"""One combination of arguments and input: success with a few facts, or the stage and the type of the error."""
+"""One combination of arguments and input: success with a few facts, or stage and type of the error."""
 
 from originals.scenarios_keras import last
 

@@ -4,7 +4,7 @@ from originals import graphs
 
 
 def effects(api, script):
-    """In the form of the goldens' `graph_effects`. The snippet sets R (outputs) and may set EX (further facts)."""
+    """In the form of the goldens' `graph_effects`. A snippet sets R (outputs), perhaps EX (facts)."""
     with api.graph_session() as (graph, _):
         names = namespace(api)
         try:

@@ -26,9 +26,12 @@ def module(api, record, flags):
 def trace(api, record, flags, wrapper, weights, trainable):
     tf = api.tf
     x = tf.constant(golden_data.tracked_input(4 if "rank 4" in record["title"] else 2))
-    run = (lambda t: wrapper(x, training=t)) if record["mode"] == "eager" else tf.function(
-        lambda t: wrapper(x, training=t), autograph=False
-    )
+
+    def run(flag):
+        return wrapper(x, training=flag)
+
+    if record["mode"] == "tf.function":
+        run = tf.function(run, autograph=False)
     steps = []
     try:
         for flag in flags:
@@ -39,8 +42,7 @@ def trace(api, record, flags, wrapper, weights, trainable):
         return {"ok": False, "type": type(error).__name__, "message": str(error), "steps": steps}
     losses = [api.np.asarray(loss) for loss in getattr(wrapper, "losses", [])]
     names = {"weights": [full_name(v) for v in weights()], "trainable": [full_name(v) for v in trainable()]}
-    graph = api.v1.get_default_graph()
-    return {"ok": True, "steps": steps, "losses": losses, "collections": graphs.collections(api, graph)} | names
+    return {"ok": True, "steps": steps, "losses": losses} | names
 
 
 def decorated(api, body, names):
@@ -56,8 +58,19 @@ def namespace(api):
         "v1": api.v1,
         "K": api.keras,
         "bn": api.layers.batch_normalization,
-        "slim": SimpleNamespace(layers=SimpleNamespace(batch_norm=lambda *a, **k: api.contrib.batch_norm(*a, **k))),
+        "slim": SimpleNamespace(layers=Contrib(api)),
         "goc": api.tracking.get_or_create_layer,
         "vscope": api.v1.variable_scope,
         "l2": lambda factor: graphs.l2(api, factor),
     }
+
+
+class Contrib:
+    """`slim.layers`, imported only by the bodies that use it."""
+
+    def __init__(self, api):
+        self.api = api
+
+    @property
+    def batch_norm(self):
+        return self.api.contrib.batch_norm

@@ -77,8 +77,8 @@ class Program:
 
     def step(self, session, step):
         training, feed = inputs.STEPS[step], self.feed(step)
-        fetches = {k: g for k, g in self.gradients[training].items() if g is not None} | {"y": self.y[training]}
-        result = {"training": training} | session.run(fetches, feed)
+        fetches = {k: g for k, g in self.gradients[training].items() if g is not None}
+        result = {"training": training} | session.run(fetches | {"y": self.y[training]}, feed)
         if training:
             session.run(self.updates, feed)
             result["vars"] = graphs.state(self.variables, session.run(self.variables))

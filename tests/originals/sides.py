@@ -1,4 +1,4 @@
-"""What a scenario gets to work with: the same names on every side, filled by an original or by our package."""
+"""What a scenario works with: the same names on every side, filled by an original or by our package."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ def environment(side):
 
 
 class Api:
-    """The four APIs of one side in one mode. Modules are imported on first use, so one missing breaks no other."""
+    """The four APIs of one side in one mode, each imported on first use: one missing breaks no other."""
 
     def __init__(self, side, mode):
         import numpy
@@ -68,7 +68,8 @@ class Api:
 
     @cached_property
     def keras(self):
-        return import_module("tf_keras" if self.side == "original" else "keras")
+        """What `tf.keras` is on this side."""
+        return import_module("tf_keras" if self.side in ("original", "ours_legacy") else "keras")
 
     @cached_property
     def keras_layer(self):

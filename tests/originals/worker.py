@@ -37,11 +37,13 @@ def plain(value):
         return [plain(v) for v in value]
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
-        # float16 and bfloat16 fit float32 exactly; bfloat16's NumPy type would have to exist on the other side.
+        # float16 and bfloat16 fit float32 exactly, and the other side need not know bfloat16.
         return array.astype(np.float32) if array.dtype.itemsize < 4 and array.dtype.kind in "fV" else array
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"a scenario returned {value!r} of {type(value)}: return arrays, strings, lists and dicts")
+    raise TypeError(
+        f"a scenario returned {value!r} of {type(value)}: return arrays, strings, lists and dicts"
+    )
 
 
 def tail(log, size=4000):

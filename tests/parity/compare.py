@@ -6,32 +6,16 @@ import numpy as np
 
 import tolerances
 
-# Parts of a numeric result that are numbers; everything else is compared exactly.
-PARAMETER_GRADIENTS = ("dgamma", "dbeta")
-VALUES = ("y", "dx", *PARAMETER_GRADIENTS)
+# The numbers of a step besides its variables; whatever else a result holds is compared exactly.
+VALUES = ("y", "dx", "dgamma", "dbeta")
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Allowed errors, relative to max(1, |v|) or to the magnitude of the terms where a sum cancels."""
+    """Allowed errors relative to max(1, |v|): of what a step computes, and of the state that it leaves."""
 
     values: float
     state: float
-
-
-def live_tolerance(case, fused):
-    """What two computations of the same step may differ by; a fused original rounds in its own order."""
-    dtype = case.get("policy", case.get("dtype")).removeprefix("mixed_")
-    n = int(np.prod(case["shape"]))
-    value = tolerances.tolerance(dtype, n)
-    state = tolerances.tolerance("float64" if dtype == "float64" else "float32", n)
-    if _variables_in_16_bits(case):
-        return Tolerance(max(value, 4e-2), 4e-2)
-    return Tolerance(max(value, 1e-4), max(state, 1e-4)) if fused and dtype != "float64" else Tolerance(value, state)
-
-
-def _variables_in_16_bits(case):
-    return case.get("policy") in ("float16", "bfloat16") or (case.get("dtype") == "float16" and "axis" not in case)
 
 
 def numeric(result, expected, tolerance, ignore=()):

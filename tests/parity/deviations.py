@@ -1,7 +1,7 @@
 """Every place where our package deliberately differs from an original, and what is expected there instead.
 
-A rule names the suite, the records it covers, the reason, and one or both of: `given`, the case that ours gets
-instead of the original's; `expected`, what ours must give instead of what the original gave. Nothing is skipped.
+A rule names the suites, the records it covers and the reason, and one or both of: `given`, the case that ours
+gets instead of the original's; `expected`, what ours must give instead. No record is skipped.
 """
 
 from collections.abc import Callable
@@ -129,7 +129,9 @@ def record_is(*ids):
 
 def one_collection_name(expected, record):
     members = expected["collections"]
-    return expected | {"collections": {k: v for k, v in members.items() if k not in "vc"} | {"vc": members["v"]}}
+    return expected | {
+        "collections": {k: v for k, v in members.items() if k not in "vc"} | {"vc": members["v"]}
+    }
 
 
 def regularized_on_every_path(expected, record):
@@ -144,7 +146,9 @@ def outcome(**facts):
 
 def untouched(expected, record):
     """The state's initial values: zero means, unit variances and deviations."""
-    start = {name: np.full(np.shape(v), 0.0 if "mean" in name else 1.0) for name, v in expected["vars"].items()}
+    start = {
+        name: np.full(np.shape(v), 0.0 if "mean" in name else 1.0) for name, v in expected["vars"].items()
+    }
     return expected | {"vars": start}
 
 
@@ -153,10 +157,12 @@ def empty_input(record, mode):
 
 
 def stable_root_names(expected, record):
-    """What the same body gives inside a named scope (sh-03 eager, sh-04 in a tf.function), without the scope's name."""
+    """What the same body gives inside a named scope, without that scope's name."""
     twin = {"eager": "sh-03", "tf.function": "sh-04"}[record["mode"]]
     scoped = next(r for r in golden_data.raw("tracked_scopes")["cases"] if r["id"] == twin)["result"]
-    steps = [s | {"weights": {k.removeprefix("m/"): v for k, v in s["weights"].items()}} for s in scoped["steps"]]
+    steps = [
+        s | {"weights": {k.removeprefix("m/"): v for k, v in s["weights"].items()}} for s in scoped["steps"]
+    ]
     names = {k: [name.removeprefix("m/") for name in scoped[k]] for k in ("weights", "trainable")}
     return scoped | names | {"steps": steps}
 
@@ -188,7 +194,7 @@ RULES = (
     ),
     Rule(
         ("tf_keras",),
-        "a Keras 3 layer stores its variables in the policy's dtype; Keras 2 kept them in float32 under float16",
+        "a Keras 3 layer stores variables in the policy's dtype; Keras 2 kept float32 under float16",
         float16_policy,
         given=as_mixed_policy,
     ),

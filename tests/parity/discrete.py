@@ -56,7 +56,9 @@ def graph_differences(result, expected):
     found = [d for k in expected if k != "collections" for d in exact(result.get(k), expected[k], k)]
     # An empty collection says only that somebody looked.
     got, want = ({k: v for k, v in r["collections"].items() if v} for r in (result, expected))
-    differences = [d for k in sorted({*got, *want}) for d in exact(got.get(k), want.get(k), f"collection {k}")]
+    differences = [
+        d for k in sorted({*got, *want}) for d in exact(got.get(k), want.get(k), f"collection {k}")
+    ]
     message = [f"message: {result['message']}"] if "message" in result else []
     return found + differences + (message if found else [])
 
@@ -108,12 +110,20 @@ def edge(record, side, mode, column):
     value = tolerances.golden_tolerance(record["dtype"])
     state = tolerances.golden_tolerance("float32")
     differences = [d for k in ("ok", "y_shape") for d in exact(result[k], expected[k], k)]
-    differences += [d for k in ("y", "dx_of_sum", "y_infer") for d in numbers(result[k], expected[k], value, k)]
+    differences += [
+        d for k in ("y", "dx_of_sum", "y_infer") for d in numbers(result[k], expected[k], value, k)
+    ]
     for name, want in expected["vars"].items():
-        got = result["vars"].get(name)
-        missing = got is None
-        differences += [f"{name}: missing"] if missing else numbers(np.ravel(got), np.ravel(want).tolist(), state, name)
+        differences += one(result["vars"], name, want, state, name)
     return differences
+
+
+def one(values, name, want, tolerance, where):
+    """The one variable of that name against its recorded numbers."""
+    matches = [np.ravel(v) for k, v in values.items() if is_named(k, name)]
+    if len(matches) != 1:
+        return [f"{where}: {len(matches)} variables of that name among {list(values)}"]
+    return numbers(matches[0], np.ravel(want).tolist(), tolerance, where)
 
 
 # --- tracked scopes ---
@@ -142,12 +152,8 @@ def tracked_differences(result, expected):
         # The goldens keep the first six numbers of y.
         differences += numbers(np.ravel(got["y"])[: len(want["y"])], want["y"], tolerance, f"step {index}, y")
         for name, value in want["weights"].items():
-            matches = [v for k, v in got["weights"].items() if is_named(k, name.removesuffix(":0"))]
-            where = f"step {index}, {name}"
-            missing = len(matches) != 1
-            differences += [f"{where}: {len(matches)} variables"] if missing else numbers(
-                np.ravel(matches[0]), value, tolerance, where
-            )
+            plain = name.removesuffix(":0")
+            differences += one(got["weights"], plain, value, tolerance, f"step {index}, {plain}")
     return differences + numbers(np.array(result["losses"]), expected["losses"], tolerance, "losses")
 
 

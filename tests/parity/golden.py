@@ -74,7 +74,9 @@ def keras2_form(fused):
 
 def short_names(variables):
     """Names without the layer's: Keras 2 has none before them when a layer is built alone."""
-    return [v.rsplit("/", 1)[-1] if isinstance(v, str) else [v[0].rsplit("/", 1)[-1], *v[1:]] for v in variables]
+    return [
+        v.rsplit("/", 1)[-1] if isinstance(v, str) else [v[0].rsplit("/", 1)[-1], *v[1:]] for v in variables
+    ]
 
 
 def tolerance(record):

@@ -36,8 +36,7 @@ def check(api, seed, mode):
 def described(api, case, original):
     """golden_data's Case with what the oracle's rules read of a record."""
     expect = {k: v for k, v in original.items() if k != "steps"}
-    n_updates = {"n_update_ops": original.get("n_update_ops", 0), "n_custom_updates": original.get("n_custom_updates", 0)}
-    return replace(inputs.as_case(case), api=FILES[api], expect=expect | n_updates)
+    return replace(inputs.as_case(case), api=FILES[api], expect=expect)
 
 
 def differences(record, ours, original, free):
@@ -56,13 +55,16 @@ def differences(record, ours, original, free):
 
 
 def live_tolerance(record):
-    """1e-5 in float32 (1e-4 where a fused kernel rounds in its own order), 1e-12 in float64, 16 bits by their width."""
+    """1e-5 in float32 (1e-4 where a fused kernel rounds in its own order), 1e-12 in float64."""
     case, stored = record["case"], record["expect"]["variables"][-1][2]
     value, state = tolerances.tolerance(case.dtype), tolerances.tolerance(stored)
     if record["expect"].get("fused") or case.options.get("synchronized"):
         value, state = max(value, 1e-4), max(state, 1e-4)
     if case.api == "keras3" and case.options.get("mask"):
         value, state = (max(t, oracle_cases.KERAS3_MASK_TOLERANCE) for t in (value, state))
+    if case.options.get("zero_debias_moving_mean") and case.dtype != "float64":
+        # The original's 1 - decay^t in float32 keeps four digits at a decay of 0.999.
+        value, state = max(value, 1e-4), max(state, 1e-4)
     if stored == "float16":
         # Averages kept in 16 bits also decide what inference gives.
         value, state = 1e-2, 1e-2

@@ -13,7 +13,12 @@ def draw(api, seed):
 
 
 def common(r, seed, dtypes):
-    return {"seed": seed, "shape": r.choice(SHAPES), "dtype": r.choice(dtypes), "init": r.choice(["default", "custom"])}
+    return {
+        "seed": seed,
+        "shape": r.choice(SHAPES),
+        "dtype": r.choice(dtypes),
+        "init": r.choice(["default", "custom"]),
+    }
 
 
 def shared_options(r):
@@ -50,7 +55,10 @@ def divisors(n):
 
 def v1(r, seed):
     case = common(r, seed, ["float32", "float32", "float64", "float16", "bfloat16"])
-    case |= {"axis": axes(r, case["shape"], True), "train_kind": r.choice(["bool", "placeholder", "const", "int"])}
+    case |= {
+        "axis": axes(r, case["shape"], True),
+        "train_kind": r.choice(["bool", "placeholder", "const", "int"]),
+    }
     options = shared_options(r) | {"momentum": r.choice([0.0, 0.5, 0.9, 0.99])}
     options |= renorm_options(r, 0.4 if case["dtype"] != "float64" else 0.0)
     extra = r.choice(["", "ghosts", "adjustment", "mask"])
@@ -66,7 +74,10 @@ def v1(r, seed):
 def contrib(r, seed):
     case = common(r, seed, ["float32", "float32", "float64", "float16"])
     case["train_kind"] = r.choice(["bool", "placeholder", "const"])
-    options = shared_options(r) | {"decay": r.choice([0.5, 0.9, 0.999]), "data_format": r.choice(["NHWC", "NCHW"])}
+    options = shared_options(r) | {
+        "decay": r.choice([0.5, 0.9, 0.999]),
+        "data_format": r.choice(["NHWC", "NCHW"]),
+    }
     options["updates_collections"] = r.choice(["update_ops", "update_ops", None, "my_updates"])
     kind = r.choice(["", "weights", "debias", "renorm", "adjustment"])
     if kind == "weights":
@@ -78,7 +89,11 @@ def contrib(r, seed):
     if kind == "adjustment":
         options["adjustment"] = "channel"
     if kind == "renorm" and case["dtype"] != "float64":
-        options |= {"renorm": True, "renorm_decay": r.choice([0.7, 0.99]), "renorm_clipping": r.choice(CLIPPINGS)}
+        options |= {
+            "renorm": True,
+            "renorm_decay": r.choice([0.7, 0.99]),
+            "renorm_clipping": r.choice(CLIPPINGS),
+        }
     if case["dtype"] == "float64" or r.random() < 0.3:
         options["fused"] = False
     if options["updates_collections"] != "update_ops" or kind in ("weights", "debias"):

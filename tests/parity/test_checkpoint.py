@@ -1,4 +1,4 @@
-"""A genuine TensorFlow 1.15.5 checkpoint: restored, evaluated and trained on; and traffic with the live original."""
+"""A genuine TensorFlow 1.15.5 checkpoint restored and trained on, and others to and from the original."""
 
 import numpy as np
 import pytest

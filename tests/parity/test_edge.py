@@ -7,7 +7,11 @@ from parity import compare, discrete
 EDGES = [(r, c) for r in discrete.records("edge").values() for c in r["outcome"] if c in discrete.EDGES]
 
 
-@pytest.mark.parametrize(("record", "column"), EDGES, ids=lambda v: v["id"] if isinstance(v, dict) else v)
+def id_of(value):
+    return value["id"] if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize(("record", "column"), EDGES, ids=id_of)
 def test_recorded_edge(record, column, parity):
     parity("edges")
     _, _, mode, _ = discrete.EDGES[column]

@@ -9,8 +9,12 @@ GRAPH = [(r, c) for r in RECORDS for c in ("v1_layers", "contrib") if c in r["ou
 KERAS = [r for r in RECORDS if {"tf_keras", "keras3"} & set(r["outcome"])]
 
 
+def id_of(value):
+    return value["id"] if isinstance(value, dict) else value
+
+
 @pytest.mark.parametrize("mode", ["tf1", "tf2"])
-@pytest.mark.parametrize(("record", "column"), GRAPH, ids=lambda v: v["id"] if isinstance(v, dict) else v)
+@pytest.mark.parametrize(("record", "column"), GRAPH, ids=id_of)
 def test_recorded_graph_call(record, column, mode, parity):
     parity("errors")
     if mode == "tf2":

@@ -19,7 +19,9 @@ def test_recorded_snippet(record, mode, side, parity):
 @pytest.mark.parametrize("title", list(SNIPPETS))
 def test_live_snippet(title, mode, parity):
     parity("graph effects")
-    original, ours = (run(side, mode, "graph.effects", script=SNIPPETS[title]) for side in ("original", "ours"))
+    original, ours = (
+        run(side, mode, "graph.effects", script=SNIPPETS[title]) for side in ("original", "ours")
+    )
     assert original["ok"] or original["type"] not in ("NameError", "SyntaxError"), original
     original.pop("message", None)
     compare.assert_none(discrete.graph_differences(ours, original), f"{title}: {SNIPPETS[title]}")

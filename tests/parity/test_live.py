@@ -1,4 +1,4 @@
-"""Random option combinations, ours against the live original in the same mode: numbers, names and collections."""
+"""Random option combinations on ours and on the live original: numbers, names and collections."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,14 @@ def test_random_case(api, mode, seed, parity):
 
 def test_float64_averages_keep_exactly_momentum():
     """The deviation that the float64 cases above lean on: given m, ours moves by 1 - m in float64."""
-    case = {"seed": 1, "shape": [8, 3], "axis": -1, "dtype": "float64", "init": "default", "train_kind": "bool"}
+    case = {
+        "seed": 1,
+        "shape": [8, 3],
+        "axis": -1,
+        "dtype": "float64",
+        "init": "default",
+        "train_kind": "bool",
+    }
     case["options"] = {"momentum": 0.9, "center": True, "scale": True}
     steps = run("ours", "tf1", "v1.numeric", case=case)["steps"]
     mean = np.zeros(3)

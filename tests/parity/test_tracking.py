@@ -1,4 +1,4 @@
-"""track_tf1_style_variables and get_or_create_layer: recorded bodies, and tf.Modules against the live original."""
+"""track_tf1_style_variables and get_or_create_layer: recorded bodies, and tf.Modules beside the original."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,10 @@ def test_body_of_a_module(record, parity):
 def as_recorded(result):
     """A live result in the goldens' form: flat lists."""
     steps = [
-        {"y": np.ravel(s["y"]).tolist(), "weights": {k: np.ravel(v).tolist() for k, v in s["weights"].items()}}
+        {
+            "y": np.ravel(s["y"]).tolist(),
+            "weights": {k: np.ravel(v).tolist() for k, v in s["weights"].items()},
+        }
         for s in result["steps"]
     ]
     return result | {"steps": steps, "losses": [float(v) for v in result.get("losses", ())]}

@@ -41,7 +41,12 @@ def summarize(ops: Ops[A], options: Options, moments: Moments[A], layout: Layout
         return Batch(*flat, None if alive is None else ops.reshape(alive, (-1,)))
     if alive is None:
         groups = ops.as_float(layout.ghosts, ops.dtype(mean))
-        return Batch(*(ops.sum(value, (0,)) / groups for value in (mean, variance, estimate)), None)
+        if isinstance(groups, float) and groups > 0.0:
+            return Batch(*(ops.sum(value, (0,)) / groups for value in (mean, variance, estimate)), None)
+        # An empty batch has no group at all.
+        groups = ops.sum(ops.zeros_like(mean), (0,)) + groups
+        divisor = ops.maximum(groups, 1.0)
+        return Batch(*(ops.sum(value, (0,)) / divisor for value in (mean, variance, estimate)), groups > 0.0)
     groups = ops.sum(ops.where(alive, ops.zeros_like(mean) + 1.0, 0.0), (0,))
     counted = groups > 0.0
     divisor = ops.where(counted, groups, 1.0)
@@ -52,13 +57,20 @@ def summarize(ops: Ops[A], options: Options, moments: Moments[A], layout: Layout
 def or_moving(
     ops: Ops[A], moments: Moments[A], r: A | None, d: A | None, state: State[A]
 ) -> tuple[A, A, A | None, A | None]:
-    """Mean, variance, r and d to normalize each group by: the moving statistics where a group has no weight."""
+    """Mean, variance, r and d to normalize each group by: the moving statistics where a group has no weight at all.
+
+    A channel that alone has no weight in its group keeps a mean and a variance of zero, as in the originals.
+    """
     alive = _alive(ops, moments)
     if alive is None:
         return moments.mean, moments.variance, r, d
-    mean = ops.where(alive, moments.mean, ops.stop_gradient(state["moving_mean"]))
-    variance = ops.where(alive, moments.variance, ops.stop_gradient(state["moving_variance"]))
-    return mean, variance, None if r is None else ops.where(alive, r, 1.0), None if d is None else ops.where(alive, d, 0.0)
+    r = None if r is None else ops.where(alive, r, 1.0)
+    d = None if d is None else ops.where(alive, d, 0.0)
+    channels = ops.sum(ops.where(alive, ops.zeros_like(moments.mean) + 1.0, 0.0), (1,))
+    group = ops.reshape(channels, (-1, 1)) > 0.0
+    mean = ops.where(group, moments.mean, ops.stop_gradient(state["moving_mean"]))
+    variance = ops.where(group, moments.variance, ops.stop_gradient(state["moving_variance"]))
+    return mean, variance, r, d
 
 
 def _bessel(ops: Ops[A], count: A | float) -> A | float:

@@ -43,6 +43,7 @@ def train(
     Returns:
         y in the dtype of x, and what `state.advance` needs to know of the batch. The state is read, not written.
     """
+    engine = _chosen(engine, options)
 
     def forward(inputs: Inputs[A]) -> tuple[A, Batch[A], Saved[A]]:
         return normalize(engine, options, layout, inputs)
@@ -70,7 +71,7 @@ def normalize(
     """The forward pass, and what the gradient will ask for."""
     ops = engine.ops
     x, gamma, beta, weights, state = inputs
-    alone = weights is None and not options.synchronized and options.fused is not False
+    alone = weights is None and not options.synchronized
     if alone and options.renorm is None:
         done = engine.fused_train(x, gamma, beta, options.epsilon, layout)
         if done is not None:
@@ -83,7 +84,9 @@ def normalize(
         moments = merge_replicas(engine, moments)
     batch = summarize(ops, options, moments, layout)
     r, d = correct(ops, options, batch, state)
-    mean, variance, r, d = or_moving(ops, moments, r, d, state)
+    mean, variance = moments.mean, moments.variance
+    if weights is not None or options.synchronized:
+        mean, variance, r, d = or_moving(ops, moments, r, d, state)
     factor, scale, shift = fold(ops, options.epsilon, variance, r, d, gamma, beta, layout)
     y = engine.apply(x, mean, scale, shift, layout)
     return y, batch, Saved(moments.total, mean, variance, factor, r, d)
@@ -91,11 +94,16 @@ def normalize(
 
 def infer(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]) -> A:
     """Normalize by the moving statistics: y = γ·(x − M) / √(V + ε) + β. Weights and ghosts have no part in it."""
+    engine = _chosen(engine, options)
     x, gamma, beta, _, state = inputs
     mean, variance = state["moving_mean"], state["moving_variance"]
-    if options.fused is not False:
-        y = engine.fused_infer(x, gamma, beta, mean, variance, options.epsilon, layout)
-        if y is not None:
-            return y
+    y = engine.fused_infer(x, gamma, beta, mean, variance, options.epsilon, layout)
+    if y is not None:
+        return y
     _, scale, shift = fold(engine.ops, options.epsilon, variance, None, None, gamma, beta, layout)
     return engine.apply(x, mean, scale, shift, layout)
+
+
+def _chosen(engine: Engine[A], options: Options) -> Engine[A]:
+    """The engine, or its plain operations where `fused` is False."""
+    return engine.composed if options.fused is False else engine

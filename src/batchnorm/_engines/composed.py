@@ -69,7 +69,8 @@ def moments(ops: Ops[A], x: A, weights: A | None, layout: Layout) -> Moments[A]:
         # The first mean is off by rounding; the mean of what is left corrects it, and the variance with it.
         rest = ops.sum(centered, layout.reduced) * share
         variance = ops.maximum(ops.sum(centered * centered, layout.reduced) * share - rest * rest, 0.0)
-        return Moments(total, total, _grouped(ops, mean + rest, layout), _grouped(ops, variance, layout))
+        mean = mean + _finite(ops, rest)
+        return Moments(total, total, _grouped(ops, mean, layout), _grouped(ops, variance, layout))
     w = _weight_view(ops, weights, layout, dtype)
     total = ops.sum(w, layout.reduced)
     share = ops.where(total > 0.0, 1.0 / ops.where(total > 0.0, total, 1.0), 0.0)
@@ -80,7 +81,7 @@ def moments(ops: Ops[A], x: A, weights: A | None, layout: Layout) -> Moments[A]:
     variance = ops.maximum(ops.sum(weighted * centered, layout.reduced) * share - rest * rest, 0.0)
     square = ops.sum(w * w, layout.reduced)
     count = ops.where(total > 0.0, total * total / ops.where(total > 0.0, square, 1.0), 0.0)
-    grouped = [_grouped(ops, value, layout) for value in (mean + rest, variance)]
+    grouped = [_grouped(ops, value, layout) for value in (mean + _finite(ops, rest), variance)]
     return Moments(_weight_grouped(ops, total, layout), _weight_grouped(ops, count, layout), *grouped)
 
 
@@ -149,6 +150,11 @@ def _against(ops: Ops[A], statistic: A, layout: Layout) -> A:
 
 def _grouped(ops: Ops[A], statistic: A, layout: Layout) -> A:
     return ops.reshape(statistic, (layout.ghosts, layout.channels))
+
+
+def _finite(ops: Ops[A], value: A) -> A:
+    """The value, or zero where it is infinite or not a number: an infinite mean needs no correction."""
+    return ops.where(value - value > -1.0, value, 0.0)
 
 
 def _weight_view(ops: Ops[A], weights: A, layout: Layout, dtype: Any) -> A:

@@ -22,7 +22,7 @@ def output_name(fused: bool, ghost: bool, wide: bool, plain: bool) -> str:
     if ghost:
         return "Reshape_1"
     if wide:
-        return "Cast_3" if plain else "Cast_1"
+        return "Cast_3" if plain and not tf.compat.v1.control_flow_v2_enabled() else "Cast_1"
     return "batchnorm/add_1"
 
 

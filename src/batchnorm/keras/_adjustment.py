@@ -31,14 +31,16 @@ def call_adjustment(function: Callable[[Any], Any], shape: Any, rank: int, dtype
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise TypeError(
             refusal(
-                f"The adjustment returned {result!r}", "It returns a factor and an offset", "Return (scale, bias)"
+                f"The adjustment returned {result!r}",
+                "It returns a factor and an offset",
+                "Return (scale, bias)",
             )
         )
     return Adjustment(*(_read(value, rank, dtype) for value in result))
 
 
 def serialize_adjustment(function: Any) -> dict[str, Any]:
-    """The part of a configuration that brings the function back; nothing, and a warning, where Keras cannot."""
+    """What a configuration needs to bring the function back; nothing, and a warning, where Keras cannot."""
     if function is None:
         return {}
     named = function if inspect.isfunction(function) else type(function)
@@ -72,7 +74,7 @@ def _read(value: Any, rank: int, dtype: str) -> Any:
                 f"Return tensors of {dtype}, or Python numbers",
             )
         )
-    tensor = keras.ops.convert_to_tensor(value, dtype)
+    tensor: Any = keras.ops.convert_to_tensor(value, dtype)
     if len(tensor.shape) > rank:
         raise ValueError(
             refusal(

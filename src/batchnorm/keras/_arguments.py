@@ -16,6 +16,7 @@ __all__ = ["build_axes", "check_clipping", "options_of", "read_axis", "read_shar
 FUSED_AXES = (-4, -3, -1, 1, 3, 4)
 FUSED_RANKS = (4, 5)
 FUSED_DTYPES = ("float16", "bfloat16", "float32")
+SHARE = ("It is the share that a moving average keeps of its old value", "Pass a number such as 0.99")
 CLIP_KEYS = ("rmax", "rmin", "dmax")
 
 
@@ -23,7 +24,7 @@ def read_axis(axis: Any) -> int | tuple[int, ...]:
     """The axis as an int, or several as a tuple, as they were written.
 
     Raises:
-        TypeError: one of them is not a whole number. (Keras 3 takes int(axis), so that 1.7 and "1" pass for 1.)
+        TypeError: one is no whole number. (Keras 3 takes int(axis), so that 1.7 and "1" pass for 1 there.)
     """
     if isinstance(axis, list | tuple):
         return tuple(_read_one_axis(each, axis) for each in axis)
@@ -32,19 +33,16 @@ def read_axis(axis: Any) -> int | tuple[int, ...]:
 
 def read_share(name: str, value: Any) -> float:
     """A momentum, the share that a moving average keeps."""
-    share = float(value)
+    try:
+        share = float(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(refusal(f"{name}={value!r} was asked for", *SHARE)) from None
     if not 0.0 <= share <= 1.0:
-        raise ValueError(
-            refusal(
-                f"`{name}` must be between 0 and 1, and {value!r} was given",
-                "It is the share that a moving average keeps of its old value",
-                "Pass a number such as 0.99",
-            )
-        )
+        raise ValueError(refusal(f"`{name}` must be between 0 and 1, and {value!r} was given", *SHARE))
     return share
 
 
-def read_size(size: Any) -> int | None:
+def read_size(size: Any) -> Any:
     """A ghost batch size: NumPy's ints become Python's, and what is no int is left for `Ghost` to refuse."""
     return operator.index(size) if hasattr(size, "__index__") and not isinstance(size, bool) else size
 
@@ -54,16 +52,24 @@ def check_clipping(clipping: dict[str, Any]) -> None:
     asked = f"renorm_clipping={clipping!r} was asked for"
     unknown = sorted(set(clipping) - set(CLIP_KEYS))
     if unknown:
-        raise ValueError(refusal(f"Received invalid keys: {asked}", f"There is no bound {unknown[0]!r}", f"Use {CLIP_KEYS}"))
+        raise ValueError(
+            refusal(
+                f"Received invalid keys: {asked}", f"There is no bound {unknown[0]!r}", f"Use {CLIP_KEYS}"
+            )
+        )
     rmax, rmin, dmax = (clipping.get(key) for key in CLIP_KEYS)
     if rmax is not None and rmin is not None and rmax < rmin:
-        raise ValueError(refusal(asked, "rmax should be at least rmin, or no r fits", "Exchange the two or drop one"))
+        raise ValueError(
+            refusal(asked, "rmax should be at least rmin, or no r fits", "Exchange the two or drop one")
+        )
     if dmax is not None and dmax < 0:
-        raise ValueError(refusal(asked, "dmax should be non-negative, as d lies in [-dmax, dmax]", "Pass its size"))
+        raise ValueError(
+            refusal(asked, "dmax should be non-negative, as d lies in [-dmax, dmax]", "Pass its size")
+        )
 
 
 def options_of(layer: Any) -> Options:
-    """What the layer's attributes ask for at this moment; programs do assign `layer.momentum` on a built layer."""
+    """What the layer's attributes ask for by now; programs do assign `layer.momentum` on a built layer."""
     renorm = None
     if layer.renorm:
         clip = Clip(**{key: layer.renorm_clipping.get(key) for key in CLIP_KEYS})
@@ -91,9 +97,10 @@ def build_axes(options: Options, shape: Sequence[int | None]) -> tuple[int, ...]
     """The channel axes as positions in an input of this shape.
 
     Raises:
-        AxisError: an axis is out of range or named twice. It is an IndexError, as Keras 3 raises, and a ValueError, as
-            Keras 2 does.
-        ValueError: a channel axis has no known size, ghost batches would divide it, or fused=True has no kernel here.
+        AxisError: an axis is out of range or named twice. It is an IndexError, as Keras 3 raises, and a
+            ValueError, as Keras 2 does.
+        ValueError: a channel axis has no known size, ghost batches would divide it, or fused=True has no
+            kernel.
     """
     try:
         axes = canonical_axes(options.axes, len(shape))
@@ -111,7 +118,7 @@ def build_axes(options: Options, shape: Sequence[int | None]) -> tuple[int, ...]
     if options.ghost is not None:
         # Planned for a batch of one group, only so that what no batch could satisfy is refused now.
         plan_layout((options.ghost.size, *(size or 1 for size in shape[1:])), axes, options.ghost)
-    if options.fused and (len(shape) not in FUSED_RANKS or axes == (0,)):
+    if options.fused and (len(shape) not in FUSED_RANKS or 0 in axes):
         raise ValueError(
             refusal(
                 f"fused=True was asked for with axis {axes[0]} of an input of rank {len(shape)}",
@@ -123,10 +130,9 @@ def build_axes(options: Options, shape: Sequence[int | None]) -> tuple[int, ...]
 
 
 def _read_one_axis(axis: Any, whole: Any) -> int:
-    if isinstance(axis, float) and axis.is_integer():
-        return int(axis)
+    given: Any = int(axis) if isinstance(axis, float) and axis.is_integer() else axis
     try:
-        return int(operator.index(axis))
+        return int(operator.index(given))
     except TypeError:
         raise TypeError(
             refusal(
@@ -143,7 +149,7 @@ def _refuse_fused(options: Options, axis: Any, adjustment: Any, dtype: str) -> N
         "ghost batches": options.ghost is not None,
         "an adjustment": adjustment is not None,
         "synchronized=True": options.synchronized,
-        f"axis={axis!r}": len(options.axes) > 1 or options.axes[0] not in FUSED_AXES,
+        f"axis={axis!r}": len(options.axes) > 1 or not set(options.axes) <= set(FUSED_AXES),
         f"computing in {dtype}": dtype not in FUSED_DTYPES,
     }
     found = [name for name, hinders in hindrances.items() if hinders]

@@ -10,7 +10,7 @@ __all__ = ["framework"]
 
 
 def framework() -> Any:
-    """The module for the current backend: its `engine`, and the few functions that Keras has no operation for."""
+    """The module for the current backend: its `engine`, and the functions that Keras has no operation for."""
     name = keras.backend.backend()
     if name == "tensorflow":
         from batchnorm.keras import _tensorflow

@@ -1,4 +1,4 @@
-"""Configurations: writing what differs from the stock layer, and reading those of Keras 3, tf_keras and ours."""
+"""Configurations: what ours adds to the stock layer's, and how those of tf_keras are read."""
 
 import warnings
 from typing import Any
@@ -7,8 +7,8 @@ from batchnorm.errors import refusal
 
 __all__ = ["DEFAULTS", "plain", "translate"]
 
-# The options that the stock layer lacks. A configuration names those that were used, so that a layer which asks for
-# nothing beyond the stock layer has the configuration of one, and Keras can read it without this package.
+# The options that the stock layer lacks. A configuration names those that are used, so that a layer which
+# asks for nothing beyond the stock layer has the configuration of one.
 DEFAULTS: dict[str, Any] = {
     "fused": None,
     "virtual_batch_size": None,
@@ -27,8 +27,8 @@ def plain(value: Any) -> Any:
 def translate(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration as arguments of our layer.
 
-    tf_keras writes two things in its own way: a mixed policy, and the axes of a layer with ghost batches once it is
-    built, which it counts in the shape that has the ghosts as axis 1.
+    tf_keras writes two things in its own way: a mixed policy, and the axes of a built layer with ghost
+    batches, which it counts in the shape that has the ghosts as axis 1.
     """
     config = dict(config)
     dtype = config.get("dtype")
@@ -41,10 +41,9 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
         config["axis"] = [each - 1 for each in axis]
         warnings.warn(
             refusal(
-                f"A tf_keras configuration with virtual_batch_size and axis={list(axis)} is read as that of a built layer",
-                "tf_keras counts its axes in the shape that has the ghost batches as axis 1",
-                f"Nothing is to be done if the input's own channel axes are {config['axis']}; otherwise construct the "
-                "layer with the right axis",
+                f"axis={list(axis)} of a tf_keras layer with ghost batches is read as {config['axis']}",
+                "A built layer of tf_keras counts the ghost batches as axis 1, and this is taken for one",
+                "Construct the layer with the right axis if these are not the channel axes of its inputs",
             ),
             stacklevel=3,
         )

@@ -30,7 +30,7 @@ def divisible(x: Tensor, size: int) -> Tensor:
     """x, after a check that the ghost batch size divides a batch whose size only the run will tell."""
     if x.shape[0] is not None:
         return x
-    batch = tf.shape(x)[0]
+    batch: Tensor = tf.shape(x)[0]
     message = refusal(
         f"virtual_batch_size={size} was asked for",
         "It must divide the batch size while training, and does not divide the one below",

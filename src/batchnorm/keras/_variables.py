@@ -25,7 +25,7 @@ def state_names(options: Options) -> dict[str, str]:
 
 
 def variable_shape(options: Options, axes: Sequence[int], shape: Sequence[int | None]) -> tuple[int, ...]:
-    """The shape that Keras 2 gives: flat for one axis, ones off several axes, and one more where the ghosts were."""
+    """The shape that Keras 2 gives: flat for one axis, ones off several, one more for ghosts."""
     sizes = [shape[axis] or 0 for axis in axes]
     if options.ghost is None and len(sizes) == 1:
         return tuple(sizes)
@@ -43,7 +43,9 @@ def create(layer: Any, options: Options, shape: tuple[int, ...]) -> None:
         if wanted:
             parts = ("initializer", "regularizer", "constraint")
             how = {part: getattr(layer, f"{name}_{part}") for part in parts}
-            setattr(layer, name, layer.add_weight(shape=shape, name=name, trainable=True, autocast=False, **how))
+            setattr(
+                layer, name, layer.add_weight(shape=shape, name=name, trainable=True, autocast=False, **how)
+            )
     deviation = _root_of(layer.moving_variance_initializer)
     starts: dict[str, Any] = {
         "moving_mean": layer.moving_mean_initializer,

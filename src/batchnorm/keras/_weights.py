@@ -29,13 +29,15 @@ def check_weights(inputs: Tensor, mask: Tensor | None, sample_weight: Tensor | N
         _check_fit("sample_weight", tuple(sample_weight.shape), shape)
 
 
-def merge_weights(inputs: Tensor, mask: Tensor | None, sample_weight: Tensor | None, dtype: str) -> Tensor | None:
+def merge_weights(
+    inputs: Tensor, mask: Tensor | None, sample_weight: Tensor | None, dtype: str
+) -> Tensor | None:
     """Weights of the inputs' rank that broadcast to them, or None; a masked position weighs nothing."""
     weights = None
     if mask is not None:
         weights = keras.ops.cast(keras.ops.expand_dims(keras.ops.cast(mask, "bool"), -1), dtype)
     if sample_weight is not None:
-        given = keras.ops.cast(sample_weight, dtype)
+        given: Tensor = keras.ops.cast(sample_weight, dtype)
         for _ in range(len(inputs.shape) - len(given.shape)):
             given = keras.ops.expand_dims(given, -1)
         weights = given if weights is None else weights * given

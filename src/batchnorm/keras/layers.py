@@ -29,12 +29,13 @@ RENORM = ("synchronized", "renorm", "renorm_clipping", "renorm_momentum")
 class BatchNormalization(keras.layers.Layer):
     """`keras.layers.BatchNormalization` with the options of Keras 2 and `tf.contrib` as well.
 
-    Trained on a batch with mean μ and variance σ², y = γ·(x − μ) / √(σ² + ε) + β; otherwise the moving statistics take
-    the place of μ and σ². Variables are named, shaped and ordered as in Keras 3, those for several axes and for ghost
-    batches as in tf_keras, so that the weights of both load.
+    Trained on a batch with mean μ and variance σ², y = γ·(x − μ) / √(σ² + ε) + β; otherwise the moving
+    statistics take the place of μ and σ². Variables are named, shaped and ordered as in Keras 3, those for
+    several axes and for ghost batches as in tf_keras, so that the weights of both load.
 
-    What differs from Keras 3: an empty batch, or one whose mask or weights are all zero, leaves the statistics as they
-    are; a mask counts with `synchronized` too; an unsuitable `axis` such as 1.7 is a TypeError.
+    What differs from Keras 3: an empty batch leaves the statistics as they are, and so does a channel whose
+    mask or weights are all zero, which is then normalized by them; a mask counts with `synchronized` too; an
+    `axis` such as 1.7 or "1" is a TypeError.
 
     Args:
         axis: the channel axis, or a list of them.
@@ -46,24 +47,25 @@ class BatchNormalization(keras.layers.Layer):
         renorm_clipping: bounds "rmin", "rmax" and "dmax" of its corrections.
         renorm_momentum: share that its averages keep.
         synchronized: take the statistics over all replicas of the current `tf.distribute` strategy.
-        fused: None takes the fastest way there is. True is refused where Keras 2 had no fused kernel, and False takes
-            plain operations. The numbers are the same.
-        virtual_batch_size: examples in a ghost batch (https://arxiv.org/abs/1705.08741); it must divide the batch while
-            training, and plays no part in inference.
+        fused: None takes the fastest way there is. True is refused where Keras 2 had no fused kernel, and
+            False takes plain operations. The numbers are the same.
+        virtual_batch_size: examples in a ghost batch (https://arxiv.org/abs/1705.08741); it must divide the
+            batch while training, and plays no part in inference.
         ghost_order: "interleaved" puts example i into ghost batch i mod (batch / size), as tf_keras does;
             "contiguous" puts neighbors together.
-        adjustment: function of the inputs' shape that returns a factor and an offset, which are applied between the
-            normalization and gamma and beta, in training only.
-        zero_debias_moving_mean: make the moving mean an average over the steps so far, free of its initial value.
-        variance: estimator stored in `moving_variance`: "population" as in Keras 3, or "sample" as Keras 2 stores it
-            for images (inputs of rank 4 and 5 with one channel axis, first or last).
+        adjustment: function of the inputs' shape that returns a factor and an offset, which are applied
+            between the normalization and gamma and beta, in training only.
+        zero_debias_moving_mean: make the moving mean an average over the steps so far, free of its start.
+        variance: estimator stored in `moving_variance`: "population" as in Keras 3, or "sample" as Keras 2
+            stores it for images (inputs of rank 4 and 5 with one channel axis, first or last).
 
     Call arguments:
         inputs: tensor of any rank.
         training: None takes it from the call around this one. In a `tf.function` it may be a tensor.
-        mask: booleans of the inputs' shape without the last axis; where it is False, the statistics do not look.
-        sample_weight: how much each example or position counts in the statistics, not negative: [batch], or any shape
-            whose axes, as the first ones of the inputs, broadcast to them.
+        mask: booleans of the inputs' shape without the last axis; False leaves a position out of the
+            statistics.
+        sample_weight: how much each example or position counts in the statistics, not negative: [batch], or
+            any shape whose axes broadcast to the first ones of the inputs.
     """
 
     def __init__(
@@ -135,7 +137,11 @@ class BatchNormalization(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=len(shape), axes={axis: shape[axis] for axis in axes})
 
     def call(
-        self, inputs: Tensor, training: Any = None, mask: Tensor | None = None, sample_weight: Tensor | None = None
+        self,
+        inputs: Tensor,
+        training: Any = None,
+        mask: Tensor | None = None,
+        sample_weight: Tensor | None = None,
     ) -> Tensor:
         check_weights(inputs, mask, sample_weight)
         return framework().either(
@@ -152,8 +158,8 @@ class BatchNormalization(keras.layers.Layer):
         config = super().get_config()
         config |= {name: _config.plain(getattr(self, name)) for name in (*PLAIN, *RENORM)}
         config |= {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in PARTS}
-        used = {name: getattr(self, name) for name, default in _config.DEFAULTS.items()}
-        config |= {name: value for name, value in used.items() if value != _config.DEFAULTS[name]}
+        added = {name: getattr(self, name) for name in _config.DEFAULTS}
+        config |= {name: value for name, value in added.items() if value != _config.DEFAULTS[name]}
         if self.virtual_batch_size is not None:
             config["ghost_order"] = self.ghost_order
         return config | serialize_adjustment(self.adjustment)
@@ -197,7 +203,8 @@ class BatchNormalization(keras.layers.Layer):
     def _layout(self, x: Tensor, ghost: Ghost | None) -> Layout:
         sizes = framework().engine.ops.shape(x)
         # What the variables know of the channel axes holds where a graph does not say.
-        known: dict[int, int] = self.input_spec.axes
+        spec: Any = self.input_spec
+        known: dict[int, int] = spec.axes
         return plan_layout([known.get(axis, size) for axis, size in enumerate(sizes)], tuple(known), ghost)
 
 

@@ -1,4 +1,4 @@
-"""Our own gradient for TensorFlow, first order by the core's formulas and second order by differentiating them."""
+"""Our own gradient for TensorFlow: first order by the core's formulas, higher orders by differentiating those."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,7 +36,7 @@ def differentiable(
             batches.append(batch)
 
             @tf.custom_gradient
-            def gradient(dy: Tensor, *arrays: Tensor) -> tuple[list[Tensor], Callable[..., list[Tensor]]]:
+            def gradient(dy: Tensor, *arrays: Tensor) -> Any:
                 def second_order(*upstream: Tensor) -> list[Tensor]:
                     sources = [dy, *arrays]
                     with tf.GradientTape() as tape:
@@ -54,7 +54,9 @@ def differentiable(
             return y, pull
 
         y = first_order(*(getattr(inputs, name) for name in fields))
-        return y, batches[0]
+        # No gradient flows through the moving averages, and none is to be sought through what feeds them.
+        batch = batches[0]
+        return y, Batch(*(None if value is None else tf.stop_gradient(value) for value in batch))
 
     return step
 

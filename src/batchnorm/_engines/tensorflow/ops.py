@@ -1,4 +1,4 @@
-"""TensorFlow's spelling of the functions that the core and the composed passes use, for known and unknown shapes."""
+"""TensorFlow's spelling of the functions that the core and the composed passes use; sizes may be unknown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ __all__ = [
 sqrt = tf.sqrt
 maximum = tf.maximum
 minimum = tf.minimum
-zeros_like = tf.zeros_like
+zeros_like: Any = tf.zeros_like
 stop_gradient = tf.stop_gradient
 cast = tf.cast
 
@@ -34,7 +34,8 @@ cast = tf.cast
 def where(condition: Any, x: Any, y: Any) -> Any:
     # A Python number takes the dtype of the other branch, which tf.where alone would not do.
     known = x if tf.is_tensor(x) else y
-    return tf.where(condition, *(tf.convert_to_tensor(value, known.dtype) for value in (x, y)))
+    x, y = (tf.convert_to_tensor(value, known.dtype) for value in (x, y))
+    return tf.where(condition, x, y)
 
 
 def sum(x: Any, axes: Sequence[int]) -> Any:

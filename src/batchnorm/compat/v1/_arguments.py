@@ -1,5 +1,6 @@
 """The v1 layer's arguments, checked and turned into the core's options."""
 
+import warnings
 from typing import Any
 
 import tensorflow as tf
@@ -9,13 +10,22 @@ from batchnorm.options import Clip, Ghost, Options, Renorm
 
 __all__ = ["check_axis", "make_clip", "make_options", "resolve_dtype"]
 
+# What the original's base class took without any effect on this layer.
+IGNORED = {
+    "synchronized": "The v1 layer takes its statistics on each replica by itself, as it always did",
+    "autocast": "The v1 layer casts its input to its own dtype in any case",
+    "input_shape": "The first call settles the shape",
+    "batch_input_shape": "The first call settles the shape",
+    "input_dim": "The first call settles the shape",
+    "batch_size": "The first call settles the shape",
+}
 CLIP_KEYS = ("rmin", "rmax", "dmax")
 
 
 def check_axis(axis: Any) -> Any:
     """The axis as an int, or as a list of ints that is the layer's own."""
-    if isinstance(axis, int) and not isinstance(axis, bool):
-        return axis
+    if isinstance(axis, int):
+        return int(axis)
     if isinstance(axis, (list, tuple)):
         if not axis:
             raise ValueError(
@@ -25,8 +35,8 @@ def check_axis(axis: Any) -> Any:
                     "Name at least one axis, such as axis=-1",
                 )
             )
-        if all(isinstance(each, int) and not isinstance(each, bool) for each in axis):  # pyright: ignore[reportUnknownVariableType]
-            return list(axis)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        if all(isinstance(each, int) for each in axis):  # pyright: ignore[reportUnknownVariableType]
+            return [int(each) for each in axis]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     raise TypeError(
         refusal(
             f"axis={axis!r} was asked for",
@@ -54,6 +64,23 @@ def make_options(layer: Any, axes: tuple[int, ...] | None = None, variance: Any 
         ghost=None if size is None else Ghost(size, layer.ghost_order),
         fused=layer.wants_kernel,
     )
+
+
+def check_unknown(given: dict[str, Any]) -> None:
+    """Raise TypeError for an argument that never was, and warn of one that the original took and ignored."""
+    unknown = sorted(set(given) - set(IGNORED))
+    if unknown:
+        raise TypeError(
+            refusal(
+                f"BatchNormalization was given {', '.join(unknown)}",
+                "It has no such argument",
+                "Check the spelling against help(BatchNormalization)",
+            )
+        )
+    for name in given:
+        warnings.warn(
+            refusal(f"BatchNormalization was given {name}", IGNORED[name], "Leave it out"), stacklevel=3
+        )
 
 
 def make_clip(clipping: dict[str, Any] | None) -> Clip:

@@ -15,7 +15,7 @@ from batchnorm._graph.scope import LayerScope, unique_object_name
 from batchnorm._graph.training import resolve_training
 from batchnorm._graph.updates import FINAL, apply_updates, update_ops
 from batchnorm._graph.variables import existing_variables, flat, read, regularization, square_root_of, statistic, weight
-from batchnorm.compat.v1._arguments import check_axis, make_options, resolve_dtype
+from batchnorm.compat.v1._arguments import check_axis, check_unknown, make_options, resolve_dtype
 from batchnorm.compat.v1._surface import Record, Surface
 from batchnorm.errors import refusal
 from batchnorm.layout import canonical_axes, refuse_ghost_axis
@@ -83,18 +83,12 @@ class BatchNormalization(Surface):
         dtype: Any = None,
         ghost_order: str = "interleaved",
         renorm_form: str = "current",
+        weights: Any = None,
         _scope: Any = None,
         _reuse: Any = None,
         **unknown: Any,
     ) -> None:
-        if unknown:
-            raise TypeError(
-                refusal(
-                    f"BatchNormalization was given {', '.join(sorted(unknown))}",
-                    "It has no such argument",
-                    "Check the spelling against help(BatchNormalization)",
-                )
-            )
+        check_unknown(unknown)
         self.axis = check_axis(axis)
         self.momentum = momentum
         self.epsilon = epsilon

@@ -1,0 +1,49 @@
+"""Normalization by given statistics in TensorFlow's standard operations: what exported graphs hold.
+
+Images whose channels come last become one FusedBatchNormV3, which converters and optimizers of inference
+graphs recognize and fold into the convolution before it. All else is a product and a sum.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from batchnorm._engines.tensorflow import ops
+from batchnorm.layout import Layout
+
+__all__ = ["fused_infer"]
+
+Tensor = Any
+
+DATA_FORMATS = {4: "NHWC", 5: "NDHWC"}
+
+
+def fused_infer(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    epsilon: float,
+    layout: Layout,
+) -> Tensor:
+    """γ·(x − mean) / √(variance + ε) + β. Its gradients are TensorFlow's own."""
+    rank, dtype = len(layout.shape), ops.stat_dtype(x)
+    if rank in DATA_FORMATS and layout.axes == (rank - 1,) and dtype == tf.float32:
+        return tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=tf.ones_like(mean) if gamma is None else gamma,
+            offset=tf.zeros_like(mean) if beta is None else beta,
+            mean=mean,
+            variance=variance,
+            epsilon=float(epsilon),
+            data_format=DATA_FORMATS[rank],
+            is_training=False,
+        ).y
+    scale = tf.math.rsqrt(variance + epsilon)
+    if gamma is not None:
+        scale = scale * gamma
+    shift = -mean * scale if beta is None else beta - mean * scale
+    channels = [size if axis in layout.axes else 1 for axis, size in enumerate(layout.shape)]
+    y = ops.cast(x, dtype) * ops.reshape(scale, channels) + ops.reshape(shift, channels)
+    return ops.cast(y, x.dtype)

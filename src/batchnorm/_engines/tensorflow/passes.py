@@ -1,0 +1,134 @@
+"""The TensorFlow engine: the four passes on blocks, and TensorFlow's own operation for inference.
+
+A module with the names that the engine protocol asks for. On hosts with an accelerator the passes are the
+composed ones: multiplying by ones, as `sums` does, would round there.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from batchnorm._engines.composed import Composed
+from batchnorm._engines.protocol import GradTerms, Moments
+from batchnorm._engines.tensorflow import elementwise, ops
+from batchnorm._engines.tensorflow.block import Block, plan_block
+from batchnorm._engines.tensorflow.compiled import is_cpu, run
+from batchnorm._engines.tensorflow.differentiable import differentiable
+from batchnorm._engines.tensorflow.inference import fused_infer
+from batchnorm._engines.tensorflow.replicas import sum_over_replicas
+from batchnorm._engines.tensorflow.sums import sum_length
+from batchnorm.layout import Layout
+
+__all__ = [
+    "apply",
+    "composed",
+    "differentiable",
+    "fused_gradients",
+    "fused_infer",
+    "fused_moments",
+    "fused_train",
+    "grad_input",
+    "grad_sums",
+    "grad_weights",
+    "moments",
+    "ops",
+    "sum_over_replicas",
+]
+
+Tensor = Any
+
+# One number in sixteen, and of large groups about 256.
+SPARSEST_SAMPLE = 16
+LARGEST_SAMPLE = 256
+
+composed: Composed[Any] = Composed(ops, differentiable, sum_over_replicas)  # pyright: ignore[reportArgumentType]
+
+grad_weights = composed.grad_weights
+fused_train = composed.fused_train
+fused_moments = composed.fused_moments
+fused_gradients = composed.fused_gradients
+
+
+def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor]:
+    """Mean and variance in one reading, by the deviations from a center that is near the mean.
+
+    With δ the mean deviation from the center c, μ = c + δ and σ² = mean (x − c)² − δ². As c is the mean of a sample
+    of S numbers out of N, δ² ≤ σ²·N/S whatever the numbers, so that little is lost in the difference.
+    """
+    if not is_cpu():
+        return composed.moments(x, weights, layout)
+    block = plan_block(layout)
+    dtype = ops.stat_dtype(x)
+    x = block.view(x)
+    if weights is None:
+        total = count = ops.as_float(layout.count, dtype)
+        # An empty batch divides by one: its moments then mean nothing but stay finite.
+        share = 1.0 / (max(total, 1.0) if isinstance(total, float) else ops.maximum(total, 1.0))
+        center = _sample_mean(x, block, dtype)
+        sums = run(elementwise.deviations, x, block.spread(center))
+    else:
+        w = block.weights(weights, dtype)
+        total, square = _totals(w, block), _totals(w * w, block)
+        alive = total > 0.0
+        share = ops.where(alive, 1.0 / ops.where(alive, total, 1.0), 0.0)
+        count = ops.where(alive, total * total / ops.where(alive, square, 1.0), 0.0)
+        # No sample: the numbers that have weight may all lie outside of it.
+        center = block.merge(sum_length(run(elementwise.weighted, x, w)[0])) * share
+        sums = run(elementwise.deviations, x, block.spread(center), w)
+    offset, spread = (block.merge(sum_length(part)) * share for part in sums)
+    return Moments(total, count, center + offset, ops.maximum(spread - offset * offset, 0.0))
+
+
+def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
+    """(x − mean)·scale + shift."""
+    if not is_cpu():
+        return composed.apply(x, mean, scale, shift, layout)
+    block = plan_block(layout)
+    y = run(elementwise.affine, block.view(x), *map(block.spread, (mean, scale, shift)))
+    return block.restore(y)
+
+
+def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Σdy and Σdy·(x − mean)."""
+    if not is_cpu():
+        return composed.grad_sums(dy, x, mean, layout)
+    block = plan_block(layout)
+    first, second = run(elementwise.products, block.view(dy), block.view(x), block.spread(mean))
+    return block.merge(sum_length(first)), block.merge(sum_length(second))
+
+
+def grad_input(
+    dy: Tensor, x: Tensor, weights: Tensor | None, mean: Tensor, terms: GradTerms[Tensor], layout: Layout
+) -> Tensor:
+    """slope·dy + w·(tilt·(x − mean) + offset)."""
+    if not is_cpu():
+        return composed.grad_input(dy, x, weights, mean, terms, layout)
+    block = plan_block(layout)
+    w = () if weights is None else (block.weights(weights, ops.stat_dtype(x)),)
+    statistics = map(block.spread, (mean, *terms))
+    return block.restore(run(elementwise.pulled, block.view(dy), block.view(x), *statistics, *w))
+
+
+def _sample_mean(x: Tensor, block: Block, dtype: Any) -> Tensor:
+    """The mean of a sample, [G, C]: numbers at regular distances, some of each row."""
+    length, count = block.shape[1], block.layout.count
+    if isinstance(count, int):
+        step = max(1, min(length, max(count // LARGEST_SAMPLE, SPARSEST_SAMPLE)))
+    else:
+        step = tf.maximum(1, tf.minimum(length, tf.maximum(count // LARGEST_SAMPLE, SPARSEST_SAMPLE)))
+    sample = x[:, ::step]
+    size = ops.as_float(block.merged * ops.shape(sample)[1], dtype)
+    return block.merge(sum_length(ops.cast(sample, dtype))) / ops.maximum(size, 1.0)
+
+
+def _totals(w: Tensor, block: Block) -> Tensor:
+    """Σw, [G, C], for weights that may stand for several numbers along any dimension of the block."""
+    rows, length, width = block.shape
+    totals = sum_length(w)
+    if _is_one(ops.shape(w)[1]):
+        totals = totals * ops.as_float(length, w.dtype)
+    return block.merge(ops.broadcast_to(totals, (rows, width)))
+
+
+def _is_one(size: Any) -> bool:
+    return isinstance(size, int) and size == 1
