@@ -50,10 +50,6 @@ REFUSED: dict[frozenset[str], tuple[str, str]] = {
         "The debiased form of renorm already feeds the moving mean with a debiased average",
         "Use Renorm(form='current'), or leave the zero-debias out",
     ),
-    frozenset({"ghost batches", "synchronized"}): (
-        "Ghost batches take statistics over less than one replica's batch, synchronization over more",
-        "Choose one of the two",
-    ),
 }
 
 REMARKS: dict[frozenset[str], str] = {
@@ -61,6 +57,7 @@ REMARKS: dict[frozenset[str], str] = {
     frozenset({"ghost batches", "weights"}): "weights are regrouped with the examples; groups without weight are left out",
     frozenset({"ghost batches", "adjustment"}): "the adjustment sees the shape of the whole batch, not of a group",
     frozenset({"ghost batches", "sample variance"}): "the average of the groups' sample variances is stored",
+    frozenset({"ghost batches", "synchronized"}): "group k joins the k-th groups of the other replicas",
     frozenset({"ghost batches", "fused"}): "one kernel call over groups × channels",
     frozenset({"weights", "sample variance"}): "N is (Σw)² / Σw²",
     frozenset({"weights", "synchronized"}): "replicas are merged by their true weights",

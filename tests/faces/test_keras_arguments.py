@@ -74,7 +74,11 @@ REFUSED = {
         "renorm_clipping={'rmax': 0.5, 'rmin': 1} was asked for. rmax should be at least rmin, or no r fits. "
         "Exchange the two or drop one.",
     ),
-    "clip sign": ({"renorm": True, "renorm_clipping": {"dmax": -1}}, ValueError, "renorm_clipping={'dmax': -1}"),
+    "clip sign": (
+        {"renorm": True, "renorm_clipping": {"dmax": -1}},
+        ValueError,
+        "renorm_clipping={'dmax': -1}",
+    ),
     "renorm and sample": (
         {"renorm": True, "variance": "sample"},
         ValueError,
@@ -85,8 +89,16 @@ REFUSED = {
         ValueError,
         f"fused=True was asked for together with axis=2. The fused kernel knows nothing of that. {FASTEST}",
     ),
-    "fused axes": ({"fused": True, "axis": [1, 3]}, ValueError, "fused=True was asked for together with axis=(1, 3)"),
-    "fused renorm": ({"fused": True, "renorm": True}, ValueError, "fused=True was asked for together with renorm."),
+    "fused axes": (
+        {"fused": True, "axis": [1, 3]},
+        ValueError,
+        "fused=True was asked for together with axis=(1, 3)",
+    ),
+    "fused renorm": (
+        {"fused": True, "renorm": True},
+        ValueError,
+        "fused=True was asked for together with renorm.",
+    ),
     "fused ghosts": (
         {"fused": True, "virtual_batch_size": 2},
         ValueError,
@@ -127,8 +139,18 @@ REFUSED_AT_BUILD = {
         (ValueError, IndexError),
         "Invalid axis: 3 of axes [3] was asked for on an input of rank 3. ",
     ),
-    "twice": ({"axis": [1, -2]}, (2, 4, 5), (ValueError, IndexError), "Duplicate axis: axes [1, -2] were asked "),
-    "scalar": ({}, (), (ValueError, IndexError), "Invalid axis: -1 of axes [-1] was asked for on an input of rank 0."),
+    "twice": (
+        {"axis": [1, -2]},
+        (2, 4, 5),
+        (ValueError, IndexError),
+        "Duplicate axis: axes [1, -2] were asked ",
+    ),
+    "scalar": (
+        {},
+        (),
+        (ValueError, IndexError),
+        "Invalid axis: -1 of axes [-1] was asked for on an input of rank 0.",
+    ),
     "unknown size": (
         {"axis": 1},
         (None, None, 5),
@@ -149,7 +171,12 @@ REFUSED_AT_BUILD = {
         "fused=True was asked for with axis 1 of an input of rank 2. The fused kernel normalizes a channel axis "
         f"of inputs of rank 4 or 5. {FASTEST}",
     ),
-    "fused axis 0": ({"fused": True, "axis": -4}, (2, 3, 4, 5), (ValueError,), "fused=True was asked for with axis 0"),
+    "fused axis 0": (
+        {"fused": True, "axis": -4},
+        (2, 3, 4, 5),
+        (ValueError,),
+        "fused=True was asked for with axis 0",
+    ),
 }
 
 

@@ -15,7 +15,7 @@ def inputs(*shape, seed=0):
 
 
 def expected(x, weights, groups=None, ddof=0):
-    """y and the statistics by NumPy, from the examples with their weights; `groups` names each example's ghost batch."""
+    """y and the statistics by NumPy, from weighted examples; `groups` says which ghost batch each is in."""
     groups = np.zeros(len(x), int) if groups is None else groups
     w = np.broadcast_to(weights, x.shape).astype("float64")
     y, means, variances = np.empty(x.shape), [], []
@@ -32,10 +32,6 @@ def expected(x, weights, groups=None, ddof=0):
         count = total**2 / (w[mine] ** 2).sum(reduced)
         means, variances = [*means, mean], [*variances, variance * count / (count - ddof)]
     return y, np.mean(means, 0), np.mean(variances, 0)
-
-
-def check(layer, x, y, mean, variance):
-    np.testing.assert_allclose(layer, y, rtol=2e-5, atol=2e-5) if x is None else None
 
 
 PATHS = {
@@ -123,14 +119,18 @@ def test_masks_on_any_axes(axis, shape):
 def test_implicit_masks_are_used_and_passed_on():
     x = inputs(4, 6, 3)
     x[:, 4:] = 0.0
-    model = keras.Sequential([keras.Input((None, 3)), keras.layers.Masking(), BatchNormalization(momentum=0.0)])
+    model = keras.Sequential(
+        [keras.Input((None, 3)), keras.layers.Masking(), BatchNormalization(momentum=0.0)]
+    )
     model.compile("sgd", loss="mse")
     model.fit(x, x, epochs=1, batch_size=4, verbose=0)
     np.testing.assert_allclose(model.layers[-1].moving_mean, x[:, :4].mean((0, 1)), rtol=1e-5)
     np.testing.assert_allclose(model.layers[-1].moving_variance, x[:, :4].var((0, 1)), rtol=1e-5)
     masked = keras.layers.Masking()(x)
     out = BatchNormalization()(masked)
-    np.testing.assert_array_equal(keras.src.backend.get_keras_mask(out), keras.src.backend.get_keras_mask(masked))
+    np.testing.assert_array_equal(
+        keras.src.backend.get_keras_mask(out), keras.src.backend.get_keras_mask(masked)
+    )
 
 
 NOTHING = {
@@ -157,7 +157,9 @@ def test_a_batch_of_nothing_leaves_the_state(name, batch):
         np.testing.assert_allclose(y, layer(x, training=False), rtol=1e-5, atol=1e-6)
         assert np.isfinite(tape.gradient(y, x)).all()
     else:
-        call = tf.function(lambda a: layer(a, training=True), input_signature=[tf.TensorSpec((None, None, 5))])
+        call = tf.function(
+            lambda a: layer(a, training=True), input_signature=[tf.TensorSpec((None, None, 5))]
+        )
         x = tf.zeros((0, 3, 5))
         y = layer(x, training=True) if batch == "empty" else call(x)
         assert y.shape == (0, 3, 5)
@@ -170,12 +172,16 @@ def test_a_mask_or_weights_that_do_not_fit_are_refused(training):
     x, layer = inputs(4, 3, 5), BatchNormalization()
     refused = {
         "A mask of shape (4, 3, 5) came with inputs of shape (4, 3, 5). A mask has the shape of the inputs "
-        "without the last axis. Pass a mask with one axis less than the inputs.": {"mask": np.ones((4, 3, 5), bool)},
+        "without the last axis. Pass a mask with one axis less than the inputs.": {
+            "mask": np.ones((4, 3, 5), bool)
+        },
         "A mask of shape (4, 2, 1) came with inputs of shape (4, 3, 5).": {"mask": np.ones((4, 2), bool)},
         "A sample_weight of shape (3,) came with inputs of shape (4, 3, 5). Its axes stand for the first axes of "
         "the inputs, and each must have the same size or 1. ": {"sample_weight": np.ones(3, "float32")},
         "A sample_weight of shape () came with": {"sample_weight": np.float32(2)},
-        "A sample_weight of shape (4, 3, 5, 1) came with": {"sample_weight": np.ones((4, 3, 5, 1), "float32")},
+        "A sample_weight of shape (4, 3, 5, 1) came with": {
+            "sample_weight": np.ones((4, 3, 5, 1), "float32")
+        },
     }
     for message, arguments in refused.items():
         with pytest.raises(ValueError) as caught:

@@ -1,5 +1,7 @@
 """A case's steps by the oracle: what is expected where our package does right what an original does not."""
 
+from dataclasses import replace
+
 import numpy as np
 
 import golden_data
@@ -8,9 +10,12 @@ import oracle_cases
 from originals.inputs import STEPS
 
 
-def steps(case):
-    """The four steps in the goldens' form, every option honored. `case` is golden_data's Case."""
-    return [step for step, _ in played(case)]
+def steps(case, variance=None):
+    """The four steps in the goldens' form, every option honored. `case` is golden_data's Case.
+
+    `variance` replaces the estimator that the original's path would have stored.
+    """
+    return [step for step, _ in played(case, variance)]
 
 
 def dx_scales(case):
@@ -18,9 +23,10 @@ def dx_scales(case):
     return [max(1.0, float(np.max(terms["dx"], initial=0.0))) for _, terms in played(case)]
 
 
-def played(case):
+def played(case, variance=None):
     """Each step with the magnitudes of the terms behind its numbers."""
     spec, start = oracle_cases.spec_of(case), golden_data.initial_values(case)
+    spec = replace(spec, variance=variance or spec.variance)
     state = oracle.init_state(spec, case.shape, start["moving_mean"], start["moving_variance"])
     parameters = start["gamma"] if spec.with_gamma else None, start["beta"] if spec.with_beta else None
     trains, updates = oracle_cases.frozen_effects(case)

@@ -5,7 +5,17 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["existing_variables", "flat", "is_ref", "read", "regularization", "square_root_of", "statistic", "weight"]
+__all__ = [
+    "existing_variables",
+    "flat",
+    "is_ref",
+    "parts",
+    "read",
+    "regularization",
+    "square_root_of",
+    "statistic",
+    "weight",
+]
 
 
 def weight(name: str, shape: Sequence[int], dtype: Any, initializer: Any, trainable: bool, constraint: Any) -> Any:
@@ -20,7 +30,9 @@ def weight(name: str, shape: Sequence[int], dtype: Any, initializer: Any, traina
     )
 
 
-def statistic(name: str, shape: Sequence[int], dtype: Any, initializer: Any) -> Any:
+def statistic(
+    name: str, shape: Sequence[int], dtype: Any, initializer: Any, collections: Sequence[str] | None = None
+) -> Any:
     """A moving statistic: not trained, never partitioned, averaged over the replicas of a distribution."""
     scope = tf.compat.v1.get_variable_scope()
     partitioner = scope.partitioner
@@ -32,6 +44,7 @@ def statistic(name: str, shape: Sequence[int], dtype: Any, initializer: Any) -> 
             dtype=dtype,
             initializer=initializer if initializer is not None else scope.initializer,
             trainable=False,
+            collections=collections,
             synchronization=tf.VariableSynchronization.ON_READ,
             aggregation=tf.VariableAggregation.MEAN,
         )
@@ -59,12 +72,16 @@ def existing_variables() -> set[str]:
 
 def regularization(name: str, variable: Any, regularizer: Callable[[Any], Any]) -> list[Any]:
     """The losses of one parameter, one for each of its parts where it is partitioned."""
-    parts = list(variable) if hasattr(variable, "_variable_list") else [variable]
     losses: list[Any] = []
-    for part in parts:
+    for part in parts(variable):
         with tf.compat.v1.name_scope(name + "/Regularizer"):
             losses.append(regularizer(part))
     return [loss for loss in losses if loss is not None]
+
+
+def parts(variable: Any) -> list[Any]:
+    """The variables that a partitioned one is made of; an ordinary one is its own part."""
+    return list(variable) if hasattr(variable, "_variable_list") else [variable]
 
 
 def is_ref(variable: Any) -> bool:

@@ -8,11 +8,16 @@ import tensorflow as tf
 from batchnorm._engines.tensorflow import engine
 from batchnorm.errors import refusal
 
-__all__ = ["divisible", "dynamic_shape", "either", "engine"]
+__all__ = ["divisible", "dynamic_shape", "either", "engine", "value"]
 
 Tensor = Any
 
 dynamic_shape = tf.shape
+
+
+def value(variable: Any) -> Tensor:
+    """What a variable holds now. (TensorFlow's and Keras' casts hand on the variable itself, to be read later.)"""
+    return tf.convert_to_tensor(variable.value)
 
 
 @tf.autograph.experimental.do_not_convert

@@ -7,6 +7,7 @@ import keras
 
 from batchnorm._core.state import decrement, replacement, rules, slots
 from batchnorm._engines.protocol import Batch, Ops
+from batchnorm.keras._backend import framework
 from batchnorm.options import Options
 
 __all__ = ["advance", "create", "read", "state_names", "variable_shape"]
@@ -67,7 +68,7 @@ def create(layer: Any, options: Options, shape: tuple[int, ...]) -> None:
 
 def read(variable: Variable, dtype: str) -> Tensor:
     """The current value as the core takes it: in the statistics' dtype, and flat unless it is a scalar."""
-    value = keras.ops.cast(variable, dtype)
+    value = keras.ops.cast(framework().value(variable), dtype)
     return value if len(variable.shape) <= 1 else keras.ops.reshape(value, (-1,))
 
 

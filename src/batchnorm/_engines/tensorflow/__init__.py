@@ -7,4 +7,4 @@ from batchnorm._engines.tensorflow import passes
 
 __all__ = ["engine"]
 
-engine: Engine[Any] = passes
+engine: Engine[Any] = passes  # pyright: ignore[reportAssignmentType]

@@ -6,8 +6,8 @@ beside channels) merge:
     last run kept       [..., length, width]      sums down columns
     last run reduced    [..., length], width 1    sums along rows
 
-The runs before them are the rows. Where some of those are reduced as well, sums per row still have to be merged,
-and a statistic has to be repeated for every row that shares it.
+The runs before them are the rows. Where some of those are reduced as well, sums per row have still to be
+merged, and a statistic has to be repeated for every row that shares it.
 """
 
 from collections.abc import Iterable
@@ -88,23 +88,28 @@ class Block:
         return product(self._size(runs) for reduced, runs in self.rows if reduced)
 
     def weights(self, weights: Tensor, dtype: Any) -> Tensor:
-        """Weights that broadcast to the input, as a block whose dimensions are whole, or 1 where they repeat."""
+        """Weights that broadcast to the input, as a block with dimensions of 1 where they repeat."""
         layout = self.layout
         moved = len(layout.split) - len(layout.shape)
-        given = ops.shape(weights)
-        everywhere = any(not _is_one(given[axis]) for axis in layout.axes)
-        # The batch axis lies on two runs where there are ghosts; whole on both, they cannot disagree.
-        known = [everywhere or not _is_one(size) or (axis == 0 and moved) for axis, size in enumerate(given)]
-        axes = [self._axes(part) for part in self.parts]
-        whole = [any(known[axis] for axis in part) for part in axes]
-        full = {axis for part, is_whole in zip(axes, whole, strict=True) if is_whole for axis in part}
-        target = tuple(size if axis in full else 1 for axis, size in enumerate(layout.shape))
-        weights = ops.broadcast_to(ops.cast(weights, dtype), target)
+        once = [_is_one(size) for size in ops.shape(weights)]
+        # A size that is only known at run time may be 1 then.
+        weights = ops.broadcast_to(weights, _only(layout.shape, once))
+        split = _only(layout.split, [once[max(axis - moved, 0)] for axis in range(len(layout.split))])
+        weights = ops.reshape(ops.cast(weights, dtype), split)
+        # First whole runs, then whole dimensions of the block, so that no broadcast has many dimensions.
+        whole = [not all(_is_one(split[axis]) for axis in run) for run in layout.runs]
+        full = {axis for run, is_whole in zip(layout.runs, whole, strict=True) if is_whole for axis in run}
+        weights = ops.broadcast_to(weights, _only(layout.split, [axis not in full for axis in range(len(split))]))
         if layout.permutation is not None:
-            split = [size if max(axis - moved, 0) in full else 1 for axis, size in enumerate(layout.split)]
-            weights = ops.transpose(ops.reshape(weights, split), layout.permutation)
-        sizes = (size if is_whole else 1 for size, is_whole in zip(self.shape, whole, strict=True))
-        return ops.reshape(weights, tuple(sizes))
+            weights = ops.transpose(weights, layout.permutation)
+        runs = [run for part in self.parts for run in part]
+        sizes = [layout.view[run] for run in runs]
+        weights = ops.reshape(weights, _only(sizes, [not whole[run] for run in runs]))
+        narrow = [not any(whole[run] for run in part) for part in self.parts]
+        weights = ops.broadcast_to(
+            weights, _only(sizes, [alone for part, alone in zip(self.parts, narrow, strict=True) for _ in part])
+        )
+        return ops.reshape(weights, _only(self.shape, narrow))
 
     @property
     def _is_merged(self) -> bool:
@@ -112,11 +117,6 @@ class Block:
 
     def _size(self, runs: Iterable[int]) -> Size:
         return product(self.layout.view[run] for run in runs)
-
-    def _axes(self, runs: Iterable[int]) -> set[int]:
-        """The axes of the input that the runs lie on; both halves of a split batch axis are axis 0."""
-        moved = len(self.layout.split) - len(self.layout.shape)
-        return {max(axis - moved, 0) for run in runs for axis in self.layout.runs[run]}
 
 
 def plan_block(layout: Layout) -> Block:
@@ -133,6 +133,11 @@ def _plan(layout: Layout) -> Block:
 
 
 _plan_known = lru_cache(maxsize=1024)(_plan)
+
+
+def _only(sizes: Iterable[Size], once: Iterable[bool]) -> list[Size]:
+    """The sizes, with 1 in the places that are marked."""
+    return [1 if alone else size for size, alone in zip(sizes, once, strict=True)]
 
 
 def _is_one(size: Size) -> bool:

@@ -1,8 +1,8 @@
 """Elementwise functions compiled by XLA, each once per shape, where that pays; plain operations elsewhere.
 
-One compiled loop reads each array once, where TensorFlow's own operations would read and write it once each. A loop
-is compiled when its shape first appears (some 0.1 s) and stays for the life of the process, so only arrays of known
-shape and of some size get one, on a host that computes on its CPU, and only so many different ones.
+One compiled loop reads each array once, where TensorFlow's own operations would read and write it once each.
+A loop is compiled when its shape first appears (some 0.1 s) and stays for the life of the process, so only
+arrays of known shape and of some size get one, on a host that computes on its CPU, and only so many of them.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Our own gradient for TensorFlow: first order by the core's formulas, higher orders by differentiating those."""
+"""Our own gradient for TensorFlow: first order by the core's formulas, higher orders by deriving those."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

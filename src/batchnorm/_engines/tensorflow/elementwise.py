@@ -1,8 +1,8 @@
 """The arithmetic of the four passes on blocks [rows, length, width], statistics being [rows, 1, width].
 
-Functions whose results are to be summed over the length may do the first part of it: with a `stride` they add up
-the stretches of that length, and what they return is as long as one. A compiler makes one loop of it all. Without a
-stride (None) they return the full length.
+Functions whose results are to be summed over the length may do the first part of it: with a `stride` they add
+up the stretches of that length, and what they return is as long as one. A compiler makes one loop of it all.
+Without a stride (None) they return the full length.
 """
 
 from collections.abc import Callable

@@ -52,8 +52,8 @@ fused_gradients = composed.fused_gradients
 def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor]:
     """Mean and variance in one reading, by the deviations from a center that is near the mean.
 
-    With δ the mean deviation from the center c, μ = c + δ and σ² = mean (x − c)² − δ². As c is the mean of a sample
-    of S numbers out of N, δ² ≤ σ²·N/S whatever the numbers, so that little is lost in the difference.
+    With δ the mean deviation from the center c, μ = c + δ and σ² = mean (x − c)² − δ². As c is the mean of a
+    sample of S numbers out of N, δ² ≤ σ²·N/S whatever the numbers, so that little is lost in the difference.
     """
     if not is_cpu():
         return composed.moments(x, weights, layout)
@@ -62,8 +62,7 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
     x = block.view(x)
     if weights is None:
         total = count = ops.as_float(layout.count, dtype)
-        # An empty batch divides by one: its moments then mean nothing but stay finite.
-        share = 1.0 / (max(total, 1.0) if isinstance(total, float) else ops.maximum(total, 1.0))
+        share = _share(total)
         center = _sample_mean(x, block, dtype)
         sums = run(elementwise.deviations, x, block.spread(center))
     else:
@@ -117,8 +116,15 @@ def _sample_mean(x: Tensor, block: Block, dtype: Any) -> Tensor:
     else:
         step = tf.maximum(1, tf.minimum(length, tf.maximum(count // LARGEST_SAMPLE, SPARSEST_SAMPLE)))
     sample = x[:, ::step]
+    if sample.shape.rank is None:
+        sample.set_shape([x.shape[0], None, x.shape[2]])
     size = ops.as_float(block.merged * ops.shape(sample)[1], dtype)
-    return block.merge(sum_length(ops.cast(sample, dtype))) / ops.maximum(size, 1.0)
+    return block.merge(sum_length(ops.cast(sample, dtype))) * _share(size)
+
+
+def _share(count: Any) -> Any:
+    """1 / count. An empty batch divides by one: its moments then mean nothing but stay finite."""
+    return 1.0 / (max(count, 1.0) if isinstance(count, float) else ops.maximum(count, 1.0))
 
 
 def _totals(w: Tensor, block: Block) -> Tensor:

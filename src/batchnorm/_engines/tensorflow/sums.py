@@ -1,4 +1,4 @@
-"""Sums over the length of a block [rows, length, width]. On a CPU, multiplying by ones is the fastest reduction.
+"""Sums over the length of a block [rows, length, width]: on a CPU, multiplying by ones is the fastest way.
 
 Each sum reads one column of one row only, so a NaN or an infinity stays where it is.
 """

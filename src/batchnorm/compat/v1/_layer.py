@@ -14,7 +14,16 @@ from batchnorm._graph.objects import constraint, initializer, regularizer
 from batchnorm._graph.scope import LayerScope, unique_object_name
 from batchnorm._graph.training import resolve_training
 from batchnorm._graph.updates import FINAL, apply_updates, update_ops
-from batchnorm._graph.variables import existing_variables, flat, read, regularization, square_root_of, statistic, weight
+from batchnorm._graph.variables import (
+    existing_variables,
+    flat,
+    parts,
+    read,
+    regularization,
+    square_root_of,
+    statistic,
+    weight,
+)
 from batchnorm.compat.v1._arguments import check_axis, check_unknown, make_options, resolve_dtype
 from batchnorm.compat.v1._surface import Record, Surface
 from batchnorm.errors import refusal
@@ -49,6 +58,7 @@ class BatchNormalization(Surface):
         name: variable scope and layer name.
         ghost_order: "interleaved" as in the original, or "contiguous".
         renorm_form: "current", or "debiased" for checkpoints of TensorFlow 1.14 and earlier.
+        activity_regularizer: callable on the output.
         dtype: of the layer; by default that of the first input.
 
     Raises:
@@ -81,9 +91,9 @@ class BatchNormalization(Surface):
         name: Any = None,
         *,
         dtype: Any = None,
+        activity_regularizer: Any = None,
         ghost_order: str = "interleaved",
         renorm_form: str = "current",
-        weights: Any = None,
         _scope: Any = None,
         _reuse: Any = None,
         **unknown: Any,
@@ -102,6 +112,7 @@ class BatchNormalization(Surface):
         self.gamma_regularizer = regularizer(gamma_regularizer)
         self.beta_constraint = constraint(beta_constraint)
         self.gamma_constraint = constraint(gamma_constraint)
+        self.activity_regularizer = regularizer(activity_regularizer)
         self.renorm = renorm
         self.renorm_clipping = renorm_clipping
         self.renorm_momentum = renorm_momentum
@@ -202,12 +213,13 @@ class BatchNormalization(Surface):
             self.trainable,
             getattr(self, f"{name}_constraint"),
         )
+        kept = parts(made)
         # A scope's custom getter may have decided that the variable is not to be trained.
-        overruled = self.trainable and not made.trainable if hasattr(made, "trainable") else False
-        (self._record.others if overruled else self._record.trainable).append(made)
+        overruled = self.trainable and not all(part.trainable for part in kept)
+        (self._record.others if overruled else self._record.trainable).extend(kept)
         rule = getattr(self, f"{name}_regularizer")
         if rule is not None:
-            self._regularize(name, made, rule, is_new=made.name not in known)
+            self._regularize(name, made, rule, is_new=not {part.name for part in kept} & known)
         return made
 
     def _regularize(self, name: str, variable: Any, rule: Any, is_new: bool) -> None:
@@ -248,14 +260,18 @@ class BatchNormalization(Surface):
         return tf.cast(x, self._compute_dtype)
 
     def _check_shape(self, shape: Any) -> None:
-        record = self._record
-        wrong = [axis for axis, size in record.sizes.items() if shape.rank != record.rank or shape[axis] not in (None, size)]
-        if shape.rank != record.rank or wrong:
+        spec = self._record
+        complaint = ""
+        if shape.rank != spec.rank:
+            complaint = f"expected ndim={spec.rank}, found ndim={shape.rank}"
+        for axis, size in spec.sizes.items():
+            if not complaint and shape[axis] not in (None, size):
+                complaint = f"expected axis {axis} to have size {size}, found {shape[axis]}"
+        if complaint:
             raise ValueError(
                 refusal(
                     f"An input of shape {shape} was given to {self._name!r}",
-                    f"The layer is incompatible with it: it was built for rank {record.rank} with sizes {record.sizes} "
-                    "on its channel axes",
+                    f"The layer is incompatible with it: {complaint}, as in its first input",
                     "Use another layer for inputs of another shape",
                 )
             )
@@ -284,6 +300,8 @@ class BatchNormalization(Surface):
         else:
             y, batch = name_output(name, lambda: normalize(options, call))
         y.set_shape(x.shape)
+        if self.activity_regularizer is not None:
+            self._record.activity.append((self.activity_regularizer(y), x))
         if batch is not None:
             self._update(options, x, batch, [state[slot] for slot in state if slot not in FINAL], dynamic)
         return y

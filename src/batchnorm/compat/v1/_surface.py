@@ -2,8 +2,9 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from copy import copy, deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -12,7 +13,7 @@ from batchnorm._graph.scope import LayerScope
 from batchnorm._graph.updates import reaches
 from batchnorm.errors import refusal
 
-__all__ = ["Record", "Surface"]
+__all__ = ["InputSpec", "Record", "Surface"]
 
 CONFIG = (
     "axis",
@@ -37,6 +38,13 @@ OBJECTS = (
 )
 
 
+class InputSpec(NamedTuple):
+    """Rank and channel sizes of the inputs that a built layer takes."""
+
+    ndim: int | None
+    axes: dict[int, int]
+
+
 @dataclass
 class Record:
     """What a layer remembers between calls; kept apart from its attributes, which checkpoints walk."""
@@ -46,6 +54,7 @@ class Record:
     others: list[Any] = field(default_factory=list[Any])
     updates: list[Any] = field(default_factory=list[Any])
     losses: list[Callable[[], Any]] = field(default_factory=list[Callable[[], Any]])
+    activity: list[tuple[Any, Any]] = field(default_factory=list[tuple[Any, Any]])
     axes: tuple[int, ...] | None = None
     rank: int | None = None
     sizes: dict[int, int] = field(default_factory=dict[int, int])
@@ -87,6 +96,16 @@ class Surface(tf.Module):
                 )
             )
         return self._record.scope.scope.name
+
+    @property
+    def _scope(self) -> Any:
+        """The variable scope itself, under the name by which programs have always reached for it."""
+        return self._record.scope.scope
+
+    @property
+    def input_spec(self) -> InputSpec | None:
+        """What inputs a built layer takes; None before the first call."""
+        return InputSpec(self._record.rank, self._record.sizes) if self.built else None
 
     @property
     def graph(self) -> None:
@@ -158,16 +177,33 @@ class Surface(tf.Module):
 
     @property
     def losses(self) -> list[Any]:
-        """The regularization losses, one for each regularized parameter."""
-        return [loss() for loss in self._record.losses]
+        """The regularization losses: one for each regularized parameter, and one for each regularized output."""
+        return [loss() for loss in self._record.losses] + [loss for loss, _ in self._record.activity]
 
     def get_losses_for(self, inputs: Any) -> list[Any]:
-        """All losses for None, since none of them depends on an input; otherwise none."""
-        return self.losses if inputs is None else []
+        """The losses of outputs that depend on `inputs`; with None, those of the parameters, which depend on none."""
+        if inputs is None:
+            return [loss() for loss in self._record.losses]
+        sources = tf.nest.flatten(inputs)
+        return [loss for loss, _ in self._record.activity if reaches(sources, loss.op)]
 
     def compute_output_shape(self, input_shape: Any) -> tf.TensorShape:
         """The shape of the output: that of the input."""
         return tf.TensorShape(input_shape)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A layer of its own with the same options; tensors, variables and the scope are shared."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        for name, value in self.__dict__.items():
+            if name == "_record":
+                twin._record = replace(
+                    value, scope=copy(value.scope), updates=list(value.updates), losses=list(value.losses)
+                )
+            elif not name.startswith("_self_"):
+                shared = tf.is_tensor(value) or isinstance(value, tf.Variable)
+                setattr(twin, name, value if shared else deepcopy(value, memo))
+        return twin
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, so that `from_config` makes such a layer again. The axis is the user's own."""

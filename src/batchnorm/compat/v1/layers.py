@@ -7,4 +7,8 @@ docs/differences.md.
 from batchnorm.compat.v1._function import batch_normalization
 from batchnorm.compat.v1._layer import BatchNormalization
 
-__all__ = ["BatchNormalization", "batch_normalization"]
+__all__ = ["BatchNorm", "BatchNormalization", "batch_norm", "batch_normalization"]
+
+# The shorter names under which the module of TensorFlow 1 also had them.
+BatchNorm = BatchNormalization
+batch_norm = batch_normalization

@@ -1,0 +1,131 @@
+"""TensorFlow 1 style variables in TensorFlow 2 objects, as `tf.compat.v1.keras.utils` has it.
+
+    class Model(tf.Module):
+        @track_tf1_style_variables
+        def __call__(self, x, training):
+            with tf.compat.v1.variable_scope("net"):
+                return batch_normalization(tf.compat.v1.layers.flatten(x), training=training)
+
+Names, values and losses are the originals'; what differs, and why, stands in docs/differences.md.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from batchnorm._graph.eager import active_tracker
+from batchnorm.compat.v1.keras._store import Owner, VariableStore
+from batchnorm.errors import refusal
+
+__all__ = ["get_or_create_layer", "regularization_losses", "track_tf1_style_variables"]
+
+ATTRIBUTE = "_tf1_style_var_store"
+_making_stores = threading.Lock()
+
+
+def track_tf1_style_variables(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a method of a tf.Module, Keras layer or Keras model, so that the object keeps its graph-style variables.
+
+    While the method runs, `tf.compat.v1.get_variable` and all layers built on it make each variable once, outside of
+    any function, under its full name, and find it again in every later call, in eager code and in `tf.function`. The
+    variables belong to the object: its `variables`, checkpoints and saved files have them. All decorated methods of
+    an object share them; decorated objects called inside have their own, whose names begin with the caller's scope.
+
+    - Scopes behave as under `AUTO_REUSE`, and `reuse=True` requires that the variable exists. Default names are
+      counted anew in each call.
+    - Nothing is added to collections; updates run by themselves.
+    - A Keras layer has the regularization losses in `losses`; for others see `regularization_losses`.
+    - A Keras 3 layer may also assign layers to attributes while the method runs. Weights are saved by name and loaded
+      into a layer that has been called, or is rebuilt by Keras.
+    - Setting the object's `trainable` to False hides its weights from optimizers; layers inside still update their
+      statistics when called with training=True.
+
+    Raises:
+        ValueError: on calling the method of any other object, or of a Keras 3 layer on another backend; and in its
+            body, for a variable with another shape or dtype than the existing one, one with a partitioner, one that
+            is missing under `reuse=True`, or one used in a second graph.
+    """
+
+    def tracked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _store(self).scope():
+            return method(self, *args, **kwargs)
+
+    return tf.__internal__.decorator.make_decorator(method, tracked)
+
+
+def get_or_create_layer(name: str, create_layer_method: Callable[[], Any]) -> Any:
+    """A nested Keras layer or model of the object whose decorated method is running, made by the first call.
+
+    Its variables are the object's too, and so are its losses: as they are where both are of Keras 3, else as one, their
+    sum. In a graph outside of a decorated method, every call makes a new layer.
+
+    Args:
+        name: of the layer, within the current variable scope.
+        create_layer_method: makes the layer; a function without arguments.
+
+    Raises:
+        ValueError: in eager code or a `tf.function`, outside of a decorated method.
+    """
+    tracker: Any = active_tracker()
+    if tracker is not None:
+        return tracker.get_or_create_layer(f"{tf.compat.v1.get_variable_scope().name}/{name}", create_layer_method)
+    if not tf.compat.v1.executing_eagerly_outside_functions():
+        return create_layer_method()
+    raise ValueError(
+        refusal(
+            f"get_or_create_layer({name!r}) was called eagerly",
+            "Outside of a decorated method no object keeps the layer for the next call",
+            "Decorate the calling method with batchnorm.compat.v1.keras.utils.track_tf1_style_variables",
+        )
+    )
+
+
+def regularization_losses(tracked: Any) -> list[Any]:
+    """The regularization losses of an object with decorated methods, as they are now; none before its first call.
+
+    One for each regularized variable, and one for each layer of `get_or_create_layer` whose losses the object does not
+    count by itself. A Keras layer has the same ones, and those of its nested layers, in `losses`.
+    """
+    store = getattr(tracked, ATTRIBUTE, None)
+    return [] if store is None else store.get_regularization_losses()
+
+
+def _store(decorated: Any) -> VariableStore:
+    """The object's store, made on first use."""
+    with _making_stores:
+        store = getattr(decorated, ATTRIBUTE, None)
+        if store is None:
+            store = _new_store(decorated)
+            setattr(decorated, ATTRIBUTE, store)
+    if isinstance(store, VariableStore):
+        return store
+    raise ValueError(
+        refusal(
+            f"A method of {decorated!r} was decorated with batchnorm's track_tf1_style_variables",
+            f"The object has a store of another kind already ({type(store).__module__}.{type(store).__name__})",
+            "Use the same decorator for all methods of an object",
+        )
+    )
+
+
+def _new_store(decorated: Any) -> VariableStore:
+    # A decorated object of either Keras means that its package is imported, so none is imported here.
+    tf_keras, keras = (sys.modules.get(name) for name in ("tf_keras", "keras"))
+    if tf_keras is not None and isinstance(decorated, tf_keras.layers.Layer):
+        return VariableStore(Owner(added_loss=decorated.add_loss))
+    if isinstance(decorated, tf.Module):
+        return VariableStore(Owner())
+    if keras is not None and isinstance(decorated, keras.layers.Layer):
+        from batchnorm.compat.v1.keras._keras3 import keras3_store
+
+        return keras3_store(decorated)
+    raise ValueError(
+        refusal(
+            f"A function decorated with track_tf1_style_variables was called with {decorated!r} first",
+            "This is no object that can keep variables: it does not extend tf.Module, a Keras layer or a Keras model",
+            "Decorate a method of a class that does, which takes self as its first argument",
+        )
+    )

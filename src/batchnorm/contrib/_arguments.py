@@ -1,0 +1,148 @@
+"""The arguments of one `batch_norm` call, and what they decide before anything is made."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from numbers import Real
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from batchnorm._graph.training import resolve_training
+from batchnorm.compat.v1._arguments import make_clip
+from batchnorm.errors import refusal
+from batchnorm.layout import canonical_axes
+from batchnorm.options import Options, Renorm
+
+__all__ = ["Asked", "Path", "channel_axis", "check_data_format", "choose_path", "make_options", "training_of"]
+
+UPDATE_OPS = tf.compat.v1.GraphKeys.UPDATE_OPS
+DATA_FORMATS = ("NHWC", "NCHW")
+
+
+class Path(Enum):
+    """Which of three implementations the original would have run.
+
+    Here all three do the same arithmetic; what the path still decides is names, the order of the variables and their
+    dtype, what the update collections hold, and which estimator enters the moving variance.
+    """
+
+    FUSED = "contrib's own, around the fused kernel"
+    CORE = "the v1 layer"
+    LEGACY = "contrib's own, without a fused kernel"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The arguments that shape one call, as given. `batch_norm` documents them."""
+
+    decay: Any
+    center: bool
+    scale: bool
+    epsilon: float
+    param_initializers: Mapping[str, Any] | None
+    param_regularizers: Mapping[str, Any] | None
+    updates_collections: Any
+    is_training: Any
+    reuse: Any
+    variables_collections: Any
+    trainable: bool
+    batch_weights: Any
+    fused: bool | None
+    data_format: str
+    zero_debias_moving_mean: bool
+    renorm: bool
+    renorm_clipping: dict[str, Any] | None
+    renorm_decay: Any
+    adjustment: Callable[[Any], Any] | None
+    renorm_form: Literal["current", "debiased"]
+
+
+def choose_path(asked: Asked, rank: int | None) -> Path:
+    """The original's rule, but for one thing: any string that equals UPDATE_OPS is that collection's name."""
+    collected = isinstance(asked.updates_collections, str) and asked.updates_collections == UPDATE_OPS
+    unfusable = asked.batch_weights is not None or asked.renorm or asked.adjustment is not None or rank not in (2, 4)
+    wants_kernel = asked.fused is None or bool(asked.fused)
+    if wants_kernel and not unfusable and (rank == 2 or asked.zero_debias_moving_mean or not collected):
+        return Path.FUSED
+    if asked.batch_weights is None and collected and not asked.zero_debias_moving_mean:
+        return Path.CORE
+    return Path.LEGACY
+
+
+def make_options(asked: Asked, path: Path, axis: int, trains: bool) -> Options:
+    """The core's options for one of contrib's own paths."""
+    renorm = None
+    if asked.renorm:
+        renorm = Renorm(make_clip(asked.renorm_clipping), asked.renorm_decay, asked.renorm_form)
+    return Options(
+        axes=(axis,),
+        decay=asked.decay,
+        epsilon=asked.epsilon,
+        with_gamma=bool(asked.scale),
+        with_beta=bool(asked.center),
+        variance="sample" if path is Path.FUSED else "population",
+        renorm=renorm,
+        # The shadow variables of the debiasing exist only where there are updates.
+        debias_mean=bool(asked.zero_debias_moving_mean) and trains,
+        fused=None if path is Path.FUSED or asked.fused is None else bool(asked.fused),
+    )
+
+
+def training_of(is_training: Any) -> Any:
+    """A bool, or a boolean scalar tensor. Python numbers count by their truth, as on contrib's own paths of old.
+
+    Raises:
+        TypeError: neither a number nor a boolean tensor or variable.
+        ValueError: None, or a tensor that is not a scalar.
+    """
+    if is_training is None:
+        raise ValueError(
+            refusal(
+                "is_training=None was asked for",
+                "With these arguments there is no learning phase that None could stand for",
+                "Pass True, False, or a boolean scalar tensor",
+            )
+        )
+    if isinstance(is_training, (bool, np.bool_, Real)):
+        return bool(is_training)
+    return resolve_training(is_training)
+
+
+def check_data_format(data_format: Any) -> None:
+    """Raise ValueError for anything but NHWC and NCHW."""
+    if data_format not in DATA_FORMATS:
+        raise ValueError(
+            refusal(
+                f"data_format={data_format!r} was asked for",
+                "data_format has to be either NCHW or NHWC: channels second or channels last, at any rank",
+                "Pass one of the two",
+            )
+        )
+
+
+def channel_axis(asked: Asked, x: Any) -> int:
+    """The position of the channels in a floating tensor of known rank, whose number is known there.
+
+    Raises:
+        TypeError: the tensor is not floating.
+        ValueError: its rank or the number of its channels is not known, or it has no such axis.
+    """
+    given = f"An input of dtype {x.dtype.base_dtype.name} and shape {x.shape} was given with {asked.data_format}"
+    if not x.dtype.is_floating:
+        raise TypeError(refusal(given, "Only floating numbers can be normalized", "Cast it, e.g. to tf.float32"))
+    if x.shape.rank is None:
+        raise ValueError(
+            refusal(given, "The input has undefined rank", "Set it with tensor.set_shape or tf.ensure_shape")
+        )
+    (axis,) = canonical_axes((1 if asked.data_format == "NCHW" else -1,), x.shape.rank)
+    if x.shape[axis] is None:
+        raise ValueError(
+            refusal(
+                given,
+                f"The input has undefined channels dimension: the size of axis {axis} sizes the variables",
+                "Set it with tensor.set_shape or tf.ensure_shape",
+            )
+        )
+    return axis

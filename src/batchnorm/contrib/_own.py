@@ -1,0 +1,123 @@
+"""contrib's own paths: variables made in its manner, and updates to collect as tensors or to run with the output."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from batchnorm._engines.tensorflow import ops
+from batchnorm._graph.names import name_output
+from batchnorm._graph.normalize import Call, call_adjustment, normalize
+from batchnorm._graph.updates import FINAL, SHADOWS, apply_updates, updated_values
+from batchnorm._graph.variables import flat, read
+from batchnorm.contrib._arguments import Asked, Path, channel_axis, make_options, training_of
+from batchnorm.contrib._collections import collect
+from batchnorm.contrib._variables import make_variables
+from batchnorm.errors import refusal
+
+__all__ = ["normalize_on_own_path"]
+
+
+def normalize_on_own_path(asked: Asked, path: Path, x: Any) -> Any:
+    """y. The updates are collected, or run along with it where `updates_collections` is None."""
+    axis = channel_axis(asked, x)
+    weights = _weights(asked.batch_weights, x)
+    training = training_of(asked.is_training)
+    options = make_options(asked, path, axis, trains=training is not False)
+    # The legacy path always kept its variables in the input's dtype, 16 bits included; the arithmetic is wider.
+    dtype = x.dtype.base_dtype if path is Path.LEGACY else ops.stat_dtype(x)
+    gamma, beta, variables = make_variables(asked, options, x.shape[axis], dtype)
+    adjustment = None
+    if asked.adjustment is not None and training is not False:
+        adjustment = call_adjustment(asked.adjustment, x, ops.stat_dtype(x))
+    with tf.compat.v1.name_scope("read"):
+        state = _read(variables)
+        gamma, beta = (None if value is None else _wide(flat(value)) for value in (gamma, beta))
+    call = Call(x, gamma, beta, state, training, weights, adjustment)
+    first = [state[slot] for slot in state if slot not in FINAL]
+    in_graph = not tf.compat.v1.executing_eagerly_outside_functions()
+    along = in_graph and asked.updates_collections is None
+
+    def step() -> tuple[Any, Any]:
+        y, batch = normalize(options, call)
+        if along and batch is not None:
+            y = _run_along(y, training, first, lambda: updated_values(options, variables, batch, first))
+        return y, batch
+
+    y, batch = _named(path, x.shape.rank, training, along, step)
+    y.set_shape(x.shape)
+    if batch is not None and not in_graph:
+        apply_updates(options, variables, batch)
+    elif batch is not None and not along:
+        made = _to_collect(variables, training, first, lambda: updated_values(options, variables, batch, first))
+        for update in made:
+            collect(asked.updates_collections, update)
+    return y
+
+
+def _weights(batch_weights: Any, x: Any) -> Any:
+    """One weight for each example, in a shape that broadcasts to x."""
+    if batch_weights is None:
+        return None
+    weights = tf.convert_to_tensor(batch_weights)
+    if not x.shape[:1].is_compatible_with(weights.shape):
+        raise ValueError(
+            refusal(
+                f"batch_weights of shape {weights.shape} were given with an input of shape {x.shape}",
+                "There must be one weight for each example",
+                "Pass a vector as long as the batch",
+            )
+        )
+    return tf.reshape(tf.cast(weights, ops.stat_dtype(x)), [-1] + [1] * (x.shape.rank - 1))
+
+
+def _read(variables: dict[str, Any]) -> dict[str, Any]:
+    """The state that this call sees; renorm's as a copy, since its updates must not reach y in the same run."""
+    rest = {slot: value for slot, value in variables.items() if slot not in (*FINAL, *SHADOWS)}
+    state = {slot: flat(variables[slot]) for slot in FINAL} | read(rest)
+    return {slot: _wide(value) for slot, value in state.items()}
+
+
+def _wide(value: Any) -> Any:
+    return tf.cast(value, ops.stat_dtype(value))
+
+
+def _named(path: Path, rank: int, training: Any, along: bool, step: Callable[[], Any]) -> tuple[Any, Any]:
+    """What `step` returns, with y under its historical name."""
+    if path is Path.LEGACY:
+        return name_output("batchnorm/add_1", step)
+    if isinstance(training, bool):
+        plain = "Identity" if along and training else "FusedBatchNormV3"
+        return name_output("Reshape_1" if rank == 2 else plain, step)
+    y, batch = step()  # the conditionals give the names
+    return (tf.identity(y, name="Reshape_1") if rank == 2 else y), batch
+
+
+def _run_along(y: Any, training: Any, first: list[Any], update: Callable[[], list[Any]]) -> Any:
+    """y, which cannot be had without its updates."""
+
+    def updated() -> Any:
+        with tf.control_dependencies(update()):
+            return tf.identity(y)
+
+    return updated() if training is True else tf.cond(_after(first, training), updated, lambda: tf.identity(y))
+
+
+def _to_collect(variables: dict[str, Any], training: Any, first: list[Any], update: Callable[[], list[Any]]) -> Any:
+    """The new moving mean and variance, whose evaluation updates the variables."""
+
+    def updated() -> list[Any]:
+        return [tf.identity(value) for value in update()]
+
+    def idle() -> list[Any]:
+        return [tf.identity(variables[slot]) for slot in FINAL]
+
+    return update() if training is True else tf.cond(_after(first, training), updated, idle)
+
+
+def _after(first: list[Any], training: Any) -> Any:
+    """The switch of a conditional, known once `first` was read: inside of one, TensorFlow 1 drops such orders."""
+    if not first:
+        return training
+    with tf.control_dependencies(first):
+        return tf.identity(training, name="training")

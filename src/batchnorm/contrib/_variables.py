@@ -1,0 +1,71 @@
+"""The variables of contrib's own paths."""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from batchnorm._core.state import slots
+from batchnorm._graph.objects import initializer, regularizer
+from batchnorm._graph.updates import FINAL, SHADOWS
+from batchnorm._graph.variables import square_root_of, statistic
+from batchnorm.contrib._arguments import Asked
+from batchnorm.contrib._collections import ALWAYS, variable_collections
+from batchnorm.options import Options
+
+__all__ = ["DEFAULT_INITIALIZERS", "Variables", "make_variables"]
+
+DEFAULT_INITIALIZERS = {"beta": "zeros", "gamma": "ones", "moving_mean": "zeros", "moving_variance": "ones"}
+
+
+class Variables(NamedTuple):
+    """gamma and beta, None where they are not asked for, and the moving statistics by slot."""
+
+    gamma: Any
+    beta: Any
+    state: dict[str, Any]
+
+
+def make_variables(asked: Asked, options: Options, channels: int, dtype: Any) -> Variables:
+    """Find or make them in the current variable scope: beta, gamma, then the statistics."""
+    beta = _parameter(asked, "beta", channels, dtype) if options.with_beta else None
+    gamma = _parameter(asked, "gamma", channels, dtype) if options.with_gamma else None
+    # Re-entering the scope takes an op scope of its name, on which the historical numbers of later ones rest.
+    with tf.compat.v1.variable_scope(tf.compat.v1.get_variable_scope()):
+        state = {
+            slot: _statistic(asked, slot, channels, dtype) for slot in slots(options) if slot not in SHADOWS
+        }
+    if options.debias_mean:
+        # They lie under the full name of the mean, inside the current scope once more.
+        full_name = state["moving_mean"].name.partition(":")[0]
+        with tf.compat.v1.variable_scope(full_name):
+            zeros = initializer("zeros")
+            state["biased"] = statistic("biased", [channels], dtype, zeros)
+            state["local_step"] = statistic("local_step", [], dtype, zeros)
+    return Variables(gamma, beta, state)
+
+
+def _parameter(asked: Asked, name: str, channels: int, dtype: Any) -> Any:
+    return tf.compat.v1.get_variable(
+        name,
+        shape=[channels],
+        dtype=dtype,
+        initializer=_initializer(asked, name),
+        regularizer=regularizer((asked.param_regularizers or {}).get(name)),
+        trainable=asked.trainable,
+        collections=[*variable_collections(asked.variables_collections, name), *ALWAYS],
+    )
+
+
+def _statistic(asked: Asked, slot: str, channels: int, dtype: Any) -> Any:
+    if slot in FINAL:
+        collections = [*variable_collections(asked.variables_collections, slot), *ALWAYS]
+        return statistic(slot, [channels], dtype, _initializer(asked, slot), collections)
+    if asked.renorm_form == "debiased":
+        return statistic(slot, [] if slot.endswith("_weight") else [channels], dtype, initializer("zeros"))
+    if slot == "renorm_mean":
+        return statistic(slot, [channels], dtype, _initializer(asked, "moving_mean"))
+    return statistic(slot, [channels], dtype, square_root_of(_initializer(asked, "moving_variance")))
+
+
+def _initializer(asked: Asked, name: str) -> Any:
+    return initializer((asked.param_initializers or {}).get(name, DEFAULT_INITIALIZERS[name]))

@@ -1,0 +1,141 @@
+"""`tf.contrib.layers.batch_norm`, complete.
+
+Variables, names, collections, updates and numbers are the original's; what differs, and why, stands in
+docs/differences.md.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from batchnorm._graph.eager import check_variables_have_a_home
+from batchnorm.contrib._arguments import Asked, Path, check_data_format, choose_path
+from batchnorm.contrib._collections import collect_output, model_variable_getter
+from batchnorm.contrib._own import normalize_on_own_path
+from batchnorm.contrib._through_layer import through_layer
+from batchnorm.contrib.framework import add_arg_scope
+from batchnorm.errors import refusal
+
+__all__ = ["batch_norm"]
+
+
+@add_arg_scope
+def batch_norm(
+    inputs: Any,
+    decay: Any = 0.999,
+    center: bool = True,
+    scale: bool = False,
+    epsilon: float = 0.001,
+    activation_fn: Callable[[Any], Any] | None = None,
+    param_initializers: Mapping[str, Any] | None = None,
+    param_regularizers: Mapping[str, Any] | None = None,
+    updates_collections: Any = tf.compat.v1.GraphKeys.UPDATE_OPS,
+    is_training: Any = True,
+    reuse: Any = None,
+    variables_collections: Any = None,
+    outputs_collections: Any = None,
+    trainable: bool = True,
+    batch_weights: Any = None,
+    fused: bool | None = None,
+    data_format: str = "NHWC",
+    zero_debias_moving_mean: bool = False,
+    scope: Any = None,
+    renorm: bool = False,
+    renorm_clipping: dict[str, Any] | None = None,
+    renorm_decay: Any = 0.99,
+    adjustment: Callable[[Any], Any] | None = None,
+    *,
+    renorm_form: Literal["current", "debiased"] = "current",
+) -> Any:
+    """Normalize a tensor (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167) and maybe activate it.
+
+    Training: y = γ·(a_s·(r·x̂ + d) + a_b) + β with x̂ = (x − μ) / √(σ² + ε) over the batch. Inference:
+    y = γ·(x − M) / √(V + ε) + β with the moving mean and variance. It serves as `normalizer_fn` of other layers, and
+    `arg_scope` sets its defaults. Every option goes with every other.
+
+    The moving variance holds the sample variance where the original took its fused kernel, and the population's
+    elsewhere: by default that is the sample's at ranks 2, 4 and 5, and with `fused=False`, `batch_weights`, `renorm`
+    or an `adjustment` the population's.
+
+    Args:
+        inputs: floating tensor of known rank, with a known number of channels.
+        decay: share of the old value that the moving averages keep; a number or a scalar tensor.
+        center, scale: whether beta and gamma exist. The default has no gamma.
+        epsilon: added to the variance.
+        activation_fn: applied last.
+        param_initializers: any of beta, gamma, moving_mean and moving_variance.
+        param_regularizers: any of beta and gamma. They go before the variable scope's regularizer or, where the
+            original ran the v1 layer, beside it.
+        updates_collections: name or list of names of the collections that get the two updates, which must run with
+            each training step; None runs them whenever y is computed for training; with [] nobody runs them.
+        is_training: a bool, or a boolean scalar tensor or variable.
+        reuse: True finds the variables of `scope` again, AUTO_REUSE makes those missing, None follows the enclosing
+            scope.
+        variables_collections: name or list of names of further collections for beta, gamma and the moving mean and
+            variance; or a dict of such by variable.
+        outputs_collections: name or list of names of collections for y, which gets the scope's name as an alias.
+        trainable: whether gamma and beta are trained. Where the original ran the v1 layer (and only there), False
+            also leaves the moving statistics alone.
+        batch_weights: one weight for each example, which counts that often in all statistics.
+        fused: False keeps to TensorFlow's plain operations.
+        data_format: "NHWC", channels last, or "NCHW", channels second, at any rank.
+        zero_debias_moving_mean: the moving mean averages over the steps so far, whatever its initial value.
+        scope: variable scope or its name; without it `BatchNorm`, numbered where that is taken.
+        renorm, renorm_clipping, renorm_decay: batch renormalization; the clipping is a dict with any of rmin, rmax
+            and dmax, numbers or scalar tensors.
+        adjustment: function from the input's dynamic shape to a factor and an offset, applied before gamma and beta
+            while training.
+        renorm_form: "current", or "debiased" for checkpoints of TensorFlow 1.14 and earlier.
+
+    Raises:
+        TypeError: an input that is not floating, or an `is_training` that is no boolean.
+        ValueError: a `data_format` other than the two; an unknown rank or number of channels; `batch_weights` that are
+            no vector as long as the batch; `reuse` without `scope`; an unknown key in `renorm_clipping`; an eager call
+            outside a tracker.
+    """
+    check_variables_have_a_home("batch_norm")
+    check_data_format(data_format)
+    _check_reuse(reuse, scope)
+    asked = Asked(
+        decay=decay,
+        center=center,
+        scale=scale,
+        epsilon=epsilon,
+        param_initializers=param_initializers,
+        param_regularizers=param_regularizers,
+        updates_collections=updates_collections,
+        is_training=is_training,
+        reuse=reuse,
+        variables_collections=variables_collections,
+        trainable=trainable,
+        batch_weights=batch_weights,
+        fused=fused,
+        data_format=data_format,
+        zero_debias_moving_mean=zero_debias_moving_mean,
+        renorm=renorm,
+        renorm_clipping=renorm_clipping,
+        renorm_decay=renorm_decay,
+        adjustment=adjustment,
+        renorm_form=renorm_form,
+    )
+    x = tf.convert_to_tensor(inputs)
+    path = choose_path(asked, x.shape.rank)
+    getter = None if path is Path.FUSED else model_variable_getter
+    with tf.compat.v1.variable_scope(scope, "BatchNorm", [x], reuse=reuse, custom_getter=getter) as opened:
+        y = through_layer(asked, x, opened) if path is Path.CORE else normalize_on_own_path(asked, path, x)
+        if activation_fn is not None:
+            y = activation_fn(y)
+    collect_output(outputs_collections, opened.name, y)
+    return y
+
+
+def _check_reuse(reuse: Any, scope: Any) -> None:
+    if reuse and scope is None:
+        raise ValueError(
+            refusal(
+                f"reuse={reuse!r} was asked for without a scope",
+                "reuse cannot be used without a scope: default names are new in every call",
+                "Name the scope whose variables to use",
+            )
+        )

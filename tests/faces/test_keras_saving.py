@@ -1,0 +1,147 @@
+"""What the Keras layer saves, and what it loads: its own files, stock Keras' files and those of tf_keras."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from batchnorm.keras.layers import BatchNormalization
+from faces import keras_2_files
+from originals.sides import environment
+
+Stock = keras.layers.BatchNormalization
+X = (np.random.default_rng(0).normal(size=(8, 3, 4, 5)) * 2 + 1).astype("float32")
+
+
+def network(norm, **options):
+    return keras.Sequential(
+        [
+            keras.Input((3, 4, 5)),
+            norm(name="norm", momentum=0.5, **options),
+            keras.layers.Dense(2, name="dense"),
+        ]
+    )
+
+
+def trained(norm, **options):
+    model = network(norm, **options)
+    for t in range(2):
+        model(X * (t + 1), training=True)
+    layer = model.get_layer("norm")
+    layer.gamma.assign_add(np.random.default_rng(1).normal(size=layer.gamma.shape))
+    return model
+
+
+OPTIONS = {
+    "plain": {},
+    "renorm": {"renorm": True},
+    "ghosts on two axes": {"axis": [1, 3], "virtual_batch_size": 4},
+    "zero-debias": {"zero_debias_moving_mean": True, "variance": "sample"},
+}
+
+
+def same_outputs(ours, theirs):
+    np.testing.assert_allclose(ours(X), theirs(X), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours(X, training=True), theirs(X, training=True), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_model_and_weights_come_back(name, tmp_path):
+    model = trained(BatchNormalization, **OPTIONS[name])
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    again = network(BatchNormalization, **OPTIONS[name])
+    again.load_weights(tmp_path / "model.weights.h5")
+    for copy in (loaded, again):
+        assert isinstance(copy.get_layer("norm"), BatchNormalization)
+        for mine, theirs in zip(copy.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert loaded.get_layer("norm").get_config() == model.get_layer("norm").get_config()
+    same_outputs(loaded, model)
+
+
+@pytest.mark.parametrize("options", [{}, {"axis": 1}, {"renorm": True}, {"scale": False}], ids=str)
+def test_weights_go_to_stock_keras_and_back(options, tmp_path):
+    for source, target in ((Stock, BatchNormalization), (BatchNormalization, Stock)):
+        model = network(source, **options)
+        model(X, training=True)
+        other = network(target, **options)
+        model.save_weights(tmp_path / "of.weights.h5")
+        other.load_weights(tmp_path / "of.weights.h5")
+        same_outputs(other, model)
+        model.save(tmp_path / "of.keras")
+        other = network(target, **options)
+        other.load_weights(tmp_path / "of.keras")
+        np.testing.assert_allclose(other(X), model(X), rtol=1e-5, atol=1e-5)
+
+
+def test_h5_model_of_stock_keras(tmp_path):
+    model = trained(Stock)
+    model.save(tmp_path / "model.h5")
+    loaded = keras.models.load_model(
+        tmp_path / "model.h5", custom_objects={"BatchNormalization": BatchNormalization}
+    )
+    assert isinstance(loaded.get_layer("norm"), BatchNormalization)
+    same_outputs(loaded, model)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_export(name, tmp_path):
+    model = trained(BatchNormalization, **OPTIONS[name])
+    model.export(tmp_path / "exported", verbose=False)
+    program = (
+        "import sys, numpy as np, tensorflow as tf\n"
+        "served = tf.saved_model.load(sys.argv[1]).serve\n"
+        "x = np.load(sys.argv[2])\n"
+        "np.save(sys.argv[3], served(x[:3]))\n"
+        "assert not any(m.startswith(('batchnorm', 'keras')) for m in sys.modules)\n"
+    )
+    np.save(tmp_path / "x.npy", X)
+    paths = [str(tmp_path / part) for part in ("exported", "x.npy", "y.npy")]
+    subprocess.run(
+        [sys.executable, "-c", program, *paths], check=True, env=os.environ | environment("keras3")
+    )
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), model(X[:3]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def keras_2(tmp_path_factory):
+    """A folder of files that tf_keras wrote."""
+    folder = tmp_path_factory.mktemp("keras_2")
+    script = Path(keras_2_files.__file__)
+    subprocess.run([sys.executable, script, folder], check=True, env=os.environ | environment("original"))
+    return folder
+
+
+@pytest.mark.parametrize("ending", [".h5", ".weights.h5", ".keras"])
+@pytest.mark.parametrize("name", keras_2_files.CASES)
+def test_weights_of_tf_keras(name, ending, keras_2):
+    model = keras.Sequential(
+        [keras.Input(X.shape[1:]), BatchNormalization(name="norm", **keras_2_files.CASES[name])]
+    )
+    model.load_weights(keras_2 / f"{name}{ending}")
+    recorded = np.load(keras_2 / f"{name}.npz")
+    x = keras_2_files.inputs()
+    np.testing.assert_allclose(model(x), recorded["inference"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(model(x, training=True), recorded["training"], rtol=1e-5, atol=2e-5)
+
+
+def test_h5_model_of_tf_keras(keras_2):
+    kinds = {"BatchNormalization": BatchNormalization}
+    model = keras.models.load_model(keras_2 / "plain_model.h5", custom_objects=kinds, compile=False)
+    assert isinstance(model.get_layer("norm"), BatchNormalization)
+    recorded = np.load(keras_2 / "plain.npz")
+    np.testing.assert_allclose(model(keras_2_files.inputs()), recorded["inference"], rtol=1e-5, atol=1e-5)
+
+
+def test_checkpoint_of_tensorflow(tmp_path):
+    model, other = trained(BatchNormalization, renorm=True), network(BatchNormalization, renorm=True)
+    path = tf.train.Checkpoint(model=model).save(tmp_path / "checkpoint")
+    tf.train.Checkpoint(model=other).restore(path).assert_consumed()
+    same_outputs(other, model)

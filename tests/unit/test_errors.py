@@ -1,0 +1,18 @@
+"""How a refusal reads."""
+
+import pytest
+
+from batchnorm.errors import refusal
+
+
+def test_three_parts_become_three_sentences() -> None:
+    assert refusal("This was asked", "It cannot be", "Do that") == "This was asked. It cannot be. Do that."
+
+
+@pytest.mark.parametrize("end", ["", ".", "..."])
+def test_a_part_may_end_in_a_period(end: str) -> None:
+    assert refusal(f"x={end or '1'}", f"why{end}", f"how{end}").endswith(" why. how.")
+
+
+def test_other_endings_stay() -> None:
+    assert refusal("(a)", "'b'", "c 1.5") == "(a). 'b'. c 1.5."

@@ -1,0 +1,102 @@
+"""An import brings what it needs and no more; a missing framework is named with the extra that installs it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from batchnorm._require import require
+
+FRAMEWORKS = ("tensorflow", "keras", "tf_keras", "tf_slim", "torch", "jax", "flax")
+
+# what is imported: the frameworks that may come with it
+IMPORTS = {
+    "batchnorm": (),
+    "batchnorm.options": (),
+    "batchnorm.combinations": (),
+    "batchnorm.layout": (),
+    "batchnorm.errors": (),
+    "batchnorm._core.step": (),
+    "batchnorm._core.state": (),
+    "batchnorm._core.adjustment": (),
+    "batchnorm._engines.composed": (),
+    "batchnorm._engines.numpy": (),
+    "batchnorm._engines.tensorflow": ("tensorflow",),
+    "batchnorm.contrib.framework": (),
+    "batchnorm.compat.v1.layers": ("tensorflow",),
+}
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_an_import_brings_no_other_framework(name: str) -> None:
+    done = python(f"import sys, {name}; print(*(f for f in {FRAMEWORKS} if f in sys.modules))")
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == set(IMPORTS[name])
+
+
+def test_the_package_and_its_records_need_the_standard_library_alone() -> None:
+    done = python(
+        "import sys, batchnorm, batchnorm.options, batchnorm.combinations, batchnorm.layout, batchnorm._core.step\n"
+        "print(*sorted({m.split('.')[0] for m in sys.modules} - sys.stdlib_module_names - {'__main__'}))"
+    )
+    assert done.returncode == 0, done.stderr
+    # what the environment's own start-up files import is not ours
+    bare = python(
+        "import sys; print(*sorted({m.split('.')[0] for m in sys.modules} - sys.stdlib_module_names - {'__main__'}))"
+    )
+    assert set(done.stdout.split()) - set(bare.stdout.split()) == {"batchnorm"}
+
+
+# import, what is missing, and how the message begins and ends
+MISSING = [
+    (
+        "batchnorm.compat.v1.layers",
+        "tensorflow",
+        "batchnorm.compat.v1 was imported. It needs TensorFlow, which is not installed. "
+        "Run: pip install 'batchnorm[tensorflow]'.",
+    ),
+    (
+        "batchnorm.compat.v1.keras.utils",
+        "tensorflow",
+        "batchnorm.compat.v1 was imported. It needs TensorFlow, which is not installed. "
+        "Run: pip install 'batchnorm[tensorflow]'.",
+    ),
+    (
+        "batchnorm.contrib.layers",
+        "tensorflow",
+        "batchnorm.contrib.layers was imported. It needs TensorFlow, which is not installed. "
+        "Run: pip install 'batchnorm[tensorflow]'.",
+    ),
+    (
+        "batchnorm.keras.layers",
+        "keras",
+        "batchnorm.keras was imported. It needs Keras 3. Run: pip install 'batchnorm[keras]'.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "missing", "message"), MISSING, ids=[row[0] for row in MISSING])
+def test_a_missing_framework_is_named_with_its_extra(name: str, missing: str, message: str) -> None:
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        f"try:\n    import {name}\nexcept ImportError as error:\n    print(error)"
+    )
+    done = python(program)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == message
+
+
+def test_require_lets_an_installed_framework_be() -> None:
+    require("numpy", "NumPy", "numpy", "batchnorm")
+
+
+def test_require_hides_no_other_failure(monkeypatch, tmp_path) -> None:
+    """A framework that is there and fails for a reason of its own tells that reason."""
+    (tmp_path / "broken_framework.py").write_text("import no_such_dependency\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="^No module named 'no_such_dependency'$"):
+        require("broken_framework", "Broken", "broken", "batchnorm.broken")

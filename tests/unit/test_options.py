@@ -1,0 +1,153 @@
+"""Options: defaults, immutability, and each field's own check with its whole message."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from batchnorm.options import Clip, Ghost, Options, Renorm
+
+AVERAGE = "It is the share of the old value that a moving average keeps. Pass a number such as 0.99, or a scalar tensor."
+AXES = "Statistics are kept per index of at least one axis, named by an int. Pass a tuple of ints such as (-1,) or (1, 3)."
+
+# name: what is made, its error's type and whole message
+WRONG = {
+    "no axes": (lambda: Options(axes=()), ValueError, f"Options(axes=()) was asked for. {AXES}"),
+    "a fraction": (lambda: Options(axes=(1.0,)), ValueError, f"Options(axes=(1.0,)) was asked for. {AXES}"),
+    "a bool": (lambda: Options(axes=(True,)), ValueError, f"Options(axes=(True,)) was asked for. {AXES}"),
+    "text": (lambda: Options(axes=("C",)), ValueError, f"Options(axes=('C',)) was asked for. {AXES}"),
+    "decay None": (
+        lambda: Options(decay=None),
+        TypeError,
+        f"Options(decay=...) was given None. {AVERAGE}",
+    ),
+    "decay text": (
+        lambda: Options(decay="0.9"),
+        TypeError,
+        f"Options(decay=...) was given '0.9'. {AVERAGE}",
+    ),
+    "decay bytes": (
+        lambda: Options(decay=b"1"),
+        TypeError,
+        f"Options(decay=...) was given b'1'. {AVERAGE}",
+    ),
+    "epsilon": (
+        lambda: Options(epsilon=-1e-3),
+        ValueError,
+        "Options(epsilon=-0.001) was asked for. Epsilon keeps the square root away from zero, so it cannot be "
+        "negative. Pass a small positive number such as 1e-3.",
+    ),
+    "variance": (
+        lambda: Options(variance="biased"),
+        ValueError,
+        "Options(variance=...) was given 'biased'. There is no such choice. Pass one of 'population', 'sample'.",
+    ),
+    "renorm decay": (
+        lambda: Renorm(decay=None),
+        TypeError,
+        f"Renorm(decay=...) was given None. {AVERAGE}",
+    ),
+    "renorm form": (
+        lambda: Renorm(form="old"),
+        ValueError,
+        "Renorm(form=...) was given 'old'. There is no such choice. Pass one of 'current', 'debiased'.",
+    ),
+    "ghost size type": (
+        lambda: Ghost(2.0),
+        TypeError,
+        "A ghost batch size of 2.0 was asked for. The size counts examples, so it must be an int. "
+        "Pass a positive int that divides the batch size.",
+    ),
+    "ghost size bool": (
+        lambda: Ghost(True),
+        TypeError,
+        "A ghost batch size of True was asked for. The size counts examples, so it must be an int. "
+        "Pass a positive int that divides the batch size.",
+    ),
+    "ghost size": (
+        lambda: Ghost(0),
+        ValueError,
+        "A ghost batch size of 0 was asked for. A group needs at least one example. "
+        "Pass a positive int that divides the batch size, or None for no ghost batches.",
+    ),
+    "ghost order": (
+        lambda: Ghost(2, "blocks"),
+        ValueError,
+        "Ghost(order=...) was given 'blocks'. There is no such choice. "
+        "Pass one of 'interleaved', 'contiguous'.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_values_are_refused_at_construction(name: str) -> None:
+    make, error, message = WRONG[name]
+    with pytest.raises(error, match=f"^{re.escape(message)}$") as caught:
+        make()
+    assert caught.type is error
+
+
+def test_defaults_are_those_of_the_historical_layers() -> None:
+    assert dataclasses.asdict(Options()) == {
+        "axes": (-1,),
+        "decay": 0.99,
+        "epsilon": 1e-3,
+        "with_gamma": True,
+        "with_beta": True,
+        "variance": "population",
+        "renorm": None,
+        "ghost": None,
+        "debias_mean": False,
+        "synchronized": False,
+        "fused": None,
+    }
+    assert dataclasses.asdict(Renorm()) == {
+        "clip": {"rmin": None, "rmax": None, "dmax": None},
+        "decay": 0.99,
+        "form": "current",
+    }
+    assert Ghost(4) == Ghost(4, "interleaved")
+
+
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        (record, field.name)
+        for record in (Options(), Renorm(), Ghost(2), Clip())
+        for field in dataclasses.fields(record)
+    ],
+)
+def test_records_are_frozen(record: object, field: str) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(record, field, 1)
+
+
+def test_replacing_a_field_checks_it_again() -> None:
+    with pytest.raises(ValueError, match="cannot be negative"):
+        dataclasses.replace(Options(), epsilon=-1.0)
+    with pytest.raises(ValueError, match="were asked for together"):
+        dataclasses.replace(Options(ghost=Ghost(2)), synchronized=True)
+
+
+def test_what_is_at_the_edge_is_accepted() -> None:
+    options = Options(axes=(-1, 0, 7), epsilon=0.0, decay=0.0, ghost=None)
+    assert (options.axes, options.epsilon, options.decay) == ((-1, 0, 7), 0.0, 0.0)
+    assert Ghost(1).size == 1
+
+
+def test_a_schedule_may_drive_decays_and_bounds() -> None:
+    # An array decides no truth value, so no check may ask for one.
+    several = np.array([0.9, 0.5])
+    assert Options(decay=several).decay is several
+    assert Renorm(decay=several, clip=Clip(rmax=several)).clip.rmax is several
+
+
+def test_equal_options_are_one_key() -> None:
+    made = [Options(renorm=Renorm(Clip(rmax=2.0)), axes=(1,)) for _ in range(2)]
+    assert len({*made, Options(renorm=Renorm(Clip(rmax=3.0)), axes=(1,))}) == 2
+
+
+def test_the_repr_rebuilds_the_record() -> None:
+    options = Options((1, 2), renorm=Renorm(Clip(0.5, 2.0, 1.0), 0.9, "debiased"), ghost=Ghost(3, "contiguous"))
+    assert eval(repr(options)) == options
