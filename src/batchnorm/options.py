@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from batchnorm.errors import refusal
 
-__all__ = ["Clip", "Ghost", "Options", "Renorm"]
+__all__ = ["Clip", "Ghost", "Options", "Renorm", "Scalar", "check_decay"]
 
 # A Python number, or a scalar array of the framework in use where a schedule drives the value.
 Scalar = Any

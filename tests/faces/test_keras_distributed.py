@@ -16,7 +16,6 @@ from faces import keras_replicas
 from originals.sides import environment
 
 RECORDS = [record for record in golden_data.raw("distributed")["cases"] if record["api"] == "keras3"]
-# Two replicas of unequal statistics with a mask: no original honors a mask there.
 NAMES = [f"{record['options']} {record['shape_per_replica']}" for record in RECORDS]
 
 

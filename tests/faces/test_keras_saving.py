@@ -91,23 +91,30 @@ def test_h5_model_of_stock_keras(tmp_path):
     same_outputs(loaded, model)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_export(name, tmp_path):
-    model = trained(BatchNormalization, **OPTIONS[name])
-    model.export(tmp_path / "exported", verbose=False)
-    program = (
-        "import sys, numpy as np, tensorflow as tf\n"
-        "served = tf.saved_model.load(sys.argv[1]).serve\n"
-        "x = np.load(sys.argv[2])\n"
-        "np.save(sys.argv[3], served(x[:3]))\n"
-        "assert not any(m.startswith(('batchnorm', 'keras')) for m in sys.modules)\n"
-    )
-    np.save(tmp_path / "x.npy", X)
-    paths = [str(tmp_path / part) for part in ("exported", "x.npy", "y.npy")]
-    subprocess.run(
-        [sys.executable, "-c", program, *paths], check=True, env=os.environ | environment("keras3")
-    )
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), model(X[:3]), rtol=1e-5, atol=1e-6)
+SERVE = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+for folder in sys.argv[2:]:
+    y = tf.saved_model.load(f"{folder}/exported").serve(np.load(sys.argv[1]))
+    np.save(f"{folder}/y.npy", y)
+assert "batchnorm" not in sys.modules
+"""
+
+
+def test_export(tmp_path):
+    models = {
+        tmp_path / str(i): trained(BatchNormalization, **options)
+        for i, options in enumerate(OPTIONS.values())
+    }
+    for folder, model in models.items():
+        model.export(folder / "exported", verbose=False)
+    np.save(tmp_path / "x.npy", X[:3])
+    command = [sys.executable, "-c", SERVE, tmp_path / "x.npy", *models]
+    subprocess.run(command, check=True, env=os.environ | environment("keras3"))
+    for folder, model in models.items():
+        np.testing.assert_allclose(np.load(folder / "y.npy"), model(X[:3]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -185,6 +185,12 @@ RULES = (
         expected=lambda expected, record: expected | {"steps": record["expect"]["steps"]},
     ),
     Rule(
+        ("tf1_renorm",),
+        "the form of TensorFlow 1.14 and earlier is asked for by name",
+        lambda record, mode: True,
+        given=lambda case, record: case | {"options": case["options"] | {"renorm_form": "debiased"}},
+    ),
+    Rule(
         ("v1",),
         "a mask counts on the fused path too, and weighted statistics store the population's variance; the original "
         "drops the mask there with a warning",

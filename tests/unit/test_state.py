@@ -130,7 +130,10 @@ def test_every_statistic_has_one_rule(form: str) -> None:
 def test_a_moving_average_by_hand() -> None:
     x = np.array([[1.0], [3.0]])
     state = advance(
-        ops, Options(decay=0.75), {"moving_mean": np.array([6.0]), "moving_variance": np.array([9.0])}, batch_of(x)
+        ops,
+        Options(decay=0.75),
+        {"moving_mean": np.array([6.0]), "moving_variance": np.array([9.0])},
+        batch_of(x),
     )
     assert state["moving_mean"] == 0.75 * 6 + 0.25 * 2
     assert state["moving_variance"] == 0.75 * 9 + 0.25 * 1

@@ -32,7 +32,7 @@ def call_adjustment(function: Callable[[Any], Any], shape: Any, rank: int, dtype
         raise TypeError(
             refusal(
                 f"The adjustment returned {result!r}",
-                "It returns a factor and an offset",
+                "It takes a factor and an offset",
                 "Return (scale, bias)",
             )
         )

@@ -16,7 +16,7 @@ dynamic_shape = tf.shape
 
 
 def value(variable: Any) -> Tensor:
-    """What a variable holds now. (TensorFlow's and Keras' casts hand on the variable itself, to be read later.)"""
+    """What a variable holds now; a cast to the dtype it has would hand on the variable, to be read later."""
     return tf.convert_to_tensor(variable.value)
 
 

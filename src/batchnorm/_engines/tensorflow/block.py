@@ -97,19 +97,17 @@ class Block:
         split = _only(layout.split, [once[max(axis - moved, 0)] for axis in range(len(layout.split))])
         weights = ops.reshape(ops.cast(weights, dtype), split)
         # First whole runs, then whole dimensions of the block, so that no broadcast has many dimensions.
-        whole = [not all(_is_one(split[axis]) for axis in run) for run in layout.runs]
-        full = {axis for run, is_whole in zip(layout.runs, whole, strict=True) if is_whole for axis in run}
-        weights = ops.broadcast_to(weights, _only(layout.split, [axis not in full for axis in range(len(split))]))
+        repeat = {run: all(_is_one(split[axis]) for axis in axes) for run, axes in enumerate(layout.runs)}
+        apart = {axis for run, axes in enumerate(layout.runs) if repeat[run] for axis in axes}
+        weights = ops.broadcast_to(weights, _only(layout.split, map(apart.__contains__, range(len(split)))))
         if layout.permutation is not None:
             weights = ops.transpose(weights, layout.permutation)
         runs = [run for part in self.parts for run in part]
         sizes = [layout.view[run] for run in runs]
-        weights = ops.reshape(weights, _only(sizes, [not whole[run] for run in runs]))
-        narrow = [not any(whole[run] for run in part) for part in self.parts]
-        weights = ops.broadcast_to(
-            weights, _only(sizes, [alone for part, alone in zip(self.parts, narrow, strict=True) for _ in part])
-        )
-        return ops.reshape(weights, _only(self.shape, narrow))
+        weights = ops.reshape(weights, _only(sizes, [repeat[run] for run in runs]))
+        narrow = [all(repeat[run] for run in part) for part in self.parts]
+        spread = [alone for part, alone in zip(self.parts, narrow, strict=True) for _ in part]
+        return ops.reshape(ops.broadcast_to(weights, _only(sizes, spread)), _only(self.shape, narrow))
 
     @property
     def _is_merged(self) -> bool:

@@ -21,6 +21,7 @@ def differentiable(
 
     def step(inputs: Inputs[Tensor]) -> tuple[Tensor, Batch[Tensor]]:
         fields = [name for name in Gradients._fields if _has_gradient(getattr(inputs, name))]
+        ordered = _order(inputs)
 
         def with_arrays(arrays: Sequence[Tensor]) -> Inputs[Tensor]:
             return inputs._replace(**dict(zip(fields, arrays, strict=True)))
@@ -53,12 +54,25 @@ def differentiable(
 
             return y, pull
 
-        y = first_order(*(getattr(inputs, name) for name in fields))
+        y = first_order(*(getattr(ordered, name) for name in fields))
         # No gradient flows through the moving averages, and none is to be sought through what feeds them.
         batch = batches[0]
         return y, Batch(*(None if value is None else tf.stop_gradient(value) for value in batch))
 
     return step
+
+
+def _order(inputs: Inputs[Tensor]) -> Inputs[Tensor]:
+    """The inputs, with x only after gamma and beta.
+
+    `tf.custom_gradient` joins all arguments and results in one operation. The graph optimizer takes that for a
+    path from the read of a variable to its update, drops the order between the two, and then takes the joint
+    apart: where the gradient of y does not depend on y, the update could come before the read.
+    """
+    if tf.executing_eagerly():
+        return inputs
+    with tf.control_dependencies([value for value in (inputs.gamma, inputs.beta) if value is not None]):
+        return inputs._replace(x=tf.identity(inputs.x, name="ordered"))
 
 
 def _has_gradient(value: Tensor | None) -> bool:

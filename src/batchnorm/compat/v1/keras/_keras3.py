@@ -1,7 +1,7 @@
 """How a Keras 3 layer takes up the variables of its store: through a nested layer that holds them."""
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -43,7 +43,7 @@ class StoredVariable(keras.Variable):
             raise ValueError(
                 refusal(
                     f"A stateless call used the variable {self._path!r}",
-                    "TensorFlow 1 code reads and updates the variable itself, not the values passed to the call",
+                    "TensorFlow 1 code uses the variable itself, not the values passed to the call",
                     "Call the layer instead",
                 )
             )
@@ -52,12 +52,16 @@ class StoredVariable(keras.Variable):
 class StoredWeights(keras.layers.Layer):
     """The store of a Keras 3 layer as Keras sees it: weights by name, losses, nested layers."""
 
+    faces: dict[str, StoredVariable]
+    nested: set[str]
+    losses_of_store: Callable[..., list[Any]]
+
     def __init__(self) -> None:
         super().__init__(name="tf1_style_weights")
         self.built = True
-        self.faces: dict[str, StoredVariable] = {}
-        self.nested: set[str] = set()
-        self.store_of_weights: VariableStore | None = None
+        # Keras would wrap and follow what is in these by itself, and TensorFlow's checkpoints would too.
+        object.__setattr__(self, "faces", {})
+        object.__setattr__(self, "nested", set())
 
     def found(self, name: str, variable: Any) -> None:
         """Take the variable up, in alphabetical order, or check that this call may use it."""
@@ -66,6 +70,7 @@ class StoredWeights(keras.layers.Layer):
             return
         face = StoredVariable(name, variable)
         self.faces[name] = face
+        self._track_variable(face)
         for faces in (self._trainable_variables, self._non_trainable_variables):
             faces.sort(key=lambda known: known.path)
 
@@ -73,13 +78,14 @@ class StoredWeights(keras.layers.Layer):
         """Take a nested Keras 3 layer up as any other; others are left to the store."""
         if not isinstance(layer, keras.layers.Layer):
             return False
+        if name in self.nested:
+            return True
         self.nested.add(name)
         setattr(self, quote(name, safe=""), layer)
         return True
 
     def _get_own_losses(self) -> list[Any]:
-        assert self.store_of_weights is not None
-        return self.store_of_weights.get_regularization_losses(without=self.nested)
+        return self.losses_of_store(without=self.nested)
 
     def save_own_variables(self, store: Any) -> None:
         """Save the variables by name."""
@@ -119,7 +125,7 @@ def keras3_store(layer: Any) -> VariableStore:
     weights = StoredWeights()
     owner = Owner(lambda: _open_for_changes(layer), weights.found, weights.added_layer)
     store = VariableStore(owner)
-    object.__setattr__(weights, "store_of_weights", store)
+    weights.losses_of_store = store.get_regularization_losses
     with _open_for_changes(layer):
         layer._tf1_style_weights = weights
     return store

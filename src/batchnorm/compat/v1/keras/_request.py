@@ -1,4 +1,4 @@
-"""One call of `get_variable`: what is asked for, whether a variable fits it, and how to make one that does."""
+"""One call of `get_variable`: what is asked for, whether a variable fits, and how to make one that does."""
 
 import functools
 import inspect
@@ -15,8 +15,10 @@ __all__ = ["Request", "call_getter", "check_fits", "make"]
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `get_variable`, in its order; `name` is the full one. Resource variables need no further word,
-    and no collection is written."""
+    """The arguments of `get_variable`, in its order, with the full name.
+
+    `collections` and `use_resource` are not heeded: no collection is written, all variables are resources.
+    """
 
     name: str
     shape: Any = None
@@ -40,7 +42,8 @@ def call_getter(custom_getter: Any, getter: Callable[..., Any], request: Request
     if not callable(custom_getter):
         raise ValueError(
             refusal(
-                f"Variable {request.name!r} was asked for with a custom_getter that is not callable: {custom_getter!r}",
+                f"Variable {request.name!r} was asked for with a custom_getter which is not callable: "
+                f"{custom_getter!r}",
                 "It is called in place of get_variable",
                 "Pass a function (getter, *args, **kwargs) that calls getter(*args, **kwargs)",
             )
@@ -55,7 +58,8 @@ def call_getter(custom_getter: Any, getter: Callable[..., Any], request: Request
 
 def check_fits(request: Request, variable: Any) -> None:
     """Raise ValueError if the variable has another shape or dtype than asked for."""
-    shape, dtype = request.shape, request.dtype
+    shape: Any = request.shape
+    dtype: Any = request.dtype
     if request.initializer is not None and not callable(request.initializer):
         shape, dtype = None, None  # a constant brings its own; asking for them besides is refused elsewhere
     asked = f"Variable {request.name!r} was asked for with"
@@ -86,10 +90,12 @@ def make(request: Request) -> Any:
 
 
 def _initial_value(request: Request) -> tuple[Any, Any]:
-    """What `tf.Variable` starts from, a value or a function, and the dtype where the value does not settle it."""
+    """What `tf.Variable` starts from, a value or a function, and the dtype unless the value settles it."""
     initializer, dtype = request.initializer, tf.as_dtype(request.dtype).base_dtype
     shape = tf.TensorShape(request.shape)
-    asked = f"Variable {request.name!r} was asked for with shape {request.shape} and initializer {initializer!r}"
+    asked = (
+        f"Variable {request.name!r} was asked for with shape {request.shape} and initializer {initializer!r}"
+    )
     if initializer is not None and not callable(initializer):
         if request.shape is not None:
             raise ValueError(refusal(asked, "A constant has a shape of its own", "Leave the shape out"))
@@ -101,10 +107,16 @@ def _initial_value(request: Request) -> tuple[Any, Any]:
     if shape.is_fully_defined():
         extra = {"partition_info": None} if "partition_info" in _parameters(initializer) else {}
         return functools.partial(initializer, shape.as_list(), dtype=dtype, **extra), dtype
-    needed = [p for p in _parameters(initializer).values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    needed = [
+        p
+        for p in _parameters(initializer).values()
+        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
     if request.shape is not None or needed:
         raise ValueError(
-            refusal(asked, "It is new, and its initializer needs a shape without unknown sizes", "Pass the shape")
+            refusal(
+                asked, "It is new, and its initializer needs a shape without unknown sizes", "Pass the shape"
+            )
         )
     return initializer, None
 
@@ -127,7 +139,7 @@ def _outside_functions(value: Any, asked: str) -> Any:
         raise ValueError(
             refusal(
                 asked,
-                "The variable is made once, outside of the function being traced, where this tensor has no value",
+                "The variable is made outside of the function being traced, where this tensor has no value",
                 "Pass a number, an array, or a function that computes the value",
             )
         )

@@ -1,11 +1,11 @@
-"""Keeps `reuse=True` of a variable scope in eager code, so that a missing variable is an error there as in a graph."""
+"""Keeps `reuse=True` of variable scopes in eager code: a missing variable is an error there as in a graph."""
 
 import sys
 from typing import Any
 
 from tensorflow.python.ops import variable_scope as tf_variable_scope
 
-from batchnorm._graph.eager import active_tracker
+from batchnorm._graph.eager import Tracker, active_tracker
 
 __all__ = ["remember_reuse"]
 
@@ -13,8 +13,8 @@ __all__ = ["remember_reuse"]
 class _RememberingScopes(tf_variable_scope._VariableScopeStore):  # pyright: ignore[reportPrivateUsage]
     """TensorFlow's record of the current scope, which also looks at how the scope was opened.
 
-    A scope made in eager code says AUTO_REUSE whatever it was asked, and passes nothing on to the variable store. Only
-    the context manager that opens it still knows, and that is the caller of this assignment.
+    A scope made in eager code says AUTO_REUSE whatever it was asked, and passes nothing on to the variable
+    store. Only the context manager that opens it still knows, and that is the caller of this assignment.
     """
 
     @property
@@ -24,7 +24,7 @@ class _RememberingScopes(tf_variable_scope._VariableScopeStore):  # pyright: ign
     @current_scope.setter
     def current_scope(self, scope: Any) -> None:
         opener = sys._getframe(1).f_locals.get("self")  # pyright: ignore[reportPrivateUsage]
-        if active_tracker() is not None and _opens_for_reuse(opener, scope):
+        if isinstance(active_tracker(), Tracker) and _opens_for_reuse(opener, scope):
             scope.reuse_variables()
         self.__dict__["current_scope"] = scope
 

@@ -1,4 +1,4 @@
-"""The variables of one decorated object, by their TensorFlow 1 names; in place of TensorFlow's own variable store."""
+"""The variables of one decorated object by their TensorFlow 1 names, in place of TensorFlow's own store."""
 
 import contextlib
 import threading
@@ -19,8 +19,9 @@ __all__ = ["Owner", "VariableStore"]
 
 @dataclass(frozen=True)
 class Owner:
-    """What the decorated object does by itself when its store grows. A tf.Module needs to do nothing: TensorFlow finds
-    the variables in the store.
+    """What the decorated object does by itself when its store grows.
+
+    A tf.Module needs to do nothing: TensorFlow finds the variables in the store.
 
     Attributes:
         changing: context in which the object may take up variables and layers.
@@ -41,16 +42,25 @@ class VariableStore(Tracker, tf.Module):
     `tf.Module.__init__` is left out: it would take an op name from the graph.
     """
 
-    # Asked for by TensorFlow's templates and by layers of other packages: whether eager variables are kept here.
+    # Whether eager variables are kept here: TensorFlow's templates ask, and so do layers of other packages.
     _store_eager_variables = True
+
+    _owner: Owner
+    _regularizers: dict[str, Callable[[], Any]]
+    _layer_variables: list[Any]
+    _home: Any
+    _lock: Any
 
     def __init__(self, owner: Owner) -> None:
         self._vars: dict[str, Any] = {}
         self._layers: dict[str, Any] = {}
-        # Plain attributes, past the checkpoint's tracking: nothing in them has a state of its own.
-        for name, value in {"_owner": owner, "_regularizers": {}, "_layer_variables": [], "_home": None}.items():
+        self._set_plainly(_owner=owner, _regularizers={}, _layer_variables=[], _home=None)
+        self._set_plainly(_lock=threading.RLock())
+
+    def _set_plainly(self, **attributes: Any) -> None:
+        """Set attributes that checkpoints do not follow: nothing in them has a state of its own."""
+        for name, value in attributes.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "_lock", threading.Lock())
 
     @contextlib.contextmanager
     def scope(self) -> Generator[None]:
@@ -60,12 +70,16 @@ class VariableStore(Tracker, tf.Module):
         stores: list[Any] = tf.compat.v1.get_collection_ref(tf_variable_scope._VARSTORE_KEY)  # pyright: ignore[reportPrivateUsage]
         remember_reuse()
         # A scope that is entered as an object gives the counters of default names back as they were.
-        again = tf.compat.v1.variable_scope(current, constraint=current.constraint, auxiliary_name_scope=False)
+        again = tf.compat.v1.variable_scope(
+            current, constraint=current.constraint, auxiliary_name_scope=False
+        )
         stores.insert(0, self)
         try:
             with tracking(self), self._owner.changing(), again:
                 if outermost:
-                    tf_variable_scope.get_variable_scope_store().close_variable_subscopes(current.name or None)
+                    tf_variable_scope.get_variable_scope_store().close_variable_subscopes(
+                        current.name or None
+                    )
                 yield
                 self._find_layer_variables()
         finally:
@@ -83,7 +97,9 @@ class VariableStore(Tracker, tf.Module):
         if tf.executing_eagerly() and tf.compat.v1.get_variable_scope().reuse is True:
             request = replace(request, reuse=True)  # TensorFlow says False whatever the scope says
         if request.trainable is None:
-            request = replace(request, trainable=request.synchronization != tf.VariableSynchronization.ON_READ)
+            request = replace(
+                request, trainable=request.synchronization != tf.VariableSynchronization.ON_READ
+            )
         request = replace(request, reuse=request.reuse or tf.compat.v1.AUTO_REUSE)
         if custom_getter is not None:
             return call_getter(custom_getter, lambda *a, **k: self._get(Request(*a, **k)), request)
@@ -112,25 +128,29 @@ class VariableStore(Tracker, tf.Module):
                 )
             )
         else:
-            variable = self._keep(request.name, make(request))
+            variable = self._keep(self._vars, request.name, make(request))
             if request.regularizer is not None:
                 self.add_regularizer(variable, request.regularizer)
-        self._owner.found(request.name, variable)
+        with self._lock:
+            self._owner.found(request.name, variable)
         return variable
 
-    def _keep(self, name: str, variable: Any) -> Any:
-        """Store a new variable, unless another thread was faster; that one's is returned then."""
+    def _keep(self, known: dict[str, Any], name: str, made: Any) -> Any:
+        """Store what was made, unless another thread was faster; that one's is returned then.
+
+        Nothing is made under the lock: while a replica of a strategy makes a variable, others may run.
+        """
         with self._lock:
-            if name not in self._vars:
-                self._vars[name] = variable
-            return self._vars[name]
+            if name not in known:
+                known[name] = made
+            return known[name]
 
     def _check_home(self, asked: str) -> None:
         """Raise ValueError where the other variables of the object live in another graph."""
         with tf.init_scope():
             home = "eager" if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         if self._home is None:
-            object.__setattr__(self, "_home", home)
+            self._set_plainly(_home=home)
         elif self._home is not home:
             raise ValueError(
                 refusal(
@@ -145,10 +165,11 @@ class VariableStore(Tracker, tf.Module):
         self._add_loss(variable.name.removesuffix(":0"), lambda: regularizer(variable))
 
     def _add_loss(self, name: str, loss: Callable[[], Any]) -> None:
-        is_new = name not in self._regularizers
-        self._regularizers[name] = loss
-        if is_new:
-            self._owner.added_loss(lambda: self._regularizers[name]())
+        with self._lock:
+            is_new = name not in self._regularizers
+            self._regularizers[name] = loss
+            if is_new:
+                self._owner.added_loss(lambda: self._regularizers[name]())
 
     def get_regularization_losses(self, without: Any = ()) -> list[Any]:
         """The losses as they are now, one for each regularized variable and nested layer not in `without`."""
@@ -159,22 +180,30 @@ class VariableStore(Tracker, tf.Module):
         """The nested layer of that name, made by the first call."""
         if name not in self._layers:
             with tf.init_scope():
-                layer = create()
-            self._layers[name] = layer
-            if not self._owner.added_layer(name, layer) and hasattr(layer, "losses"):
-                self._add_loss(name, lambda: tf.add_n(list(layer.losses)) if layer.losses else tf.constant(0.0))
+                made = create()
+            layer = self._keep(self._layers, name, made)
+            with self._lock:
+                counted = self._owner.added_layer(name, layer)
+            if not counted and hasattr(layer, "losses"):
+                self._add_loss(
+                    name, lambda: tf.add_n(list(layer.losses)) if layer.losses else tf.constant(0.0)
+                )
         return self._layers[name]
 
     def _find_layer_variables(self) -> None:
         """Show what nested layers have made: each kind of owner looks only into layers of its own kind."""
         hidden: list[Any] = []
         for name, layer in self._layers.items():
-            for variable in getattr(layer, "variables", ()):
+            # In the order in which TensorFlow lists a Keras 2 layer's own.
+            variables: list[Any] = sorted(
+                getattr(layer, "variables", ()), key=lambda variable: variable.trainable
+            )
+            for variable in variables:
                 if isinstance(variable, tf.Variable):
                     self._owner.found(f"{name}/{variable.name.removesuffix(':0')}", variable)
-                elif isinstance(variable.value, tf.Variable):  # a Keras 3 variable around TensorFlow's
-                    hidden.append(variable.value)
-        object.__setattr__(self, "_layer_variables", hidden)
+                elif variable._value is not None:  # a Keras 3 variable around TensorFlow's
+                    hidden.append(variable._value)
+        self._set_plainly(_layer_variables=hidden)
 
 
 def _describe(home: Any) -> str:

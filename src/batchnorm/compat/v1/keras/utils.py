@@ -27,26 +27,28 @@ _making_stores = threading.Lock()
 
 
 def track_tf1_style_variables(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a method of a tf.Module, Keras layer or Keras model, so that the object keeps its graph-style variables.
+    """Decorate a method of a tf.Module, Keras layer or model, which then keeps its TensorFlow 1 variables.
 
-    While the method runs, `tf.compat.v1.get_variable` and all layers built on it make each variable once, outside of
-    any function, under its full name, and find it again in every later call, in eager code and in `tf.function`. The
-    variables belong to the object: its `variables`, checkpoints and saved files have them. All decorated methods of
-    an object share them; decorated objects called inside have their own, whose names begin with the caller's scope.
+    While the method runs, `tf.compat.v1.get_variable` and all layers built on it make each variable once,
+    outside of any function, under its full name, and find it again in every later call, in eager code and in
+    `tf.function`. The variables belong to the object: its `variables`, checkpoints and saved files have them.
+    All decorated methods of an object share them; decorated objects called inside have their own, whose names
+    begin with the caller's scope.
 
-    - Scopes behave as under `AUTO_REUSE`, and `reuse=True` requires that the variable exists. Default names are
-      counted anew in each call.
+    - Scopes behave as under `AUTO_REUSE`, and `reuse=True` requires that the variable exists. Default names
+      are counted anew in each call. A `tf.function` goes around the decorated method, not inside it, where
+      each of its traces would go on counting.
     - Nothing is added to collections; updates run by themselves.
     - A Keras layer has the regularization losses in `losses`; for others see `regularization_losses`.
-    - A Keras 3 layer may also assign layers to attributes while the method runs. Weights are saved by name and loaded
-      into a layer that has been called, or is rebuilt by Keras.
-    - Setting the object's `trainable` to False hides its weights from optimizers; layers inside still update their
-      statistics when called with training=True.
+    - A Keras 3 layer may also assign layers to attributes while the method runs. Weights are saved by name,
+      and loaded into a layer that has been called or that Keras has rebuilt.
+    - Setting the object's `trainable` to False hides its weights from optimizers; layers inside still update
+      their statistics when called with training=True.
 
     Raises:
-        ValueError: on calling the method of any other object, or of a Keras 3 layer on another backend; and in its
-            body, for a variable with another shape or dtype than the existing one, one with a partitioner, one that
-            is missing under `reuse=True`, or one used in a second graph.
+        ValueError: on calling the method of any other object, or of a Keras 3 layer on another backend; and
+            in its body, for a variable with another shape or dtype than the existing one, one with a
+            partitioner, one that is missing under `reuse=True`, or one used in a second graph.
     """
 
     def tracked(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -59,8 +61,8 @@ def track_tf1_style_variables(method: Callable[..., Any]) -> Callable[..., Any]:
 def get_or_create_layer(name: str, create_layer_method: Callable[[], Any]) -> Any:
     """A nested Keras layer or model of the object whose decorated method is running, made by the first call.
 
-    Its variables are the object's too, and so are its losses: as they are where both are of Keras 3, else as one, their
-    sum. In a graph outside of a decorated method, every call makes a new layer.
+    Its variables are the object's too, and so are its losses: as they are where both are of Keras 3, else as
+    one, their sum. In a graph outside of a decorated method, every call makes a new layer.
 
     Args:
         name: of the layer, within the current variable scope.
@@ -71,7 +73,9 @@ def get_or_create_layer(name: str, create_layer_method: Callable[[], Any]) -> An
     """
     tracker: Any = active_tracker()
     if tracker is not None:
-        return tracker.get_or_create_layer(f"{tf.compat.v1.get_variable_scope().name}/{name}", create_layer_method)
+        return tracker.get_or_create_layer(
+            f"{tf.compat.v1.get_variable_scope().name}/{name}", create_layer_method
+        )
     if not tf.compat.v1.executing_eagerly_outside_functions():
         return create_layer_method()
     raise ValueError(
@@ -84,10 +88,10 @@ def get_or_create_layer(name: str, create_layer_method: Callable[[], Any]) -> An
 
 
 def regularization_losses(tracked: Any) -> list[Any]:
-    """The regularization losses of an object with decorated methods, as they are now; none before its first call.
+    """The regularization losses of an object with decorated methods, as they are now.
 
-    One for each regularized variable, and one for each layer of `get_or_create_layer` whose losses the object does not
-    count by itself. A Keras layer has the same ones, and those of its nested layers, in `losses`.
+    One for each regularized variable, and the sum for each layer of `get_or_create_layer`, unless both are of
+    Keras 3. A Keras layer has these in `losses`, and those of its nested layers.
     """
     store = getattr(tracked, ATTRIBUTE, None)
     return [] if store is None else store.get_regularization_losses()
@@ -105,7 +109,7 @@ def _store(decorated: Any) -> VariableStore:
     raise ValueError(
         refusal(
             f"A method of {decorated!r} was decorated with batchnorm's track_tf1_style_variables",
-            f"The object has a store of another kind already ({type(store).__module__}.{type(store).__name__})",
+            f"The object already has the store of another decorator, a {type(store).__name__}",
             "Use the same decorator for all methods of an object",
         )
     )
@@ -125,7 +129,7 @@ def _new_store(decorated: Any) -> VariableStore:
     raise ValueError(
         refusal(
             f"A function decorated with track_tf1_style_variables was called with {decorated!r} first",
-            "This is no object that can keep variables: it does not extend tf.Module, a Keras layer or a Keras model",
+            "Nothing there can keep variables: it does not extend tf.Module, a Keras layer or a Keras model",
             "Decorate a method of a class that does, which takes self as its first argument",
         )
     )

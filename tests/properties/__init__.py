@@ -1,0 +1,1 @@
+"""Properties that hold for every input: agreement with the oracle, and what changes nothing."""
