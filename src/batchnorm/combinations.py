@@ -39,7 +39,7 @@ class Verdict(NamedTuple):
 # Two features whose pairing has no meaning: why, and what to ask for instead.
 REFUSED: dict[frozenset[str], tuple[str, str]] = {
     frozenset({"renorm", "sample variance"}): (
-        "Renorm derives the moving variance from the moving deviation of the normalized values, which is the population's",
+        "Renorm derives the moving variance from the moving deviation, which is the population's",
         "Use variance='population', or leave renorm out",
     ),
     frozenset({"debiased renorm", "sample variance"}): (
@@ -54,15 +54,21 @@ REFUSED: dict[frozenset[str], tuple[str, str]] = {
 
 REMARKS: dict[frozenset[str], str] = {
     frozenset({"renorm", "ghost batches"}): "r and d come from the statistics averaged over the groups",
-    frozenset({"ghost batches", "weights"}): "weights are regrouped with the examples; groups without weight are left out",
-    frozenset({"ghost batches", "adjustment"}): "the adjustment sees the shape of the whole batch, not of a group",
+    frozenset(
+        {"ghost batches", "weights"}
+    ): "weights are regrouped with the examples; groups without any are left out",
+    frozenset(
+        {"ghost batches", "adjustment"}
+    ): "the adjustment sees the shape of the whole batch, not of a group",
     frozenset({"ghost batches", "sample variance"}): "the average of the groups' sample variances is stored",
     frozenset({"ghost batches", "synchronized"}): "group k joins the k-th groups of the other replicas",
     frozenset({"ghost batches", "fused"}): "one kernel call over groups × channels",
     frozenset({"weights", "sample variance"}): "N is (Σw)² / Σw²",
     frozenset({"weights", "synchronized"}): "replicas are merged by their true weights",
     frozenset({"renorm", "zero-debias"}): "renorm's own averages stay as they are",
-    frozenset({"adjustment", "fused"}): "a factor per channel folds into gamma and beta; others are applied after the kernel",
+    frozenset(
+        {"adjustment", "fused"}
+    ): "a factor per channel folds into gamma and beta; others come after the kernel",
 }
 
 
@@ -70,7 +76,7 @@ def table() -> Iterator[tuple[str, str, Verdict]]:
     """Every pair of features with its verdict."""
     for first, second in combinations(FEATURES, 2):
         pair = frozenset({first, second})
-        if pair == {"renorm", "debiased renorm"}:
+        if pair == frozenset({"renorm", "debiased renorm"}):
             continue  # two forms of one feature, not a pair
         if pair in REFUSED:
             yield first, second, Verdict(False, *REFUSED[pair])
@@ -101,4 +107,6 @@ def check(options: "Options") -> None:
     for pair, (why, remedy) in REFUSED.items():
         if pair <= asked:
             first, second = sorted(pair)
-            raise ValueError(refusal(f"{first.capitalize()} and {second} were asked for together", why, remedy))
+            raise ValueError(
+                refusal(f"{first.capitalize()} and {second} were asked for together", why, remedy)
+            )

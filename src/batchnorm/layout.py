@@ -155,7 +155,9 @@ def _plan(shape: tuple[Size, ...], kept: tuple[int, ...], ghost: Ghost | None) -
         return _merge_runs(shape, shape, kept, None, 1)
     refuse_ghost_axis(kept, ghost)
     groups = _divide(shape[0], ghost.size)
-    pair, ghost_axis = ((ghost.size, groups), 1) if ghost.order == "interleaved" else ((groups, ghost.size), 0)
+    pair, ghost_axis = (
+        ((ghost.size, groups), 1) if ghost.order == "interleaved" else ((groups, ghost.size), 0)
+    )
     return _merge_runs(shape, (*pair, *shape[1:]), kept, ghost_axis, groups)
 
 
@@ -188,7 +190,11 @@ def _divide(batch: Size, size: int) -> Size:
 
 
 def _merge_runs(
-    shape: tuple[Size, ...], split: tuple[Size, ...], axes: tuple[int, ...], ghost_axis: int | None, ghosts: Size
+    shape: tuple[Size, ...],
+    split: tuple[Size, ...],
+    axes: tuple[int, ...],
+    ghost_axis: int | None,
+    ghosts: Size,
 ) -> Layout:
     moved = len(split) - len(shape)
     kept = {axis + moved for axis in axes} | (set() if ghost_axis is None else {ghost_axis})

@@ -1,4 +1,4 @@
-"""Plays the recorded two-replica cases of Keras 3 with our layer: `python keras_replicas.py RECORDS RESULTS`."""
+"""Plays recorded two-replica cases of Keras 3 with our layer: `python keras_replicas.py RECORDS RESULTS`."""
 
 import json
 import sys

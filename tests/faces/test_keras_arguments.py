@@ -51,8 +51,8 @@ REFUSED = {
     "momentum 1.5": (
         {"momentum": 1.5},
         ValueError,
-        "`momentum` must be between 0 and 1, and 1.5 was given. It is the share that a moving average keeps of "
-        "its old value. Pass a number such as 0.99.",
+        "`momentum` must be between 0 and 1, and 1.5 was given. It is the share that a moving average keeps "
+        "of its old value. Pass a number such as 0.99.",
     ),
     "momentum None": ({"momentum": None}, TypeError, "momentum=None was asked for. "),
     "renorm_momentum": ({"renorm_momentum": -0.1}, ValueError, "`renorm_momentum` must be between 0 and 1"),
@@ -168,8 +168,8 @@ REFUSED_AT_BUILD = {
         {"fused": True},
         (4, 5),
         (ValueError,),
-        "fused=True was asked for with axis 1 of an input of rank 2. The fused kernel normalizes a channel axis "
-        f"of inputs of rank 4 or 5. {FASTEST}",
+        "fused=True was asked for with axis 1 of an input of rank 2. The fused kernel normalizes a channel "
+        f"axis of inputs of rank 4 or 5. {FASTEST}",
     ),
     "fused axis 0": (
         {"fused": True, "axis": -4},

@@ -97,16 +97,16 @@ import numpy as np
 import tensorflow as tf
 
 for folder in sys.argv[2:]:
-    y = tf.saved_model.load(f"{folder}/exported").serve(np.load(sys.argv[1]))
-    np.save(f"{folder}/y.npy", y)
+    loaded = tf.saved_model.load(f"{folder}/exported")
+    np.save(f"{folder}/y.npy", loaded.serve(np.load(sys.argv[1])))
 assert "batchnorm" not in sys.modules
 """
 
 
 def test_export(tmp_path):
+    names = {"plain": "plain", "ghosts": "ghosts on two axes"}
     models = {
-        tmp_path / str(i): trained(BatchNormalization, **options)
-        for i, options in enumerate(OPTIONS.values())
+        tmp_path / folder: trained(BatchNormalization, **OPTIONS[name]) for folder, name in names.items()
     }
     for folder, model in models.items():
         model.export(folder / "exported", verbose=False)

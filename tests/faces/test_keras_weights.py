@@ -105,7 +105,7 @@ def test_masks_are_booleans():
 
 @pytest.mark.parametrize(("axis", "shape"), [(1, (6, 1, 4)), ([1, 2], (6, 3, 4)), (1, (6, 3, 4))])
 def test_masks_on_any_axes(axis, shape):
-    """The mask always lacks the last axis, whichever axes are normalized; one channel is as good as several."""
+    """The mask lacks the last axis, whichever axes are normalized; one channel is as good as several."""
     x = inputs(*shape)
     mask = np.random.default_rng(4).random(shape[:-1]) < 0.7
     layer = BatchNormalization(axis=axis, momentum=0.0)
@@ -176,8 +176,10 @@ def test_a_mask_or_weights_that_do_not_fit_are_refused(training):
             "mask": np.ones((4, 3, 5), bool)
         },
         "A mask of shape (4, 2, 1) came with inputs of shape (4, 3, 5).": {"mask": np.ones((4, 2), bool)},
-        "A sample_weight of shape (3,) came with inputs of shape (4, 3, 5). Its axes stand for the first axes of "
-        "the inputs, and each must have the same size or 1. ": {"sample_weight": np.ones(3, "float32")},
+        "A sample_weight of shape (3,) came with inputs of shape (4, 3, 5). Its axes stand for the first "
+        "axes of the inputs, and each must have the same size or 1. ": {
+            "sample_weight": np.ones(3, "float32")
+        },
         "A sample_weight of shape () came with": {"sample_weight": np.float32(2)},
         "A sample_weight of shape (4, 3, 5, 1) came with": {
             "sample_weight": np.ones((4, 3, 5, 1), "float32")

@@ -288,6 +288,18 @@ RULES = (
         expected=outcome(ok=True, y_dtype="float64", n_update_ops=0),
     ),
     Rule(
+        ("errors_contrib",),
+        "renorm goes with weights and with zero-debias",
+        record_is("cle-17", "cle-19"),
+        expected=outcome(ok=True, y_op="BatchNorm/batchnorm_1/add_1", y_dtype="float32", n_update_ops=2),
+    ),
+    Rule(
+        ("errors_contrib",),
+        "renorm goes with updates in place",
+        record_is("cle-18"),
+        expected=outcome(ok=True, y_op="BatchNorm/batchnorm_1/add_1", y_dtype="float32", n_update_ops=0),
+    ),
+    Rule(
         ("edge_v1", "edge_tf_keras", "edge_keras3"),
         "a batch without elements leaves the state as it is; the originals fill it with NaN",
         empty_input,

@@ -20,8 +20,8 @@ class Case:
 
     Attributes:
         weights: their shape, of the rank of x, or None.
-        weightless: where weights are zero: "nowhere", "some" (one in three), "channel" (the first), "group" (the
-            first, or without ghosts the first example), or "all".
+        weightless: where weights are zero: "nowhere", "some" (one in three), "channel" (the first), "group"
+            (the first; without ghosts the first example), or "all".
         adjustment: the shapes of its factor and its offset, or None.
         offset: how far the channels' means are from zero.
         steps: how many training steps are taken.

@@ -19,4 +19,13 @@ settings.load_profile("batchnorm")
 
 @pytest.fixture(scope="session", params=RUNNERS)
 def runner(request) -> Runner:
+    """Every engine in every mode."""
+    return RUNNERS[request.param]()
+
+
+@pytest.fixture(
+    scope="session", params=[name for name in RUNNERS if "-" not in name or name.endswith("eager")]
+)
+def eager(request) -> Runner:
+    """Every engine in the mode that needs no compilation, for what compares an engine with itself."""
     return RUNNERS[request.param]()

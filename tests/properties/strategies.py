@@ -2,17 +2,14 @@
 
 from hypothesis import strategies as st
 
-from batchnorm.combinations import REFUSED
 from batchnorm.options import Clip, Ghost, Options, Renorm
 from properties.cases import Case, numpy_dtype
 
 SIZES = st.integers(1, 4)
 DECAYS = (0.9, 0.99, 0.5, 0.0, 1.0)
-FORBIDDEN_WITH_RENORM = {
-    frozenset({"renorm", "sample variance"}),
-    frozenset({"debiased renorm", "zero-debias"}),
-}
-assert set(REFUSED) >= FORBIDDEN_WITH_RENORM
+FORMS = (None, None, "current", "debiased")
+GHOSTS = (None, None, 1, 2, 3)
+WEIGHTLESS = ("nowhere", "nowhere", "some", "channel", "group", "all")
 
 CLIPS = st.builds(
     Clip,
@@ -23,15 +20,48 @@ CLIPS = st.builds(
 
 
 @st.composite
-def options_of(draw, rank: int, ghost_size: int | None, epsilons: tuple[float, ...]) -> Options:
-    """Options that may stand together, for an input of this rank; there are ghosts where axis 0 is not kept."""
-    lowest = 0 if ghost_size is None or rank == 1 else 1
-    positions = draw(st.lists(st.integers(lowest, rank - 1), min_size=1, max_size=rank, unique=True))
+def cases(
+    draw,
+    dtypes: tuple[str, ...] = ("float64",),
+    *,
+    forms: tuple[str | None, ...] = FORMS,
+    ghosts: tuple[int | None, ...] = GHOSTS,
+    keeps_batch: bool = True,
+    **fixed,
+) -> Case:
+    """A case.
+
+    Args:
+        forms: of renorm.
+        ghosts: sizes of a ghost batch; where axis 0 is kept there is none.
+        keeps_batch: whether axis 0 may be a channel axis.
+        fixed: fields of `Case` that are not drawn.
+    """
+    ghost_size = draw(st.sampled_from(ghosts))
+    lowest = 0 if keeps_batch else 1
+    rank = draw(st.integers(lowest + 1, 5))
+    batch = draw(SIZES) * (ghost_size or 1)
+    shape = (batch, *(draw(SIZES) for _ in range(rank - 1)))
+    positions = draw(st.lists(st.integers(lowest, rank - 1), min_size=1, unique=True))
     axes = tuple(axis - rank if draw(st.booleans()) else axis for axis in positions)
     ghost = None
     if ghost_size is not None and 0 not in positions:
         ghost = Ghost(ghost_size, draw(st.sampled_from(["interleaved", "contiguous"])))
-    form = draw(st.sampled_from([None, None, "current", "debiased"]))
+    dtype = draw(st.sampled_from(dtypes))
+    made = {
+        "weights": draw(st.none() | broadcasting_to(shape)),
+        "weightless": draw(st.sampled_from(WEIGHTLESS)),
+        "adjustment": draw(st.none() | adjustments_to(shape)),
+        "offset": draw(st.sampled_from([0.0, 1.0, 5.0])),
+        "seed": draw(st.integers(0, 10_000)),
+    }
+    return Case(draw(options_of(axes, ghost, dtype, forms)), shape, dtype, **{**made, **fixed})
+
+
+@st.composite
+def options_of(draw, axes: tuple[int, ...], ghost: Ghost | None, dtype: str, forms) -> Options:
+    """Options that may stand together."""
+    form = draw(st.sampled_from(forms))
     # An average that keeps everything has no debiased value.
     debiases = form != "debiased" and draw(st.booleans())
     renorm = None
@@ -41,7 +71,7 @@ def options_of(draw, rank: int, ghost_size: int | None, epsilons: tuple[float, .
     return Options(
         axes,
         decay=draw(st.sampled_from(DECAYS[:-1] if debiases else DECAYS)),
-        epsilon=draw(st.sampled_from(epsilons)),
+        epsilon=draw(st.sampled_from((1e-3, 0.1) if numpy_dtype(dtype).itemsize == 2 else (1e-3, 1e-5, 0.1))),
         with_gamma=draw(st.booleans()),
         with_beta=draw(st.booleans()),
         variance=draw(st.sampled_from(["population", "sample"])) if renorm is None else "population",
@@ -53,33 +83,14 @@ def options_of(draw, rank: int, ghost_size: int | None, epsilons: tuple[float, .
     )
 
 
-@st.composite
-def cases(draw, dtypes: tuple[str, ...] = ("float64",), **fixed) -> Case:
-    """A case; `fixed` names fields of `Case` that are not drawn."""
-    rank = draw(st.integers(1, 5))
-    ghost_size = draw(st.sampled_from([None, None, 1, 2, 3]))
-    batch = draw(SIZES) * (ghost_size or 1)
-    shape = (batch, *(draw(SIZES) for _ in range(rank - 1)))
-    dtype = draw(st.sampled_from(dtypes))
-    small = numpy_dtype(dtype).itemsize == 2
-    options = draw(options_of(rank, ghost_size, (1e-3, 0.1) if small else (1e-3, 1e-5, 0.1)))
-    weights = draw(st.none() | broadcasting_to(shape))
-    adjustment = draw(st.none() | adjustments_to(shape))
-    made = {
-        "weights": weights,
-        "weightless": draw(st.sampled_from(["nowhere", "nowhere", "some", "channel", "group", "all"])),
-        "adjustment": adjustment,
-        "offset": draw(st.sampled_from([0.0, 1.0, 5.0])),
-        "seed": draw(st.integers(0, 10_000)),
-    }
-    return Case(options, shape, dtype, **{**made, **fixed})
-
-
 def broadcasting_to(shape: tuple[int, ...]) -> st.SearchStrategy[tuple[int, ...]]:
     """Shapes of the same rank, each size whole or 1: per example, per position, per channel and others."""
     every = st.tuples(*(st.sampled_from([1, size]) for size in shape))
-    per_example = st.just((shape[0], *(1 for _ in shape[1:])))
-    return st.one_of(per_example, st.just(shape), every)
+    return st.one_of(st.just(per_example(shape)), st.just(shape), every)
+
+
+def per_example(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[0], *(1 for _ in shape[1:]))
 
 
 def adjustments_to(shape: tuple[int, ...]) -> st.SearchStrategy[tuple[tuple[int, ...], tuple[int, ...]]]:

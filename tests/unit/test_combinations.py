@@ -79,7 +79,7 @@ def test_allowed_pairs_construct(row) -> None:
 MESSAGES = {
     ("renorm", "sample variance"): (
         "Renorm and sample variance were asked for together. Renorm derives the moving variance from the "
-        "moving deviation of the normalized values, which is the population's. "
+        "moving deviation, which is the population's. "
         "Use variance='population', or leave renorm out."
     ),
     ("debiased renorm", "sample variance"): (

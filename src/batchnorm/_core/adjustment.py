@@ -38,15 +38,14 @@ def fold_adjustment(
 
 
 def adjust(ops: Ops[A], z: A, adjustment: Adjustment[A], inputs: Inputs[A], layout: Layout) -> A:
-    """γ·(a_s·z + a_b) + β, in the input's own shape."""
-    dtype = ops.stat_dtype(z)
+    """γ·(a_s·z + a_b) + β, in the input's own shape and the statistics' dtype, which z has."""
     channels = tuple(size if axis in layout.axes else 1 for axis, size in enumerate(layout.shape))
-    y = ops.cast(z, dtype) * adjustment.scale + adjustment.bias
+    y = z * adjustment.scale + adjustment.bias
     if inputs.gamma is not None:
         y = y * ops.reshape(inputs.gamma, channels)
     if inputs.beta is not None:
         y = y + ops.reshape(inputs.beta, channels)
-    return ops.cast(y, ops.dtype(z))
+    return y
 
 
 def _is_per_channel(shape: Sequence[Size], layout: Layout) -> bool:

@@ -15,11 +15,11 @@ def fold(
     gamma: A | None,
     beta: A | None,
     layout: Layout,
-) -> tuple[A | None, A, A]:
+) -> tuple[A, A]:
     """What `apply` needs, so that (x − μ)·scale + shift = γ·(r·x̂ + d) + β.
 
     Returns:
-        factor = γ·r (None where that is 1), scale = factor / √(σ² + ε) and shift = γ·d + β, broadcast to [G, C].
+        scale = γ·r / √(σ² + ε) and shift = γ·d + β, broadcast to [G, C].
     """
     shape = (layout.ghosts, layout.channels)
     factor = gamma if r is None else r if gamma is None else gamma * r
@@ -30,7 +30,7 @@ def fold(
         scale = scale * factor
     scale = ops.broadcast_to(scale, shape)
     shift = ops.zeros_like(scale) if shift is None else ops.broadcast_to(shift, shape)
-    return factor, scale, shift
+    return scale, shift
 
 
 def invert_deviation(ops: Ops[A], epsilon: float, variance: A) -> A:

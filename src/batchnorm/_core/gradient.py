@@ -39,9 +39,8 @@ def pull(
     parameters = _parameters(ops, inputs, saved, dy_sum, dy_centered_sum * inverse)
     if options.synchronized:
         dy_sum, dy_centered_sum = engine.sum_over_replicas((dy_sum, dy_centered_sum))
-    slope = inverse if saved.factor is None else inverse * saved.factor
-    pulled = slope * _share(ops, saved.total)
-    terms = GradTerms(slope, -pulled * inverse * inverse * dy_centered_sum, -pulled * dy_sum)
+    pulled = saved.scale * _share(ops, saved.total)
+    terms = GradTerms(saved.scale, -pulled * inverse * inverse * dy_centered_sum, -pulled * dy_sum)
     dx = engine.grad_input(dy, inputs.x, inputs.weights, saved.mean, terms, layout)
     if inputs.weights is None:
         return Gradients(dx, *parameters, None)
@@ -63,6 +62,6 @@ def _parameters(
 
 def _share(ops: Ops[A], total: A | float) -> A | float:
     """1 / Σw, and 0 where there was no weight: the statistics were then the moving ones, which are constants."""
-    if isinstance(total, float):
+    if isinstance(total, (int, float)):
         return 1.0 / total if total > 0.0 else 0.0
     return ops.where(total > 0.0, 1.0 / ops.where(total > 0.0, total, 1.0), 0.0)

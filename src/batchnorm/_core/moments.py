@@ -15,7 +15,7 @@ def merge_replicas(engine: Engine[A], moments: Moments[A]) -> Moments[A]:
     ops = engine.ops
     zeros = ops.zeros_like(moments.mean)
     own = zeros + moments.total
-    squares = own * own / ops.where(own > 0.0, zeros + moments.count, 1.0)
+    squares = own * own / ops.where(own > 0.0, zeros + moments.effective, 1.0)
     total, square = engine.sum_over_replicas((own, squares))
     alive = total > 0.0
     share = own / ops.where(alive, total, 1.0)
@@ -31,27 +31,25 @@ def summarize(ops: Ops[A], options: Options, moments: Moments[A], layout: Layout
 
     The spread between the groups is not part of it; ghost batches leave it out on purpose.
     """
-    _, count, mean, variance = moments
+    _, effective, mean, variance = moments
     estimate = variance
     if options.variance == "sample":
-        estimate = variance * _bessel(ops, count)
+        estimate = variance * _bessel(ops, effective)
     alive = _alive(ops, moments)
+    values = (mean, variance, estimate)
     if isinstance(layout.ghosts, int) and layout.ghosts == 1:
-        flat = [ops.reshape(value, (layout.channels,)) for value in (mean, variance, estimate)]
-        return Batch(*flat, None if alive is None else ops.reshape(alive, (-1,)))
+        mean, variance, estimate = (ops.reshape(value, (layout.channels,)) for value in values)
+        return Batch(mean, variance, estimate, None if alive is None else ops.reshape(alive, (-1,)))
     if alive is None:
         groups = ops.as_float(layout.ghosts, ops.dtype(mean))
-        if isinstance(groups, float) and groups > 0.0:
-            return Batch(*(ops.sum(value, (0,)) / groups for value in (mean, variance, estimate)), None)
-        # An empty batch has no group at all.
-        groups = ops.sum(ops.zeros_like(mean), (0,)) + groups
-        divisor = ops.maximum(groups, 1.0)
-        return Batch(*(ops.sum(value, (0,)) / divisor for value in (mean, variance, estimate)), groups > 0.0)
+        mean, variance, estimate = (ops.sum(value, (0,)) / groups for value in values)
+        return Batch(mean, variance, estimate, None)
+    # An empty batch may have no group at all: then nothing is alive, and nothing is counted.
     groups = ops.sum(ops.where(alive, ops.zeros_like(mean) + 1.0, 0.0), (0,))
     counted = groups > 0.0
     divisor = ops.where(counted, groups, 1.0)
-    values = (ops.sum(ops.where(alive, value, 0.0), (0,)) / divisor for value in (mean, variance, estimate))
-    return Batch(*values, counted)
+    mean, variance, estimate = (ops.sum(ops.where(alive, value, 0.0), (0,)) / divisor for value in values)
+    return Batch(mean, variance, estimate, counted)
 
 
 def or_moving(
@@ -73,16 +71,16 @@ def or_moving(
     return mean, variance, r, d
 
 
-def _bessel(ops: Ops[A], count: A | float) -> A | float:
+def _bessel(ops: Ops[A], effective: A | float) -> A | float:
     """N / (N − 1), and 1 for a single number, whose variance is zero."""
-    if isinstance(count, float):
-        return count / max(count - 1.0, 1.0)
-    return count / ops.maximum(count - 1.0, 1.0)
+    if isinstance(effective, (int, float)):
+        return effective / max(effective - 1.0, 1.0)
+    return effective / ops.maximum(effective - 1.0, 1.0)
 
 
 def _alive(ops: Ops[A], moments: Moments[A]) -> A | None:
     """Which groups have weight, broadcasting to [G, C]; None where all are known to."""
     total = moments.total
-    if not isinstance(total, float):
+    if not isinstance(total, (int, float)):
         return ops.reshape(total, (1, 1)) > 0.0 if ops.shape(total) == () else total > 0.0
     return None if total > 0.0 else ops.zeros_like(moments.mean) > 0.0

@@ -104,17 +104,14 @@ def advance(ops: Ops[A], options: Options, state: State[A], batch: Batch[A]) -> 
     return after
 
 
-def decrement(
-    ops: Ops[A], options: Options, rule: Rule, current: A, state: State[A], batch: Batch[A]
-) -> A:
+def decrement(ops: Ops[A], options: Options, rule: Rule, current: A, state: State[A], batch: Batch[A]) -> A:
     """What an average's current value loses: (v − value)·(1 − decay), and nothing where the batch did not count."""
-    change = (current - rule.value(ops, options, state, batch)) * (1.0 - rule.decay)
+    decay: A | float = rule.decay  # pyright: ignore[reportAssignmentType]  # an average has one
+    change = (current - rule.value(ops, options, state, batch)) * (1.0 - decay)
     return change if batch.counted is None else ops.where(_counted(ops, current, batch), change, 0.0)
 
 
-def replacement(
-    ops: Ops[A], options: Options, rule: Rule, current: A, state: State[A], batch: Batch[A]
-) -> A:
+def replacement(ops: Ops[A], options: Options, rule: Rule, current: A, state: State[A], batch: Batch[A]) -> A:
     """What an assignment puts in place of the current value: the same value where the batch did not count."""
     value = rule.value(ops, options, state, batch)
     return value if batch.counted is None else ops.where(_counted(ops, current, batch), value, current)

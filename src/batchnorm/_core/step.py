@@ -61,8 +61,10 @@ def train(
     folded = fold_adjustment(engine.ops, adjustment, inputs, layout)
     if folded is not None:
         return step(folded)
-    bare, batch = step(inputs._replace(gamma=None, beta=None))
-    return adjust(engine.ops, bare, adjustment, inputs, layout), batch
+    # What comes between is not rounded to 16 bits: neither y nor the adjustment's gradients could undo it.
+    ops, x = engine.ops, inputs.x
+    bare, batch = step(inputs._replace(x=ops.cast(x, ops.stat_dtype(x)), gamma=None, beta=None))
+    return ops.cast(adjust(ops, bare, adjustment, inputs, layout), ops.dtype(x)), batch
 
 
 def normalize(
@@ -76,10 +78,11 @@ def normalize(
         done = engine.fused_train(x, gamma, beta, options.epsilon, layout)
         if done is not None:
             y, moments = done
-            saved = Saved(moments.total, moments.mean, moments.variance, gamma, None, None)
+            scale, _ = fold(ops, options.epsilon, moments.variance, None, None, gamma, beta, layout)
+            saved = Saved(moments.total, moments.mean, moments.variance, scale, None, None)
             return y, summarize(ops, options, moments, layout), saved
 
-    moments = (engine.fused_moments(x, layout) if alone else None) or engine.moments(x, weights, layout)
+    moments = engine.moments(x, weights, layout)
     if options.synchronized:
         moments = merge_replicas(engine, moments)
     batch = summarize(ops, options, moments, layout)
@@ -87,9 +90,9 @@ def normalize(
     mean, variance = moments.mean, moments.variance
     if weights is not None or options.synchronized:
         mean, variance, r, d = or_moving(ops, moments, r, d, state)
-    factor, scale, shift = fold(ops, options.epsilon, variance, r, d, gamma, beta, layout)
+    scale, shift = fold(ops, options.epsilon, variance, r, d, gamma, beta, layout)
     y = engine.apply(x, mean, scale, shift, layout)
-    return y, batch, Saved(moments.total, mean, variance, factor, r, d)
+    return y, batch, Saved(moments.total, mean, variance, scale, r, d)
 
 
 def infer(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]) -> A:
@@ -100,7 +103,7 @@ def infer(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]
     y = engine.fused_infer(x, gamma, beta, mean, variance, options.epsilon, layout)
     if y is not None:
         return y
-    _, scale, shift = fold(engine.ops, options.epsilon, variance, None, None, gamma, beta, layout)
+    scale, shift = fold(engine.ops, options.epsilon, variance, None, None, gamma, beta, layout)
     return engine.apply(x, mean, scale, shift, layout)
 
 

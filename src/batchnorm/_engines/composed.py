@@ -44,9 +44,6 @@ class Composed(Generic[A]):
     def fused_train(self, x: A, gamma: A | None, beta: A | None, epsilon: float, layout: Layout) -> None:
         return None
 
-    def fused_moments(self, x: A, layout: Layout) -> None:
-        return None
-
     def fused_gradients(self, dy: A, x: A, saved: Saved[A], epsilon: float, layout: Layout) -> None:
         return None
 
@@ -63,7 +60,7 @@ def moments(ops: Ops[A], x: A, weights: A | None, layout: Layout) -> Moments[A]:
     if weights is None:
         total = ops.as_float(layout.count, dtype)
         # An empty batch divides by one: its moments then mean nothing but stay finite.
-        share = 1.0 / (max(total, 1.0) if isinstance(total, float) else ops.maximum(total, 1.0))
+        share = 1.0 / (max(total, 1.0) if isinstance(total, (int, float)) else ops.maximum(total, 1.0))
         mean = ops.sum(viewed, layout.reduced) * share
         centered = viewed - _against(ops, mean, layout)
         # The first mean is off by rounding; the mean of what is left corrects it, and the variance with it.

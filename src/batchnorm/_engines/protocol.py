@@ -48,12 +48,12 @@ State = dict[str, A]
 class Moments(NamedTuple, Generic[A]):
     """Weighted moments of x, each [G, C] or broadcasting to it.
 
-    `total` is Σw and `count` is (Σw)² / Σw²; without weights both are N, a float where N is known. Where `total` is
+    `total` is Σw and `effective` is (Σw)² / Σw²; without weights both are N, a float where N is known. Where `total` is
     zero, `mean` and `variance` are finite and mean nothing.
     """
 
     total: A | float
-    count: A | float
+    effective: A | float
     mean: A
     variance: A
 
@@ -84,13 +84,13 @@ class Inputs(NamedTuple, Generic[A]):
 class Saved(NamedTuple, Generic[A]):
     """What the gradient needs of the forward pass: per group and channel, [G, C].
 
-    `factor` is γ·r, the slope of y over x̂. `r` and `d` are None without renorm.
+    `scale` is γ·r / √(σ² + ε), the slope of y over x. `r` and `d` are None without renorm.
     """
 
     total: A | float
     mean: A
     variance: A
-    factor: A | None
+    scale: A
     r: A | None
     d: A | None
 
@@ -159,16 +159,12 @@ class Engine(Protocol[A]):
         """Σ offset·(x − mean) + ½·tilt·((x − mean)² − variance) over what the weights were broadcast along."""
         ...
 
-    def sum_over_replicas(self, values: tuple[A, ...]) -> tuple[A, ...]: ...
+    def sum_over_replicas(self, values: tuple[A, ...], /) -> tuple[A, ...]: ...
 
     def fused_train(
         self, x: A, gamma: A | None, beta: A | None, epsilon: float, layout: Layout
     ) -> tuple[A, Moments[A]] | None:
         """Plain batch normalization in one call, or None where this engine has no kernel for it."""
-        ...
-
-    def fused_moments(self, x: A, layout: Layout) -> Moments[A] | None:
-        """Moments by way of such a kernel, where that is faster than the pass; otherwise None."""
         ...
 
     def fused_gradients(
@@ -188,6 +184,7 @@ class Engine(Protocol[A]):
         forward: Callable[[Inputs[A]], tuple[A, Batch[A], Saved[A]]],
         backward: Callable[[Inputs[A], Saved[A], A], Gradients[A]],
         reference: Callable[[Inputs[A], A], Gradients[A]],
+        /,
     ) -> Callable[[Inputs[A]], tuple[A, Batch[A]]]:
         """`forward` with `backward` as its gradient.
 

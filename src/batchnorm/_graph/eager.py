@@ -27,7 +27,7 @@ def active_tracker() -> "Tracker | None":
     own = _tracker.get()
     if own is not None:
         return own
-    store = tf_variable_scope._get_default_variable_store()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    store: Any = tf_variable_scope._get_default_variable_store()  # pyright: ignore[reportPrivateUsage]
     return store if hasattr(store, "add_regularizer") else None
 
 
@@ -45,7 +45,7 @@ def check_variables_have_a_home(what: str) -> None:
     """Raise ValueError in eager code outside a tracker, where each call would make variables of its own."""
     if not tf.compat.v1.executing_eagerly_outside_functions() or active_tracker() is not None:
         return
-    store: Any = tf_variable_scope._get_default_variable_store()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    store: Any = tf_variable_scope._get_default_variable_store()  # pyright: ignore[reportPrivateUsage]
     if getattr(store, "_store_eager_variables", False):
         return
     raise ValueError(

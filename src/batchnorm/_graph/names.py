@@ -8,21 +8,21 @@ import tensorflow as tf
 __all__ = ["name_output", "output_name", "update_names"]
 
 
-def output_name(fused: bool, ghost: bool, wide: bool, plain: bool) -> str:
+def output_name(fused: bool, ghost: bool, wide: bool, parameters: int) -> str:
     """The historical name of y's op, relative to the layer's op scope.
 
     Args:
         fused: the fused kernel's name.
         ghost: ghost batches, whose output ends in a reshape.
         wide: computed in a wider dtype than the output, so that it ends in a cast.
-        plain: neither renorm nor adjustment, which changes how many casts came before.
+        parameters: how many variables of TensorFlow 1's kind took part as they are, each of which was cast.
     """
     if fused:
         return "FusedBatchNormV3"
     if ghost:
         return "Reshape_1"
     if wide:
-        return "Cast_3" if plain and not tf.compat.v1.control_flow_v2_enabled() else "Cast_1"
+        return f"Cast_{1 + parameters}"
     return "batchnorm/add_1"
 
 
@@ -39,8 +39,9 @@ def name_output(name: str, compute: Callable[[], tuple[Any, Any]]) -> tuple[Any,
     return tf.identity(y, name=last), rest
 
 
-def update_names(fused: bool, renorm: bool, dynamic: bool) -> tuple[str, str] | None:
+def update_names(fused: bool, renorm: bool, adjustment: bool, dynamic: bool) -> tuple[str, str] | None:
     """Names of the conditionals in which the two updates lay where training is decided at run time."""
     if not dynamic or fused:
         return None
-    return ("cond_6", "cond_7") if renorm else ("cond_2", "cond_3")
+    first = 2 + 4 * renorm + 2 * adjustment
+    return f"cond_{first}", f"cond_{first + 1}"

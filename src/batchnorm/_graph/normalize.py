@@ -61,9 +61,13 @@ def call_adjustment(function: Callable[[Any], Any], x: Any, dtype: Any) -> Adjus
     result = function(tf.shape(x))
     asked = f"adjustment returned {result!r}"
     if not isinstance(result, (tuple, list)) or len(result) != 2:
-        raise TypeError(refusal(asked, "It must return a pair: a factor and an offset", "Return (scale, bias)"))
+        raise TypeError(
+            refusal(asked, "It must return a pair: a factor and an offset", "Return (scale, bias)")
+        )
     if any(part is None for part in result):
-        raise ValueError(refusal(asked, "Both parts are needed", "Return 1.0 for no factor or 0.0 for no offset"))
+        raise ValueError(
+            refusal(asked, "Both parts are needed", "Return 1.0 for no factor or 0.0 for no offset")
+        )
     for part in result:
         if tf.is_tensor(part) and part.dtype != dtype:
             raise TypeError(

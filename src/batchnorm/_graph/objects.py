@@ -1,6 +1,5 @@
 """Initializers, regularizers and constraints, in every form that the originals took them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -9,7 +8,7 @@ from batchnorm.errors import refusal
 
 __all__ = ["constraint", "initializer", "regularizer", "serialize"]
 
-INITIALIZERS: dict[str, Callable[[], Any]] = {
+INITIALIZERS: dict[str, Any] = {
     "zeros": tf.compat.v1.zeros_initializer,
     "ones": tf.compat.v1.ones_initializer,
     "glorot_uniform": tf.compat.v1.glorot_uniform_initializer,
@@ -50,7 +49,7 @@ def serialize(value: Any) -> Any:
     return getattr(value, "__name__", repr(value))
 
 
-_V1_INITIALIZERS = {made.__name__: made for made in INITIALIZERS.values()}
+_V1_INITIALIZERS: dict[str, Any] = {made.__name__: made for made in INITIALIZERS.values()}
 
 
 def _resolve(kind: str, value: Any) -> Any:
@@ -63,7 +62,7 @@ def _resolve(kind: str, value: Any) -> Any:
             raise ImportError(
                 refusal(
                     f"{kind} were given {value!r}",
-                    "Names and configs other than the common initializers' are looked up in Keras, which is not installed",
+                    "Names and configs other than common initializers' are looked up in Keras, which is missing",
                     "Pass a callable, or install batchnorm[keras]",
                 )
             ) from missing

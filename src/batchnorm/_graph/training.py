@@ -61,7 +61,9 @@ def _from_tensor(training: Any) -> Any:
                 "Pass a scalar",
             )
         )
-    return tensor
+    # tf.custom_gradient looks for variables behind what it wraps, the switch of a conditional included, and refuses
+    # those of TensorFlow 1; it does not look past this op.
+    return tf.stop_gradient(tensor, name="training")
 
 
 def _learning_phase() -> Any:

@@ -99,7 +99,9 @@ def reaches(sources: list[Any], target: Any) -> bool:
     return False
 
 
-def _assign(options: Options, rule: Rule, variables: Mapping[str, Any], batch: Batch[Any], name: str | None) -> Any:
+def _assign(
+    options: Options, rule: Rule, variables: Mapping[str, Any], batch: Batch[Any], name: str | None
+) -> Any:
     variable, state = variables[rule.slot], _Now(variables)
     with tf.compat.v1.name_scope(name) as scope:
         current = _current(variable)

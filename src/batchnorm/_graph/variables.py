@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import tensorflow as tf
 
@@ -10,15 +11,17 @@ __all__ = [
     "flat",
     "is_ref",
     "parts",
-    "read",
     "regularization",
+    "snapshot",
     "square_root_of",
     "statistic",
     "weight",
 ]
 
 
-def weight(name: str, shape: Sequence[int], dtype: Any, initializer: Any, trainable: bool, constraint: Any) -> Any:
+def weight(
+    name: str, shape: Sequence[int], dtype: Any, initializer: Any, trainable: bool, constraint: Any
+) -> Any:
     """A parameter. Without an initializer the scope's own serves."""
     return tf.compat.v1.get_variable(
         name,
@@ -85,7 +88,7 @@ def parts(variable: Any) -> list[Any]:
 
 
 def is_ref(variable: Any) -> bool:
-    """Whether reading the variable may alias its memory, as TensorFlow 1's own kind did."""
+    """Whether the variable is TensorFlow 1's own kind, whose readings may alias its memory."""
     return bool(getattr(variable.dtype, "_is_ref_dtype", False))
 
 
@@ -95,10 +98,27 @@ def flat(value: Any) -> Any:
     return tensor if tensor.shape.rank in (0, 1) else tf.reshape(tensor, [-1])
 
 
-def read(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the state as it is now, which later updates of the same run do not reach."""
-    return {slot: flat(_copy(variable)) for slot, variable in variables.items()}
+def snapshot(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The state as it is before any update of the same run: all calls in one graph share what they read.
+
+    Calls under other control dependencies or in another branch read for themselves, since they asked for an order.
+    """
+    if tf.compat.v1.executing_eagerly_outside_functions():
+        return {slot: flat(variable) for slot, variable in variables.items()}
+    graph: Any = tf.compat.v1.get_default_graph()
+    order = tuple(id(op) for op in graph._current_control_dependencies())
+    read = _read.setdefault(graph, {})
+    key = (id(graph._get_control_flow_context()), order)
+    for variable in variables.values():
+        if (*key, variable.name) not in read:
+            read[*key, variable.name] = flat(_copy(variable))
+    return {slot: read[*key, variable.name] for slot, variable in variables.items()}
+
+
+# Kept by the graph's own lifetime; values are tensors of that graph.
+_read: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 
 
 def _copy(variable: Any) -> Any:
+    """A reading that later assignments do not reach."""
     return tf.raw_ops.DeepCopy(x=variable) if is_ref(variable) else tf.convert_to_tensor(variable)

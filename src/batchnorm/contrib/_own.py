@@ -9,7 +9,7 @@ from batchnorm._engines.tensorflow import ops
 from batchnorm._graph.names import name_output
 from batchnorm._graph.normalize import Call, call_adjustment, normalize
 from batchnorm._graph.updates import FINAL, SHADOWS, apply_updates, updated_values
-from batchnorm._graph.variables import flat, read
+from batchnorm._graph.variables import flat, snapshot
 from batchnorm.contrib._arguments import Asked, Path, channel_axis, make_options, training_of
 from batchnorm.contrib._collections import collect
 from batchnorm.contrib._variables import make_variables
@@ -72,9 +72,9 @@ def _weights(batch_weights: Any, x: Any) -> Any:
 
 
 def _read(variables: dict[str, Any]) -> dict[str, Any]:
-    """The state that this call sees; renorm's as a copy, since its updates must not reach y in the same run."""
+    """The state that this call sees; renorm's is that before any update of the same run."""
     rest = {slot: value for slot, value in variables.items() if slot not in (*FINAL, *SHADOWS)}
-    state = {slot: flat(variables[slot]) for slot in FINAL} | read(rest)
+    state = {slot: flat(variables[slot]) for slot in FINAL} | snapshot(rest)
     return {slot: _wide(value) for slot, value in state.items()}
 
 

@@ -65,9 +65,9 @@ def differentiable(
 def _order(inputs: Inputs[Tensor]) -> Inputs[Tensor]:
     """The inputs, with x only after gamma and beta.
 
-    `tf.custom_gradient` joins all arguments and results in one operation. The graph optimizer takes that for a
-    path from the read of a variable to its update, drops the order between the two, and then takes the joint
-    apart: where the gradient of y does not depend on y, the update could come before the read.
+    `tf.custom_gradient` joins all arguments and results in one operation. The graph optimizer takes that for
+    a path from the read of a variable to its update, drops the order between the two, and then takes the
+    joint apart: where the gradient of y does not depend on y, the update could come before the read.
     """
     if tf.executing_eagerly():
         return inputs

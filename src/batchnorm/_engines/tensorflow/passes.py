@@ -25,7 +25,6 @@ __all__ = [
     "differentiable",
     "fused_gradients",
     "fused_infer",
-    "fused_moments",
     "fused_train",
     "grad_input",
     "grad_sums",
@@ -45,7 +44,6 @@ composed: Composed[Any] = Composed(ops, differentiable, sum_over_replicas)  # py
 
 grad_weights = composed.grad_weights
 fused_train = composed.fused_train
-fused_moments = composed.fused_moments
 fused_gradients = composed.fused_gradients
 
 

@@ -1,12 +1,11 @@
 """The class `tf.compat.v1.layers.BatchNormalization`: its options, its variables, its calls."""
 
-import warnings
 from typing import Any
 
 import tensorflow as tf
 
 from batchnorm._core.state import slots
-from batchnorm._graph.eager import active_tracker, check_variables_have_a_home
+from batchnorm._graph.eager import check_variables_have_a_home
 from batchnorm._graph.fused import was_fused
 from batchnorm._graph.names import name_output, output_name, update_names
 from batchnorm._graph.normalize import Call, call_adjustment, normalize
@@ -14,18 +13,11 @@ from batchnorm._graph.objects import constraint, initializer, regularizer
 from batchnorm._graph.scope import LayerScope, unique_object_name
 from batchnorm._graph.training import resolve_training
 from batchnorm._graph.updates import FINAL, apply_updates, update_ops
-from batchnorm._graph.variables import (
-    existing_variables,
-    flat,
-    parts,
-    read,
-    regularization,
-    square_root_of,
-    statistic,
-    weight,
-)
+from batchnorm._graph.variables import flat, is_ref, snapshot
 from batchnorm.compat.v1._arguments import check_axis, check_unknown, make_options, resolve_dtype
+from batchnorm.compat.v1._inputs import check_input, check_shape
 from batchnorm.compat.v1._surface import Record, Surface
+from batchnorm.compat.v1._variables import make_variables
 from batchnorm.errors import refusal
 from batchnorm.layout import canonical_axes, refuse_ghost_axis
 
@@ -126,7 +118,8 @@ class BatchNormalization(Surface):
         self.moving_mean = self.moving_variance = None
         self._dtype, self._compute_dtype = resolve_dtype(dtype)
         self._name = name if isinstance(name, str) and name else unique_object_name(type(self).__name__)
-        base = name.name if isinstance(name, tf.compat.v1.VariableScope) else name
+        given: Any = name
+        base = given.name if isinstance(given, tf.compat.v1.VariableScope) else given
         self._record = Record(LayerScope(base or "batch_normalization", _scope, _reuse))
         self.wants_kernel = fused
         make_options(self)  # refuses here what can be refused before an input is seen
@@ -159,10 +152,10 @@ class BatchNormalization(Surface):
         check_variables_have_a_home(f"{type(self).__name__} {self._name!r}")
         self._record.scope.settle(scope)
         with self._record.scope.enter(self.built):
-            x = self._check_input(inputs)
+            x = check_input(self, inputs)
             if not self.built:
                 self._build(x.shape)
-            self._check_shape(x.shape)
+            check_shape(self, x.shape)
             return self._call(x, resolve_training(training), mask)
 
     def _build(self, shape: Any) -> None:
@@ -181,100 +174,9 @@ class BatchNormalization(Surface):
             )
         plain = not self.renorm and self.virtual_batch_size is None and self.adjustment is None
         self.fused = was_fused(self.fused, axes, shape.rank, self._compute_dtype, plain)
-        self._make_variables([shape[axis] if axis in axes else 1 for axis in range(shape.rank)], axes)
+        make_variables(self, [shape[axis] if axis in axes else 1 for axis in range(shape.rank)], axes)
         record.axes, record.rank = axes, shape.rank
         record.sizes = {axis: shape[axis] for axis in axes}
-
-    def _make_variables(self, kept: list[int], axes: tuple[int, ...]) -> None:
-        if self.virtual_batch_size is not None:
-            kept.insert(1, 1)
-        shape = [kept[axes[0]]] if len(axes) == 1 and self.virtual_batch_size is None else kept
-        if self.scale:
-            self.gamma = self._add_weight("gamma", shape)
-        if self.center:
-            self.beta = self._add_weight("beta", shape)
-        start = {"moving_mean": self.moving_mean_initializer, "moving_variance": self.moving_variance_initializer}
-        if self.renorm and self.renorm_form == "current":
-            root = square_root_of(self.moving_variance_initializer)
-            start |= {"moving_stddev": root, "renorm_mean": self.moving_mean_initializer, "renorm_stddev": root}
-        for slot in slots(make_options(self)):
-            scalar = slot.endswith("_weight")
-            made = statistic(slot, [] if scalar else shape, self._dtype, start.get(slot, initializer("zeros")))
-            setattr(self, slot, made)
-            self._record.others.append(made)
-
-    def _add_weight(self, name: str, shape: list[int]) -> Any:
-        known = existing_variables()
-        made = weight(
-            name,
-            shape,
-            self._dtype,
-            getattr(self, f"{name}_initializer"),
-            self.trainable,
-            getattr(self, f"{name}_constraint"),
-        )
-        kept = parts(made)
-        # A scope's custom getter may have decided that the variable is not to be trained.
-        overruled = self.trainable and not all(part.trainable for part in kept)
-        (self._record.others if overruled else self._record.trainable).extend(kept)
-        rule = getattr(self, f"{name}_regularizer")
-        if rule is not None:
-            self._regularize(name, made, rule, is_new=not {part.name for part in kept} & known)
-        return made
-
-    def _regularize(self, name: str, variable: Any, rule: Any, is_new: bool) -> None:
-        tracker = active_tracker()
-        if tracker is not None:
-            tracker.add_regularizer(variable, rule)
-        if tf.compat.v1.executing_eagerly_outside_functions():
-            self._record.losses.append(lambda: tf.add_n(regularization(name, variable, rule)))
-        elif is_new:
-            losses = regularization(name, variable, rule)
-            for loss in losses:
-                tf.compat.v1.add_to_collection(tf.compat.v1.GraphKeys.REGULARIZATION_LOSSES, loss)
-            self._record.losses += [lambda loss=loss: loss for loss in losses]
-
-    def _check_input(self, inputs: Any) -> Any:
-        x = tf.convert_to_tensor(inputs, dtype_hint=self._compute_dtype)
-        asked = f"An input of dtype {x.dtype.name} and shape {x.shape} was given to {self._name!r}"
-        if not x.dtype.is_floating:
-            raise TypeError(refusal(asked, "Only floating numbers can be normalized", "Cast it, e.g. to tf.float32"))
-        if x.shape.rank is None:
-            raise ValueError(
-                refusal(asked, "The rank of the input must be known", "Set it with tensor.set_shape or tf.ensure_shape")
-            )
-        if self._compute_dtype is None:
-            self._dtype, self._compute_dtype = resolve_dtype(x.dtype)
-        if x.dtype == self._compute_dtype:
-            return x
-        if "cast" not in self._record.warned:
-            self._record.warned.add("cast")
-            warnings.warn(
-                refusal(
-                    asked,
-                    f"The layer computes in {self._compute_dtype.name}, settled by its dtype argument or first input",
-                    f"The input is cast; pass dtype={x.dtype.name!r} at construction to compute in that",
-                ),
-                stacklevel=3,
-            )
-        return tf.cast(x, self._compute_dtype)
-
-    def _check_shape(self, shape: Any) -> None:
-        spec = self._record
-        complaint = ""
-        if shape.rank != spec.rank:
-            complaint = f"expected ndim={spec.rank}, found ndim={shape.rank}"
-        for axis, size in spec.sizes.items():
-            if not complaint and shape[axis] not in (None, size):
-                complaint = f"expected axis {axis} to have size {size}, found {shape[axis]}"
-        if complaint:
-            raise ValueError(
-                refusal(
-                    f"An input of shape {shape} was given to {self._name!r}",
-                    f"The layer is incompatible with it: {complaint}, as in its first input",
-                    "Use another layer for inputs of another shape",
-                )
-            )
 
     def _call(self, x: Any, training: Any, mask: Any) -> Any:
         weights = None
@@ -286,13 +188,14 @@ class BatchNormalization(Surface):
         if self.adjustment is not None and training is not False:
             adjustment = call_adjustment(self.adjustment, x, self._dtype)
         with tf.compat.v1.name_scope("read"):
-            state = self._read_state()
+            state = {slot: flat(getattr(self, slot)) for slot in FINAL}
+            others = {slot: getattr(self, slot) for slot in slots(options) if slot not in FINAL}
+            before = snapshot(others)
             gamma, beta = (None if value is None else flat(value) for value in (self.gamma, self.beta))
-        call = Call(x, gamma, beta, state, training, weights, adjustment)
+        call = Call(x, gamma, beta, state | before, training, weights, adjustment)
         dynamic = not isinstance(training, bool)
-        plain = not self.renorm and adjustment is None
         wide = self._compute_dtype != self._dtype
-        name = output_name(bool(self.fused), self.virtual_batch_size is not None, wide, plain)
+        name = output_name(bool(self.fused), self.virtual_batch_size is not None, wide, self._n_bare(x, adjustment))
         if self.fused and training is not True:
             y, batch = normalize(options, call)
             if not dynamic and not tf.executing_eagerly() and y.op.type != "FusedBatchNormV3":
@@ -303,21 +206,14 @@ class BatchNormalization(Surface):
         if self.activity_regularizer is not None:
             self._record.activity.append((self.activity_regularizer(y), x))
         if batch is not None:
-            self._update(options, x, batch, [state[slot] for slot in state if slot not in FINAL], dynamic)
+            self._update(options, x, batch, list(before.values()), dynamic)
         return y
 
-    def _read_state(self) -> dict[str, Any]:
-        """The state this call sees. All calls in one graph see that of before any of them updates it."""
-        variables = {slot: getattr(self, slot) for slot in slots(make_options(self))}
-        state = {slot: flat(variables.pop(slot)) for slot in FINAL}
-        if tf.compat.v1.executing_eagerly_outside_functions() or not variables:
-            return state | read(variables)
-        graph = tf.compat.v1.get_default_graph()
-        context = graph._get_control_flow_context()  # noqa: SLF001
-        key = (id(graph), id(context))
-        if key not in self._record.snapshots:
-            self._record.snapshots[key] = read(variables)
-        return state | self._record.snapshots[key]
+    def _n_bare(self, x: Any, adjustment: Any) -> int:
+        """How many of TensorFlow 1's variables scale or shift x as they are, neither reshaped nor corrected."""
+        if self.renorm or adjustment is not None or self._record.axes != (x.shape.rank - 1,):
+            return 0
+        return sum(value is not None and is_ref(value) for value in (self.gamma, self.beta))
 
     def _update(self, options: Any, x: Any, batch: Any, after: list[Any], dynamic: bool) -> None:
         if not self.trainable:
@@ -326,7 +222,7 @@ class BatchNormalization(Surface):
         if tf.compat.v1.executing_eagerly_outside_functions():
             apply_updates(options, variables, batch)
             return
-        wrappers = update_names(bool(self.fused), self.renorm, dynamic)
+        wrappers = update_names(bool(self.fused), self.renorm, self.adjustment is not None, dynamic)
         made = update_ops(options, variables, batch, after, wrappers)
         self._record.updates += [(op, x) for op in made]
         collected = tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.UPDATE_OPS)

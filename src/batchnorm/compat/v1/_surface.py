@@ -59,7 +59,6 @@ class Record:
     rank: int | None = None
     sizes: dict[int, int] = field(default_factory=dict[int, int])
     sample: bool = True
-    snapshots: dict[Any, dict[str, Any]] = field(default_factory=dict[Any, dict[str, Any]])
     warned: set[str] = field(default_factory=set[str])
 
 
@@ -72,6 +71,9 @@ class Surface(tf.Module):
     _compute_dtype: Any
     trainable: bool
     wants_kernel: bool | None
+    adjustment: Any
+    ghost_order: str
+    renorm_form: str
 
     @property
     def name(self) -> str:
@@ -210,8 +212,12 @@ class Surface(tf.Module):
         config: dict[str, Any] = {"name": self._name, "trainable": self.trainable, "dtype": self.dtype}
         config |= {key: getattr(self, key) for key in CONFIG}
         config |= {key: serialize(getattr(self, key)) for key in OBJECTS}
-        config |= {"fused": self.wants_kernel, "ghost_order": self.ghost_order, "renorm_form": self.renorm_form}  # pyright: ignore[reportAttributeAccessIssue]
-        if self.adjustment is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        config |= {
+            "fused": self.wants_kernel,
+            "ghost_order": self.ghost_order,
+            "renorm_form": self.renorm_form,
+        }
+        if self.adjustment is not None:
             warnings.warn("The adjustment is a function and is left out of the layer's config.", stacklevel=2)
         return config
 
@@ -227,6 +233,10 @@ def _values(variables: list[Any]) -> list[Any]:
     session = tf.compat.v1.get_default_session()
     if session is None:
         raise ValueError(
-            refusal("get_weights was asked for", "A graph's values live in a session, and none is active", "Open one")
+            refusal(
+                "get_weights was asked for",
+                "A graph's values live in a session, and none is active",
+                "Open one",
+            )
         )
     return session.run(variables)

@@ -59,7 +59,7 @@ class StoredWeights(keras.layers.Layer):
     def __init__(self) -> None:
         super().__init__(name="tf1_style_weights")
         self.built = True
-        # Keras would wrap and follow what is in these by itself, and TensorFlow's checkpoints would too.
+        # Plain attributes: Keras would wrap and follow what is in these by itself.
         object.__setattr__(self, "faces", {})
         object.__setattr__(self, "nested", set())
 
@@ -127,7 +127,9 @@ def keras3_store(layer: Any) -> VariableStore:
     store = VariableStore(owner)
     weights.losses_of_store = store.get_regularization_losses
     with _open_for_changes(layer):
-        layer._tf1_style_weights = weights
+        layer._tracker.track(weights)
+    # An attribute for Keras' files to find, but not TensorFlow's checkpoints, which have the store itself.
+    object.__setattr__(layer, "_tf1_style_weights", weights)
     return store
 
 

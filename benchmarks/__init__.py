@@ -1,0 +1,1 @@
+"""Batch normalization's training step, ours against tf_keras' and Keras 3's: `python -m benchmarks`."""
