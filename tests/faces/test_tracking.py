@@ -88,6 +88,23 @@ def test_the_scope_around_the_call_prefixes_names():
     assert names(net) == [f"outer/batch_normalization/{p}" for p in PARAMETERS]
 
 
+def test_scopes_opened_before_do_not_change_default_names():
+    net = module(lambda self, x: norm(x))
+    for _ in range(2):
+        with v1.variable_scope(None, "batch_normalization"):
+            pass
+        net(X)
+    assert names(net) == [f"batch_normalization/{p}" for p in PARAMETERS]
+
+
+def test_settings_of_the_scope_around_the_call_hold():
+    net = module(lambda self, x: x * v1.get_variable("v", [3]))
+    with v1.variable_scope("o", constraint=tf.nn.relu, initializer=v1.ones_initializer()):
+        net(X)
+    assert net.variables[0].constraint is tf.nn.relu
+    np.testing.assert_array_equal(net.variables[0], np.ones(3))
+
+
 def test_calls_leave_no_trace_in_the_scopes_around_them():
     def default_name():
         with v1.variable_scope(None, "batch_normalization") as scope:

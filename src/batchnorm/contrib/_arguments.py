@@ -62,9 +62,14 @@ class Asked:
 def choose_path(asked: Asked, rank: int | None) -> Path:
     """The original's rule, but for one thing: any string that equals UPDATE_OPS is that collection's name."""
     collected = isinstance(asked.updates_collections, str) and asked.updates_collections == UPDATE_OPS
-    unfusable = asked.batch_weights is not None or asked.renorm or asked.adjustment is not None or rank not in (2, 4)
-    wants_kernel = asked.fused is None or bool(asked.fused)
-    if wants_kernel and not unfusable and (rank == 2 or asked.zero_debias_moving_mean or not collected):
+    wants_kernel = asked.fused is None or asked.fused
+    plain = asked.batch_weights is None and not asked.renorm and asked.adjustment is None
+    if (
+        wants_kernel
+        and plain
+        and rank in (2, 4)
+        and (rank == 2 or asked.zero_debias_moving_mean or not collected)
+    ):
         return Path.FUSED
     if asked.batch_weights is None and collected and not asked.zero_debias_moving_mean:
         return Path.CORE
@@ -129,9 +134,13 @@ def channel_axis(asked: Asked, x: Any) -> int:
         TypeError: the tensor is not floating.
         ValueError: its rank or the number of its channels is not known, or it has no such axis.
     """
-    given = f"An input of dtype {x.dtype.base_dtype.name} and shape {x.shape} was given with {asked.data_format}"
+    given = (
+        f"An input of dtype {x.dtype.base_dtype.name} and shape {x.shape} was given with {asked.data_format}"
+    )
     if not x.dtype.is_floating:
-        raise TypeError(refusal(given, "Only floating numbers can be normalized", "Cast it, e.g. to tf.float32"))
+        raise TypeError(
+            refusal(given, "Only floating numbers can be normalized", "Cast it, e.g. to tf.float32")
+        )
     if x.shape.rank is None:
         raise ValueError(
             refusal(given, "The input has undefined rank", "Set it with tensor.set_shape or tf.ensure_shape")

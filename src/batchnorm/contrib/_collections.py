@@ -5,7 +5,14 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["collect", "collect_output", "collect_variable", "model_variable_getter", "names_of", "variable_collections"]
+__all__ = [
+    "collect",
+    "collect_output",
+    "collect_variable",
+    "model_variable_getter",
+    "names_of",
+    "variable_collections",
+]
 
 ALWAYS = (tf.compat.v1.GraphKeys.GLOBAL_VARIABLES, tf.compat.v1.GraphKeys.MODEL_VARIABLES)
 

@@ -1,6 +1,7 @@
 """contrib's own paths: variables made in its manner, and updates to collect as tensors or to run with the output."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -35,13 +36,14 @@ def normalize_on_own_path(asked: Asked, path: Path, x: Any) -> Any:
         gamma, beta = (None if value is None else _wide(flat(value)) for value in (gamma, beta))
     call = Call(x, gamma, beta, state, training, weights, adjustment)
     first = [state[slot] for slot in state if slot not in FINAL]
+    update = partial(updated_values, options, variables, after=first)
     in_graph = not tf.compat.v1.executing_eagerly_outside_functions()
     along = in_graph and asked.updates_collections is None
 
     def step() -> tuple[Any, Any]:
         y, batch = normalize(options, call)
         if along and batch is not None:
-            y = _run_along(y, training, first, lambda: updated_values(options, variables, batch, first))
+            y = _run_along(y, training, first, partial(update, batch))
         return y, batch
 
     y, batch = _named(path, x.shape.rank, training, along, step)
@@ -49,9 +51,8 @@ def normalize_on_own_path(asked: Asked, path: Path, x: Any) -> Any:
     if batch is not None and not in_graph:
         apply_updates(options, variables, batch)
     elif batch is not None and not along:
-        made = _to_collect(variables, training, first, lambda: updated_values(options, variables, batch, first))
-        for update in made:
-            collect(asked.updates_collections, update)
+        for value in _to_collect(variables, training, first, partial(update, batch)):
+            collect(asked.updates_collections, value)
     return y
 
 
@@ -100,10 +101,14 @@ def _run_along(y: Any, training: Any, first: list[Any], update: Callable[[], lis
         with tf.control_dependencies(update()):
             return tf.identity(y)
 
-    return updated() if training is True else tf.cond(_after(first, training), updated, lambda: tf.identity(y))
+    if training is True:
+        return updated()
+    return tf.cond(_after(first, training), updated, lambda: tf.identity(y))
 
 
-def _to_collect(variables: dict[str, Any], training: Any, first: list[Any], update: Callable[[], list[Any]]) -> Any:
+def _to_collect(
+    variables: dict[str, Any], training: Any, first: list[Any], update: Callable[[], list[Any]]
+) -> Any:
     """The new moving mean and variance, whose evaluation updates the variables."""
 
     def updated() -> list[Any]:

@@ -89,7 +89,8 @@ def arg_scope(list_ops_or_scope: Any, **kwargs: Any) -> Generator[Scope]:
         TypeError: neither a list, nor a tuple, nor a scope.
         ValueError: a function without `add_arg_scope`, or keyword arguments beside a scope.
     """
-    scope = _reused(list_ops_or_scope, kwargs) if isinstance(list_ops_or_scope, dict) else _added(list_ops_or_scope, kwargs)
+    make = _reused if isinstance(list_ops_or_scope, dict) else _added
+    scope = make(list_ops_or_scope, kwargs)
     token = _current.set(scope)
     try:
         yield scope

@@ -54,9 +54,9 @@ def batch_norm(
     y = γ·(x − M) / √(V + ε) + β with the moving mean and variance. It serves as `normalizer_fn` of other layers, and
     `arg_scope` sets its defaults. Every option goes with every other.
 
-    The moving variance holds the sample variance where the original took its fused kernel, and the population's
-    elsewhere: by default that is the sample's at ranks 2, 4 and 5, and with `fused=False`, `batch_weights`, `renorm`
-    or an `adjustment` the population's.
+    The moving variance holds the sample variance where the original took its fused kernel: at ranks 2 and 4, and at
+    rank 5 with the default `updates_collections` and no debiasing; but not with `fused=False`, `batch_weights`,
+    `renorm` or an `adjustment`. Elsewhere it holds the population's.
 
     Args:
         inputs: floating tensor of known rank, with a known number of channels.
