@@ -15,8 +15,8 @@ demo: $(VENV)/.demo
 test: lint types unit
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check src tests benchmarks docs
-	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs examples
+	$(BIN)/ruff format --check src tests benchmarks docs examples
 
 types: $(VENV)/.test
 	$(BIN)/pyright
@@ -28,8 +28,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
 format: $(VENV)/.test
-	$(BIN)/ruff check --fix src tests benchmarks docs
-	$(BIN)/ruff format src tests benchmarks docs
+	$(BIN)/ruff check --fix src tests benchmarks docs examples
+	$(BIN)/ruff format src tests benchmarks docs examples
 
 clean:
 	rm -rf $(VENV)

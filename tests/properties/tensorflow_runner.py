@@ -39,7 +39,7 @@ class TensorFlow:
 
         if self.mode != "eager":
             step = tf.function(step, autograph=False).get_concrete_function(
-                self._unknown(options, batches[0]),
+                signature(options, batches[0], self.mode),
                 {name: tf.TensorSpec(v.shape, v.dtype) for name, v in state.items()},
             )
         steps: list[Step] = []
@@ -60,30 +60,29 @@ class TensorFlow:
             )
 
         if self.mode != "eager":
-            run = tf.function(run, autograph=False).get_concrete_function(self._unknown(options, batch))
+            run = tf.function(run, autograph=False).get_concrete_function(
+                signature(options, batch, self.mode)
+            )
         return step_of(run(tensors_of(batch)), {}, {}).y
 
-    def _unknown(self, options: Options, batch: Batch) -> dict[str, Any]:
-        """What a graph is told of the arrays' shapes."""
-        shape = batch.x.shape
-        kept = {axis % len(shape) for axis in options.axes}
-        lost = {
-            axis for axis in range(len(shape)) if axis not in kept and (axis == 0 or self.mode == "unknown")
-        }
 
-        def spec(name: str, value: Array) -> Any:
-            if name in ("dgamma", "dbeta"):
-                return tf.TensorSpec(value.shape, value.dtype)
-            first = len(shape) - value.ndim
-            whole = name in ("dx", "dy")
-            # Of weights and adjustments a size of 1 is known: it says that they repeat.
-            known = [
-                None if axis in lost and (whole or size != 1) else size
-                for axis, size in enumerate(value.shape, first)
-            ]
-            return tf.TensorSpec(known, value.dtype)
+def signature(options: Options, batch: Batch, mode: str) -> dict[str, Any]:
+    """What a graph is told of the arrays' shapes."""
+    shape = batch.x.shape
+    kept = {axis % len(shape) for axis in options.axes}
+    lost = {axis for axis in range(len(shape)) if axis not in kept and (axis == 0 or mode == "unknown")}
 
-        return {name: spec(name, value) for name, value in arrays_of(batch).items()}
+    def spec(name: str, value: Array) -> Any:
+        if name in ("dgamma", "dbeta"):
+            return tf.TensorSpec(value.shape, value.dtype)
+        first = len(shape) - value.ndim
+        # Of weights and adjustments a size of 1 is known: it says that they repeat.
+        repeats = name not in ("dx", "dy")
+        sizes = enumerate(value.shape, first)
+        known = [None if axis in lost and not (repeats and size == 1) else size for axis, size in sizes]
+        return tf.TensorSpec(known, value.dtype)
+
+    return {name: spec(name, value) for name, value in arrays_of(batch).items()}
 
 
 def arrays_of(batch: Batch) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from threading import Barrier, local
 
 import numpy as np
@@ -88,15 +89,12 @@ def test_replicas_are_one_batch(case: Case, count: int, random) -> None:
     examples = case.shape[0]
     cuts = [0, *sorted(random.randint(0, examples) for _ in range(count - 1)), examples]
     shared = case.weights is not None and case.weights[0] != examples
-    if case.weights is not None and examples == 1:
-        # One weight would belong to one example or to all replicas: say which.
-        shared = False
 
     def part(start: int, stop: int) -> Batch:
         weights = whole.weights if whole.weights is None or shared else whole.weights[start:stop]
         return replace(whole, x=whole.x[start:stop], dy=whole.dy[start:stop], weights=weights)
 
-    parts = [part(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+    parts = [part(start, stop) for start, stop in pairwise(cuts)]
     check(case, whole, case.options, parts, np.arange(examples))
 
 

@@ -40,11 +40,11 @@ def summarize(ops: Ops[A], options: Options, moments: Moments[A], layout: Layout
     if isinstance(layout.ghosts, int) and layout.ghosts == 1:
         mean, variance, estimate = (ops.reshape(value, (layout.channels,)) for value in values)
         return Batch(mean, variance, estimate, None if alive is None else ops.reshape(alive, (-1,)))
-    if alive is None:
-        groups = ops.as_float(layout.ghosts, ops.dtype(mean))
-        mean, variance, estimate = (ops.sum(value, (0,)) / groups for value in values)
+    if alive is None and isinstance(layout.ghosts, int) and layout.ghosts > 0:
+        mean, variance, estimate = (ops.sum(value, (0,)) / float(layout.ghosts) for value in values)
         return Batch(mean, variance, estimate, None)
-    # An empty batch may have no group at all: then nothing is alive, and nothing is counted.
+    # An empty batch has no group at all: then nothing is alive, and nothing is counted.
+    alive = ops.zeros_like(mean) + 1.0 > 0.0 if alive is None else alive
     groups = ops.sum(ops.where(alive, ops.zeros_like(mean) + 1.0, 0.0), (0,))
     counted = groups > 0.0
     divisor = ops.where(counted, groups, 1.0)

@@ -79,7 +79,9 @@ def moments(ops: Ops[A], x: A, weights: A | None, layout: Layout) -> Moments[A]:
     square = ops.sum(w * w, layout.reduced)
     count = ops.where(total > 0.0, total * total / ops.where(total > 0.0, square, 1.0), 0.0)
     grouped = [_grouped(ops, value, layout) for value in (mean + _finite(ops, rest), variance)]
-    return Moments(_weight_grouped(ops, total, layout), _weight_grouped(ops, count, layout), *grouped)
+    # [G, 1] where the weights are the same for all channels
+    shape = (layout.ghosts, layout.channels if _per_channel(ops, weights, layout) else 1)
+    return Moments(ops.reshape(total, shape), ops.reshape(count, shape), *grouped)
 
 
 def apply(ops: Ops[A], x: A, mean: A, scale: A, shift: A, layout: Layout) -> A:
@@ -168,8 +170,3 @@ def _weight_view(ops: Ops[A], weights: A, layout: Layout, dtype: Any) -> A:
 def _per_channel(ops: Ops[A], weights: A, layout: Layout) -> bool:
     shape = ops.shape(weights)
     return any(not (isinstance(shape[axis], int) and shape[axis] == 1) for axis in layout.axes)
-
-
-def _weight_grouped(ops: Ops[A], total: A, layout: Layout) -> A:
-    """A total of weights as [G, C], or as [G, 1] where the weights are the same for all channels."""
-    return ops.reshape(total, (layout.ghosts, -1))

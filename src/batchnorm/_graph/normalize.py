@@ -9,6 +9,7 @@ from batchnorm._core.adjustment import Adjustment
 from batchnorm._core.step import infer, train
 from batchnorm._engines.protocol import Batch, Inputs
 from batchnorm._engines.tensorflow import engine, ops
+from batchnorm._graph.scalars import in_dtype
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout
 from batchnorm.options import Ghost, Options
@@ -33,6 +34,7 @@ def normalize(options: Options, call: Call) -> tuple[Any, Batch[Any] | None]:
 
     Where training is decided at run time, the statistics do not count when it is False.
     """
+    options = in_dtype(options, ops.stat_dtype(call.x))
     if isinstance(call.training, bool):
         return _train(options, call) if call.training else (_infer(options, call), None)
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 from batchnorm._core.state import Rule, decrement, replacement, rules
 from batchnorm._engines.protocol import Batch
 from batchnorm._engines.tensorflow import ops
+from batchnorm._graph.scalars import in_dtype
 from batchnorm._graph.variables import flat, is_ref
 from batchnorm.options import Options
 
@@ -36,6 +37,7 @@ class _Now(Mapping[str, Any]):
 
 def apply_updates(options: Options, variables: Mapping[str, Any], batch: Batch[Any]) -> None:
     """Carry out the rules now, or in the order of a function being traced."""
+    options = in_dtype(options, batch.mean.dtype)
     for rule in rules(options):
         _assign(options, rule, variables, batch, name=None)
 
@@ -64,6 +66,7 @@ def updated_values(
     wrappers: tuple[str, str] | None = None,
 ) -> list[Any]:
     """The same as what the assignments return: the new moving mean and the new moving variance."""
+    options = in_dtype(options, batch.mean.dtype)
     side: list[tuple[str, Any]] = [("", value) for value in after]
     final: list[Any] = []
     for rule in rules(options):

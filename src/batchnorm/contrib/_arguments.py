@@ -62,14 +62,9 @@ class Asked:
 def choose_path(asked: Asked, rank: int | None) -> Path:
     """The original's rule, but for one thing: any string that equals UPDATE_OPS is that collection's name."""
     collected = isinstance(asked.updates_collections, str) and asked.updates_collections == UPDATE_OPS
-    wants_kernel = asked.fused is None or asked.fused
     plain = asked.batch_weights is None and not asked.renorm and asked.adjustment is None
-    if (
-        wants_kernel
-        and plain
-        and rank in (2, 4)
-        and (rank == 2 or asked.zero_debias_moving_mean or not collected)
-    ):
+    fusable = (asked.fused is None or asked.fused) and plain and rank in (2, 4)
+    if fusable and (rank == 2 or asked.zero_debias_moving_mean or not collected):
         return Path.FUSED
     if asked.batch_weights is None and collected and not asked.zero_debias_moving_mean:
         return Path.CORE

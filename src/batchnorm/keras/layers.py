@@ -33,9 +33,9 @@ class BatchNormalization(keras.layers.Layer):
     statistics take the place of μ and σ². Variables are named, shaped and ordered as in Keras 3, those for
     several axes and for ghost batches as in tf_keras, so that the weights of both load.
 
-    What differs from Keras 3: an empty batch leaves the statistics as they are, and so does a channel whose
-    mask or weights are all zero, which is then normalized by them; a mask counts with `synchronized` too; an
-    `axis` such as 1.7 or "1" is a TypeError.
+    What differs from Keras 3: an empty batch leaves the statistics as they are, and so do channels whose mask or
+    weights are all zero; where that is all channels, the moving statistics normalize. A mask counts with
+    `synchronized` too. An `axis` such as 1.7 or "1" is a TypeError.
 
     Args:
         axis: the channel axis, or a list of them.
