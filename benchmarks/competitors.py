@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from batchnorm.keras.layers import BatchNormalization
 
+from batchnorm.keras.layers import BatchNormalization
 from benchmarks.cases import GHOST_SIZE, Case
 
 __all__ = ["OURS", "Step", "check_agreement", "copy", "inputs", "steps"]

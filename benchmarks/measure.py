@@ -1,10 +1,11 @@
 """Timing in turns, so that whatever else the machine does hits every competitor alike."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-import os
 from time import perf_counter, process_time
+
 if os.environ.get("CPU"): perf_counter = process_time
 from typing import Any
 

@@ -28,7 +28,9 @@ def network(images: tf.Tensor, training: tf.Tensor) -> tf.Tensor:
     x = images
     for index, (width, stride) in enumerate([(16, (1, 1)), (32, (2, 1)), (64, (4, 2))]):
         with v1.variable_scope(f"conv{index}"):
-            kernel = v1.get_variable("w", [3, 3, x.shape[-1], width], initializer=v1.glorot_uniform_initializer())
+            kernel = v1.get_variable(
+                "w", [3, 3, x.shape[-1], width], initializer=v1.glorot_uniform_initializer()
+            )
             x = tf.nn.conv2d(x, kernel, strides=[1, *stride, 1], padding="SAME")
             x = tf.nn.relu(layers.batch_normalization(x, momentum=0.9, training=training))
     x = tf.transpose(tf.squeeze(x, [1]), [1, 0, 2])
@@ -38,6 +40,7 @@ def network(images: tf.Tensor, training: tf.Tensor) -> tf.Tensor:
 
 def main(steps: int) -> None:
     v1.disable_eager_execution()
+    v1.set_random_seed(0)
     digits = load_digits()
     rng = np.random.default_rng(0)
     images = v1.placeholder(tf.float32, [None, 8, 8 * LENGTH, 1])
@@ -46,7 +49,9 @@ def main(steps: int) -> None:
     logits = network(images, training)
     times = tf.fill([tf.shape(images)[0]], tf.shape(logits)[0])
     lengths = tf.fill([tf.shape(images)[0]], LENGTH)
-    loss = tf.reduce_mean(tf.nn.ctc_loss(written, logits, lengths, times, logits_time_major=True, blank_index=10))
+    loss = tf.reduce_mean(
+        tf.nn.ctc_loss(written, logits, lengths, times, logits_time_major=True, blank_index=10)
+    )
     (decoded,), _ = v1.nn.ctc_greedy_decoder(logits, times)
     wrong = tf.reduce_mean(
         tf.edit_distance(

@@ -34,6 +34,7 @@ def network(users: tf.Tensor, items: tf.Tensor, training: tf.Tensor) -> tf.Tenso
 
 def main(steps: int) -> None:
     v1.disable_eager_execution()
+    v1.set_random_seed(0)
     rng = np.random.default_rng(0)
     taste = rng.standard_normal((USERS, 4)) @ rng.standard_normal((4, ITEMS))
     held = rng.random((USERS, ITEMS)) < 0.2

@@ -1,7 +1,6 @@
 """track_tf1_style_variables on tf.Modules: which variables there are, who shares them, what is refused."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -146,29 +145,29 @@ def test_all_methods_of_an_object_share_its_variables_and_may_call_each_other():
     assert names(net) == ["dense/bias", "dense/kernel"]
 
 
-def test_threads_make_each_variable_once():
-    def method(self, x):
-        time.sleep(0.01)
-        x = norm(x)
-        time.sleep(0.01)
-        return norm(x)
+def test_threads_that_make_a_variable_at_once_get_the_same():
+    together = threading.Barrier(4)
+    found = []
 
-    net = module(method)
-    failures = []
+    def value():
+        together.wait(timeout=30)
+        return X[0]
+
+    net = module(lambda self, x: norm(x * v1.get_variable("v", initializer=value)))
+    net.note = track_tf1_style_variables(lambda self: found.append(v1.get_variable("v", initializer=value)))
 
     def call():
-        try:
-            net(X)
-        except Exception as error:
-            failures.append(error)
+        net.note(net)
+        net(X)
 
     threads = [threading.Thread(target=call) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert failures == []
-    assert names(net) == [f"batch_normalization{i}/{p}" for i in ("", "_1") for p in PARAMETERS]
+    assert len(found) == 4
+    assert len({id(variable) for variable in found}) == 1
+    assert names(net) == [*(f"batch_normalization/{p}" for p in PARAMETERS), "v"]
 
 
 def test_a_layer_object_made_in_the_method_finds_its_variables():

@@ -23,7 +23,10 @@ def normal(*shape, seed=0):
 
 
 def state_of(session, layer):
-    return {v.name.split("/")[-1]: value for v, value in zip(layer.weights, session.run(layer.weights), strict=True)}
+    return {
+        v.name.split("/")[-1]: value
+        for v, value in zip(layer.weights, session.run(layer.weights), strict=True)
+    }
 
 
 def start(session):
@@ -43,7 +46,9 @@ def test_two_renorm_calls_of_one_run_see_the_state_before_either_updates(session
 
 def test_two_reused_renorm_calls_see_the_same_state(session):
     x = tf.constant(normal(8, 3))
-    calls = [batch_normalization(x, renorm=True, training=True, name="bn", reuse=v1.AUTO_REUSE) for _ in range(2)]
+    calls = [
+        batch_normalization(x, renorm=True, training=True, name="bn", reuse=v1.AUTO_REUSE) for _ in range(2)
+    ]
     start(session)
     for _ in range(20):
         one, two, _ = session.run([*calls, v1.get_collection(UPDATES)])
@@ -92,7 +97,9 @@ def test_second_derivatives_equal_numeric_ones(session, options):
     x = normal(8, 3).astype(np.float64)
     w = np.random.default_rng(1).standard_normal((8, 3))
     inputs = v1.placeholder(tf.float64, [None, 3])
-    y = BatchNormalization(renorm_clipping={"rmax": 1.0, "rmin": 1.0, "dmax": 0.0}, **options)(inputs, training=True)
+    y = BatchNormalization(renorm_clipping={"rmax": 1.0, "rmin": 1.0, "dmax": 0.0}, **options)(
+        inputs, training=True
+    )
     (dx,) = tf.gradients(tf.reduce_sum(tf.sin(y) * w), [inputs])
     energy = tf.reduce_sum(dx**2)
     (ddx,) = tf.gradients(energy, [inputs])
@@ -104,7 +111,9 @@ def test_second_derivatives_equal_numeric_ones(session, options):
 
 
 def test_ghost_layer_reloads_from_its_config_after_use(session):
-    layer = BatchNormalization(axis=[1, 3], virtual_batch_size=2, momentum=0.9, name="ghosts", ghost_order="contiguous")
+    layer = BatchNormalization(
+        axis=[1, 3], virtual_batch_size=2, momentum=0.9, name="ghosts", ghost_order="contiguous"
+    )
     layer(tf.constant(normal(4, 3, 2, 5)), training=True)
     config = layer.get_config()
     assert config["axis"] == [1, 3]
@@ -125,7 +134,9 @@ def test_ghosts_are_kept_when_training_is_fed_and_inference_takes_any_batch(sess
 
 
 def test_batch_that_ghosts_do_not_divide(session):
-    with pytest.raises(ValueError, match=r"Ghost batches of 4 were asked for with a batch of 6 examples\..*6 = 1·4 \+ 2"):
+    with pytest.raises(
+        ValueError, match=r"Ghost batches of 4 were asked for with a batch of 6 .*6 = 1·4 \+ 2"
+    ):
         BatchNormalization(virtual_batch_size=4)(tf.constant(normal(6, 3)), training=True)
     x = v1.placeholder(tf.float32, [None, 3])
     y = BatchNormalization(virtual_batch_size=4)(x, training=True)
@@ -166,7 +177,9 @@ def test_adjustment_with_ghosts_sees_the_whole_batch(session):
         seen.append(tf.get_static_value(shape))
         return 2.0, 0.5
 
-    y = BatchNormalization(adjustment=adjustment, virtual_batch_size=2)(tf.constant(normal(4, 3)), training=True)
+    y = BatchNormalization(adjustment=adjustment, virtual_batch_size=2)(
+        tf.constant(normal(4, 3)), training=True
+    )
     plain = BatchNormalization(virtual_batch_size=2)(tf.constant(normal(4, 3)), training=True)
     start(session)
     one, two = session.run([y, plain])
@@ -182,7 +195,9 @@ def test_wider_input_is_cast_with_one_warning(session):
 
 
 def test_eager_call_outside_a_tracker():
-    with pytest.raises(ValueError, match=r"called eagerly\..*nothing would keep or share.*track_tf1_style_variables"):
+    with pytest.raises(
+        ValueError, match=r"called eagerly\..*nothing would keep or share.*track_tf1_style_variables"
+    ):
         batch_normalization(tf.constant(normal(4, 3)))
 
 

@@ -61,6 +61,12 @@ class _Scoped:
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else a function has, such as the `__defaults__` that tf_slim's decorator reads."""
+        if name == "_function":  # not yet set: there is nothing to ask
+            raise AttributeError(name)
+        return getattr(self._function, name)
+
     def __repr__(self) -> str:
         return f"<function {self._function.__qualname__}{inspect.signature(self._function)} with arg_scope>"
 

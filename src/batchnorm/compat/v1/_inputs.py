@@ -24,8 +24,7 @@ def check_input(layer: Any, inputs: Any) -> Any:
         raise TypeError(
             refusal(asked, "Only floating numbers can be normalized", "Cast it, e.g. to tf.float32")
         )
-    rank: int | None = x.shape.rank
-    if rank is None:
+    if x.shape.ndims is None:  # pyright: ignore[reportUnnecessaryComparison]
         raise ValueError(
             refusal(
                 asked,
