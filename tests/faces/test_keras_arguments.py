@@ -37,6 +37,10 @@ def test_axis_is_kept_as_written(given, kept):
     assert layer.axis == kept
 
 
+KERNEL = (
+    "The fused kernel runs only when axis is 1 or 3 (of rank 5: 1 or 4), without options like these, and in at most "
+    "32 bits."
+)
 FASTEST = "Leave `fused` at None, which takes the fastest way there is."
 REFUSED = {
     "axis 1.7": (
@@ -87,7 +91,7 @@ REFUSED = {
     "fused axis": (
         {"fused": True, "axis": 2},
         ValueError,
-        f"fused=True was asked for together with axis=2. The fused kernel knows nothing of that. {FASTEST}",
+        f"fused=True was asked for together with axis=2. {KERNEL} {FASTEST}",
     ),
     "fused axes": (
         {"fused": True, "axis": [1, 3]},
@@ -102,7 +106,7 @@ REFUSED = {
     "fused ghosts": (
         {"fused": True, "virtual_batch_size": 2},
         ValueError,
-        "fused=True was asked for together with ghost batches.",
+        "fused=True was asked for together with virtual_batch_size.",
     ),
     "fused adjustment": (
         {"fused": True, "adjustment": len},
@@ -168,8 +172,8 @@ REFUSED_AT_BUILD = {
         {"fused": True},
         (4, 5),
         (ValueError,),
-        "fused=True was asked for with axis 1 of an input of rank 2. The fused kernel normalizes a channel "
-        f"axis of inputs of rank 4 or 5. {FASTEST}",
+        "fused=True was asked for with axis 1 of an input of rank 2. The fused kernel takes 4D or 5D "
+        f"input tensors and normalizes a channel axis. {FASTEST}",
     ),
     "fused axis 0": (
         {"fused": True, "axis": -4},

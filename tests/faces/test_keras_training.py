@@ -279,6 +279,23 @@ def test_policies(policy):
     assert layer(x, training=False).dtype == compute
 
 
+@pytest.mark.parametrize(
+    ("arguments", "dtype"),
+    [({"autocast": False}, "float64"), ({}, "int32"), ({"dtype": "int32"}, "int32")],
+    ids=str,
+)
+def test_inputs_of_another_dtype_as_with_stock_layers(arguments, dtype):
+    x = tf.cast(inputs(64, 3) * 10, dtype)
+    ours, stock = BatchNormalization(momentum=0.5, **arguments), Stock(momentum=0.5, **arguments)
+    for training in (True, False):
+        y, want = ours(x, training=training), stock(x, training=training)
+        assert y.dtype == want.dtype
+        np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(ours.get_weights(), stock.get_weights(), strict=True):
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+
+
 def test_symbolic_calls_with_unknown_sizes():
     x, mask = keras.Input((None, None, 3)), keras.Input((None, None), dtype="bool")
     weights = keras.Input(())

@@ -154,10 +154,10 @@ def test_threads_that_make_a_variable_at_once_get_the_same():
         return X[0]
 
     net = module(lambda self, x: norm(x * v1.get_variable("v", initializer=value)))
-    net.note = track_tf1_style_variables(lambda self: found.append(v1.get_variable("v", initializer=value)))
+    note = track_tf1_style_variables(lambda self: found.append(v1.get_variable("v", initializer=value)))
 
     def call():
-        net.note(net)
+        note(net)
         net(X)
 
     threads = [threading.Thread(target=call) for _ in range(4)]

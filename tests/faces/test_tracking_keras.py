@@ -20,10 +20,14 @@ WEIGHTS = ["net/batch_normalization/beta", "net/batch_normalization/gamma", "net
 STATISTICS = ["net/batch_normalization/moving_mean", "net/batch_normalization/moving_variance"]
 
 
+def penalty(w):
+    return 0.01 * tf.reduce_sum(w * w)
+
+
 def forward(x, training):
-    with v1.variable_scope("net", regularizer=lambda w: 0.01 * tf.reduce_sum(w * w)):
+    with v1.variable_scope("net", regularizer=penalty):
         w = v1.get_variable("w", [x.shape[-1], 3], constraint=lambda w: tf.clip_by_value(w, -0.5, 0.5))
-        return batch_normalization(x @ w, training=training, momentum=0.5)
+        return batch_normalization(x @ w, training=training, momentum=0.5, gamma_regularizer=penalty)
 
 
 @keras.saving.register_keras_serializable("tracking")
@@ -110,9 +114,9 @@ def test_fit_trains_the_variables_and_counts_the_losses(trained):
     assert np.abs(by_path["net/w"]).max() <= 0.5  # the constraint
     assert np.abs(by_path[STATISTICS[0]]).max() > 0.01  # updated by fit, by itself
     mse = float(np.mean((trained.predict(X, verbose=0) - TARGET) ** 2))
-    penalty = float(sum(trained.losses))
-    assert penalty > 0.01
-    np.testing.assert_allclose(trained.evaluate(X, TARGET, verbose=0), mse + penalty, rtol=1e-5)
+    losses = float(sum(trained.losses))
+    assert losses > 0.01
+    np.testing.assert_allclose(trained.evaluate(X, TARGET, verbose=0), mse + losses, rtol=1e-5)
 
 
 def test_a_gradient_step_is_the_same_as_without_keras():

@@ -15,7 +15,8 @@ class Stage:
         try:
             return action()
         except Exception as error:
-            self.failed = {"ok": False, "stage": stage, "type": type(error).__name__, "message": str(error)}
+            kinds = [kind.__name__ for kind in type(error).__mro__]
+            self.failed = {"ok": False, "stage": stage, "type": kinds[0], "kinds": kinds, "message": str(error)}
             return None
 
 

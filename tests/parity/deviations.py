@@ -185,6 +185,12 @@ RULES = (
         expected=lambda expected, record: expected | {"steps": record["expect"]["steps"]},
     ),
     Rule(
+        ("tf_keras",),
+        "Keras 3 takes regularization losses of trainable variables only",
+        lambda record, mode: not options_of(record).get("trainable", True),
+        expected=lambda expected, record: expected | {"regularization_losses": []},
+    ),
+    Rule(
         ("tf1_renorm",),
         "the form of TensorFlow 1.14 and earlier is asked for by name",
         lambda record, mode: True,
@@ -256,6 +262,12 @@ RULES = (
         "no axis at all is refused at construction, before any variable exists",
         record_is("err-09"),
         expected=outcome(ok=False, stage="ctor", type="ValueError"),
+    ),
+    Rule(
+        ("errors_keras",),
+        "axes may be listed, and two that name the same axis are refused as in the v1 layer",
+        record_is("err-03"),
+        expected=outcome(ok=False, stage="call", type="ValueError"),
     ),
     Rule(
         ("errors_keras",),

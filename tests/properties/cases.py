@@ -135,10 +135,12 @@ def first_group(case: Case) -> slice:
 
 
 def initial_of(case: Case) -> tuple[Array, Array]:
-    """The moving mean and variance before the first step."""
+    """The moving mean and variance before the first step; some variances are zero, which renorm must not divide by."""
     random = np.random.RandomState(case.seed + 1)
+    mean, variance = random.randn(case.channels), random.uniform(0.5, 2, case.channels)
+    variance[random.rand(case.channels) < 0.2] = 0.0
     wide = stat_dtype(case.dtype)
-    return random.randn(case.channels).astype(wide), random.uniform(0.5, 2, case.channels).astype(wide)
+    return mean.astype(wide), variance.astype(wide)
 
 
 def spec_of(options: Options) -> oracle.Spec:

@@ -43,8 +43,11 @@ def scales_of(batch: Batch, expected: Step, terms: Mapping[str, Array]) -> dict[
     """What an error is relative to: the sizes of the terms that were summed, and at least max(1, |v|)."""
     values = {"y": expected.y, **expected.gradients}
     found = {name: np.maximum(1.0, np.abs(value)) for name, value in values.items()}
+    # Where x − mean loses digits (more than one, in terms of deviations), the gradients have lost them too.
+    lost = max(1.0, np.max(terms["y"]) / 10.0) if batch.x.size else 1.0
     for name, size in terms.items():
-        found[name] = np.maximum(found[name], np.reshape(size, found[name].shape))
+        size = np.reshape(size, found[name].shape) * (1.0 if name == "y" else lost)
+        found[name] = np.maximum(found[name], size)
     if batch.x.size:
         # The gradients of weights and adjustments are sums of products of what these consist of.
         largest = 1.0 + np.max(np.abs(batch.x.astype(np.float64)))

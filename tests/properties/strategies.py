@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 from batchnorm.options import Clip, Ghost, Options, Renorm
-from properties.cases import Case, numpy_dtype
+from properties.cases import Case
 
 SIZES = st.integers(1, 4)
 DECAYS = (0.9, 0.99, 0.5, 0.0, 1.0)
@@ -71,7 +71,8 @@ def options_of(draw, axes: tuple[int, ...], ghost: Ghost | None, dtype: str, for
     return Options(
         axes,
         decay=draw(st.sampled_from(DECAYS[:-1] if debiases else DECAYS)),
-        epsilon=draw(st.sampled_from((1e-3, 0.1) if numpy_dtype(dtype).itemsize == 2 else (1e-3, 1e-5, 0.1))),
+        # A small epsilon magnifies the rounding of x itself where the numbers hardly differ.
+        epsilon=draw(st.sampled_from((1e-3, 1e-5, 0.1) if dtype == "float64" else (1e-3, 0.1))),
         with_gamma=draw(st.booleans()),
         with_beta=draw(st.booleans()),
         variance=draw(st.sampled_from(["population", "sample"])) if renorm is None else "population",

@@ -77,8 +77,7 @@ def normalize(
     if alone and options.renorm is None:
         done = engine.fused_train(x, gamma, beta, options.epsilon, layout)
         if done is not None:
-            y, moments = done
-            scale, _ = fold(ops, options.epsilon, moments.variance, None, None, gamma, beta, layout)
+            y, moments, scale = done
             saved = Saved(moments.total, moments.mean, moments.variance, scale, None, None)
             return y, summarize(ops, options, moments, layout), saved
 

@@ -163,8 +163,8 @@ class Engine(Protocol[A]):
 
     def fused_train(
         self, x: A, gamma: A | None, beta: A | None, epsilon: float, layout: Layout
-    ) -> tuple[A, Moments[A]] | None:
-        """Plain batch normalization in one call, or None where this engine has no kernel for it."""
+    ) -> tuple[A, Moments[A], A] | None:
+        """y, the moments and the scale of plain batch normalization in one call, or None without a kernel."""
         ...
 
     def fused_gradients(

@@ -15,7 +15,7 @@ from batchnorm.errors import refusal
 from batchnorm.layout import canonical_axes
 from batchnorm.options import Options, Renorm
 
-__all__ = ["Asked", "Path", "channel_axis", "check_data_format", "choose_path", "make_options", "training_of"]
+__all__ = ["Asked", "Path", "channels_of", "check_data_format", "choose_path", "make_options", "training_of"]
 
 UPDATE_OPS = tf.compat.v1.GraphKeys.UPDATE_OPS
 DATA_FORMATS = ("NHWC", "NCHW")
@@ -122,8 +122,8 @@ def check_data_format(data_format: Any) -> None:
         )
 
 
-def channel_axis(asked: Asked, x: Any) -> int:
-    """The position of the channels in a floating tensor of known rank, whose number is known there.
+def channels_of(asked: Asked, x: Any) -> tuple[int, int]:
+    """The channel axis of a floating tensor of known rank, and how many channels there are.
 
     Raises:
         TypeError: the tensor is not floating.
@@ -141,7 +141,8 @@ def channel_axis(asked: Asked, x: Any) -> int:
             refusal(given, "The input has undefined rank", "Set it with tensor.set_shape or tf.ensure_shape")
         )
     (axis,) = canonical_axes((1 if asked.data_format == "NCHW" else -1,), x.shape.rank)
-    if x.shape[axis] is None:
+    channels = x.shape.as_list()[axis]
+    if channels is None:
         raise ValueError(
             refusal(
                 given,
@@ -149,4 +150,4 @@ def channel_axis(asked: Asked, x: Any) -> int:
                 "Set it with tensor.set_shape or tf.ensure_shape",
             )
         )
-    return axis
+    return axis, channels

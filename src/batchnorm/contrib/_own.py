@@ -11,7 +11,7 @@ from batchnorm._graph.names import name_output
 from batchnorm._graph.normalize import Call, call_adjustment, normalize
 from batchnorm._graph.updates import FINAL, SHADOWS, apply_updates, updated_values
 from batchnorm._graph.variables import flat, snapshot
-from batchnorm.contrib._arguments import Asked, Path, channel_axis, make_options, training_of
+from batchnorm.contrib._arguments import Asked, Path, channels_of, make_options, training_of
 from batchnorm.contrib._collections import collect
 from batchnorm.contrib._variables import make_variables
 from batchnorm.errors import refusal
@@ -21,13 +21,13 @@ __all__ = ["normalize_on_own_path"]
 
 def normalize_on_own_path(asked: Asked, path: Path, x: Any) -> Any:
     """y. The updates are collected, or run along with it where `updates_collections` is None."""
-    axis = channel_axis(asked, x)
+    axis, channels = channels_of(asked, x)
     weights = _weights(asked.batch_weights, x)
     training = training_of(asked.is_training)
     options = make_options(asked, path, axis, trains=training is not False)
     # The legacy path always kept its variables in the input's dtype, 16 bits included; the arithmetic is wider.
     dtype = x.dtype.base_dtype if path is Path.LEGACY else ops.stat_dtype(x)
-    gamma, beta, variables = make_variables(asked, options, x.shape[axis], dtype)
+    gamma, beta, variables = make_variables(asked, options, channels, dtype)
     adjustment = None
     if asked.adjustment is not None and training is not False:
         adjustment = call_adjustment(asked.adjustment, x, ops.stat_dtype(x))

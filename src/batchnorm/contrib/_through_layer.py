@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from batchnorm._graph.training import resolve_training
 from batchnorm.compat.v1.layers import BatchNormalization
-from batchnorm.contrib._arguments import Asked, channel_axis
+from batchnorm.contrib._arguments import Asked, channels_of
 from batchnorm.contrib._collections import collect_variable
 from batchnorm.contrib._variables import DEFAULT_INITIALIZERS
 
@@ -15,7 +15,7 @@ __all__ = ["through_layer"]
 
 def through_layer(asked: Asked, x: Any, scope: Any) -> Any:
     """y, by a new layer whose variables are those of `scope`."""
-    axis = channel_axis(asked, x)
+    axis, _ = channels_of(asked, x)
     initializers = DEFAULT_INITIALIZERS | dict(asked.param_initializers or {})
     regularizers = asked.param_regularizers or {}
     layer = BatchNormalization(

@@ -10,7 +10,15 @@ from batchnorm.errors import refusal
 from batchnorm.layout import canonical_axes, plan_layout
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
-__all__ = ["build_axes", "check_clipping", "options_of", "read_axis", "read_share", "read_size"]
+__all__ = [
+    "build_axes",
+    "check_clipping",
+    "options_of",
+    "read_axis",
+    "read_share",
+    "read_size",
+    "resolve_fused",
+]
 
 # Where Keras 2's fused kernel could stand: the axis as it is written, and the ranks.
 FUSED_AXES = (-4, -3, -1, 1, 3, 4)
@@ -86,11 +94,29 @@ def options_of(layer: Any) -> Options:
         ghost=None if layer.virtual_batch_size is None else ghost,
         debias_mean=bool(layer.zero_debias_moving_mean),
         synchronized=bool(layer.synchronized),
-        fused=layer.fused,
+        fused=layer.wants_kernel,
     )
     if options.fused:
         _refuse_fused(options, layer.axis, layer.adjustment, layer.compute_dtype)
     return options
+
+
+def resolve_fused(layer: Any, rank: int | None = None) -> bool | None:
+    """What `layer.fused` shows, as Keras 2's did: the wish, or False where the options rule the kernel out.
+
+    A built layer, whose inputs' rank is known, shows whether Keras 2 would run fused on them.
+    """
+    options = options_of(layer)
+    plain = options.renorm is None and options.ghost is None and layer.adjustment is None
+    plain = plain and not options.synchronized and layer.compute_dtype in FUSED_DTYPES
+    if (
+        options.fused is False
+        or not plain
+        or len(options.axes) > 1
+        or not set(options.axes) <= set(FUSED_AXES)
+    ):
+        return False
+    return options.fused if rank is None else rank in FUSED_RANKS
 
 
 def build_axes(options: Options, shape: Sequence[int | None]) -> tuple[int, ...]:
@@ -122,7 +148,7 @@ def build_axes(options: Options, shape: Sequence[int | None]) -> tuple[int, ...]
         raise ValueError(
             refusal(
                 f"fused=True was asked for with axis {axes[0]} of an input of rank {len(shape)}",
-                "The fused kernel normalizes a channel axis of inputs of rank 4 or 5",
+                "The fused kernel takes 4D or 5D input tensors and normalizes a channel axis",
                 "Leave `fused` at None, which takes the fastest way there is",
             )
         )
@@ -146,7 +172,7 @@ def _read_one_axis(axis: Any, whole: Any) -> int:
 def _refuse_fused(options: Options, axis: Any, adjustment: Any, dtype: str) -> None:
     hindrances = {
         "renorm": options.renorm is not None,
-        "ghost batches": options.ghost is not None,
+        "virtual_batch_size": options.ghost is not None,
         "an adjustment": adjustment is not None,
         "synchronized=True": options.synchronized,
         f"axis={axis!r}": len(options.axes) > 1 or not set(options.axes) <= set(FUSED_AXES),
@@ -157,7 +183,8 @@ def _refuse_fused(options: Options, axis: Any, adjustment: Any, dtype: str) -> N
         raise ValueError(
             refusal(
                 f"fused=True was asked for together with {' and '.join(found)}",
-                "The fused kernel knows nothing of that",
+                "The fused kernel runs only when axis is 1 or 3 (of rank 5: 1 or 4), without options like "
+                "these, and in at most 32 bits",
                 "Leave `fused` at None, which takes the fastest way there is",
             )
         )

@@ -119,7 +119,7 @@ class BatchNormalization(keras.layers.Layer):
         self.renorm_clipping = renorm_clipping
         self.renorm_momentum = _arguments.read_share("renorm_momentum", renorm_momentum)
         self.synchronized = synchronized
-        self.fused = fused
+        self.wants_kernel = fused
         self.virtual_batch_size = _arguments.read_size(virtual_batch_size)
         self.ghost_order = ghost_order
         check_adjustment(adjustment)
@@ -128,6 +128,11 @@ class BatchNormalization(keras.layers.Layer):
         self.variance = variance
         self.gamma = self.beta = self.moving_mean = self.moving_variance = None
         _arguments.options_of(self)
+
+    @property
+    def fused(self) -> bool | None:
+        """Whether Keras 2 would run its fused kernel: the wish before the layer is built, the outcome after."""
+        return _arguments.resolve_fused(self, None if self.input_spec is None else self.input_spec.ndim)
 
     def build(self, input_shape: Any) -> None:
         options = _arguments.options_of(self)
@@ -158,7 +163,7 @@ class BatchNormalization(keras.layers.Layer):
         config = super().get_config()
         config |= {name: _config.plain(getattr(self, name)) for name in (*PLAIN, *RENORM)}
         config |= {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in PARTS}
-        added = {name: getattr(self, name) for name in _config.DEFAULTS}
+        added = {name: getattr(self, name) for name in _config.DEFAULTS} | {"fused": self.wants_kernel}
         config |= {name: value for name, value in added.items() if value != _config.DEFAULTS[name]}
         if self.virtual_batch_size is not None:
             config["ghost_order"] = self.ghost_order

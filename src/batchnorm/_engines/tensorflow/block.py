@@ -75,12 +75,20 @@ class Block:
         return ops.reshape(statistic, (rows, 1, width))
 
     def merge(self, sums: Tensor) -> Tensor:
-        """Sums [rows, width] as a statistic [G, C]."""
+        """Sums [rows, width] as a statistic [G, C]. Repeats may have been merged already."""
         _, _, width = self.shape
         if self._is_merged:
-            sums = ops.reshape(sums, (*(self._size(runs) for _, runs in self.rows), width))
+            sizes = [self._size(runs) for _, runs in self.rows]
+            if self.rows[0][0]:
+                sizes[0] = ops.shape(sums)[0] // product(sizes[1:])
+            sums = ops.reshape(sums, (*sizes, width))
             sums = ops.sum(sums, [axis for axis, (reduced, _) in enumerate(self.rows) if reduced])
         return ops.reshape(sums, (self.layout.ghosts, self.layout.channels))
+
+    @property
+    def repeats(self) -> Size:
+        """How many times the same series of statistics repeats down the rows."""
+        return self._size(self.rows[0][1]) if self.rows and self.rows[0][0] else 1
 
     @property
     def merged(self) -> Size:

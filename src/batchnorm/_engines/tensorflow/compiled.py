@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["is_cpu", "run"]
+__all__ = ["LEAST_ELEMENTS", "is_cpu", "kernel", "pays"]
 
 Tensor = Any
 Function = Callable[..., Any]
@@ -19,17 +19,8 @@ Function = Callable[..., Any]
 LEAST_ELEMENTS = 100_000
 # Bounds the time and the memory that a program spends on compiling whose shapes never repeat.
 MOST_KERNELS = 512
-# Longer than these, a compiled loop over more stretches runs out of registers.
-STRETCHES = 8
-MOST_STRETCHES = 16
 
 _kernels: dict[Any, Function] = {}
-
-
-def run(function: Function, *blocks: Tensor) -> Any:
-    """A function of `elementwise` on blocks, the first of which is the largest."""
-    kernel = _kernel(function, blocks)
-    return function(None, *blocks) if kernel is None else kernel(*blocks)
 
 
 @cache
@@ -38,23 +29,24 @@ def is_cpu() -> bool:
     return all(device.device_type == "CPU" for device in tf.config.get_visible_devices())
 
 
-def _kernel(function: Function, blocks: tuple[Tensor, ...]) -> Function | None:
-    size = blocks[0].shape.num_elements()
-    if size is None or size < LEAST_ELEMENTS or not _can_compile():
-        return None
-    if not all(block.shape.is_fully_defined() for block in blocks):
-        return None
-    key = (function, *((block.dtype, tuple(block.shape)) for block in blocks))
-    if key not in _kernels and len(_kernels) < MOST_KERNELS:
-        stride = _stride(blocks[0].shape[1])
-        _kernels[key] = tf.function(partial(function, stride), autograph=False, jit_compile=True)
-    return _kernels.get(key)
+def pays(*arrays: Tensor) -> bool:
+    """Whether compiling for these arrays pays, the first of which is the largest."""
+    size = arrays[0].shape.num_elements()
+    known = all(array.shape.is_fully_defined() for array in arrays)
+    return size is not None and size >= LEAST_ELEMENTS and known and _can_compile()
+
+
+def kernel(function: Function, static: tuple[Any, ...], arrays: tuple[Tensor, ...]) -> Function:
+    """`function(*static, ...)` for arrays of these shapes: compiled, or as it is where there are too many already."""
+    key = (function, static, *((array.dtype, tuple(array.shape)) for array in arrays))
+    if key not in _kernels:
+        bound = partial(function, *static)
+        if len(_kernels) >= MOST_KERNELS:
+            return bound
+        _kernels[key] = tf.function(bound, autograph=False, jit_compile=True)
+    return _kernels[key]
 
 
 @cache
 def _can_compile() -> bool:
     return is_cpu() and tf.test.is_built_with_xla()
-
-
-def _stride(length: int) -> int:
-    return 1 if length <= MOST_STRETCHES else -(-length // STRETCHES)

@@ -12,8 +12,9 @@ from batchnorm._engines.composed import Composed
 from batchnorm._engines.protocol import GradTerms, Moments
 from batchnorm._engines.tensorflow import elementwise, ops
 from batchnorm._engines.tensorflow.block import Block, plan_block
-from batchnorm._engines.tensorflow.compiled import is_cpu, run
+from batchnorm._engines.tensorflow.compiled import is_cpu
 from batchnorm._engines.tensorflow.differentiable import differentiable
+from batchnorm._engines.tensorflow.few import fused_gradients, fused_train
 from batchnorm._engines.tensorflow.inference import fused_infer
 from batchnorm._engines.tensorflow.replicas import sum_over_replicas
 from batchnorm._engines.tensorflow.sums import sum_length
@@ -43,8 +44,6 @@ LARGEST_SAMPLE = 256
 composed: Composed[Any] = Composed(ops, differentiable, sum_over_replicas)  # pyright: ignore[reportArgumentType]
 
 grad_weights = composed.grad_weights
-fused_train = composed.fused_train
-fused_gradients = composed.fused_gradients
 
 
 def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor]:
@@ -62,7 +61,7 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
         total = count = ops.as_float(layout.count, dtype)
         share = _share(total)
         center = _sample_mean(x, block, dtype)
-        sums = run(elementwise.deviations, x, block.spread(center))
+        sums = elementwise.run(elementwise.deviations, block.repeats, x, block.spread(center))
     else:
         w = block.weights(weights, dtype)
         total, square = _totals(w, block), _totals(w * w, block)
@@ -70,8 +69,10 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
         share = ops.where(alive, 1.0 / ops.where(alive, total, 1.0), 0.0)
         count = ops.where(alive, total * total / ops.where(alive, square, 1.0), 0.0)
         # No sample: the numbers that have weight may all lie outside of it.
-        center = block.merge(sum_length(run(elementwise.weighted, x, w)[0])) * share
-        sums = run(elementwise.deviations, x, block.spread(center), w)
+        center = (
+            block.merge(sum_length(elementwise.run(elementwise.weighted, block.repeats, x, w)[0])) * share
+        )
+        sums = elementwise.run(elementwise.deviations, block.repeats, x, block.spread(center), w)
     offset, spread = (block.merge(sum_length(part)) * share for part in sums)
     return Moments(total, count, center + offset, ops.maximum(spread - offset * offset, 0.0))
 
@@ -81,7 +82,9 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
     if not is_cpu():
         return composed.apply(x, mean, scale, shift, layout)
     block = plan_block(layout)
-    y = run(elementwise.affine, block.view(x), *map(block.spread, (mean, scale, shift)))
+    y = elementwise.run(
+        elementwise.affine, block.repeats, block.view(x), *map(block.spread, (mean, scale, shift))
+    )
     return block.restore(y)
 
 
@@ -90,7 +93,9 @@ def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tens
     if not is_cpu():
         return composed.grad_sums(dy, x, mean, layout)
     block = plan_block(layout)
-    first, second = run(elementwise.products, block.view(dy), block.view(x), block.spread(mean))
+    first, second = elementwise.run(
+        elementwise.products, block.repeats, block.view(dy), block.view(x), block.spread(mean)
+    )
     return block.merge(sum_length(first)), block.merge(sum_length(second))
 
 
@@ -103,19 +108,22 @@ def grad_input(
     block = plan_block(layout)
     w = () if weights is None else (block.weights(weights, ops.stat_dtype(x)),)
     statistics = map(block.spread, (mean, *terms))
-    return block.restore(run(elementwise.pulled, block.view(dy), block.view(x), *statistics, *w))
+    return block.restore(
+        elementwise.run(elementwise.pulled, block.repeats, block.view(dy), block.view(x), *statistics, *w)
+    )
 
 
 def _sample_mean(x: Tensor, block: Block, dtype: Any) -> Tensor:
-    """The mean of a sample, [G, C]: numbers at regular distances, some of each row."""
-    length, count = block.shape[1], block.layout.count
+    """The mean of a sample, [G, C]: some numbers of each row."""
+    _, length, width = block.shape
+    count = block.layout.count
     if isinstance(count, int):
         step = max(1, min(length, max(count // LARGEST_SAMPLE, SPARSEST_SAMPLE)))
     else:
         step = tf.maximum(1, tf.minimum(length, tf.maximum(count // LARGEST_SAMPLE, SPARSEST_SAMPLE)))
-    sample = x[:, ::step]
-    if sample.shape.rank is None:
-        sample.set_shape([x.shape[0], None, x.shape[2]])
+    # Neighbors along rows, where each number on its own would cost as much as a line of the cache.
+    spread = tf.range(0, length, step)
+    sample = x[:, : ops.shape(spread)[0]] if _is_one(width) else tf.gather(x, spread, axis=1)
     size = ops.as_float(block.merged * ops.shape(sample)[1], dtype)
     return block.merge(sum_length(ops.cast(sample, dtype))) * _share(size)
 

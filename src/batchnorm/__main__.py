@@ -1,0 +1,108 @@
+"""The command line: `python -m batchnorm`. Nothing is imported before a command needs it."""
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from batchnorm._version import __version__
+from batchnorm.errors import refusal
+
+__all__ = ["main"]
+
+# What the demo imports, and the name under which pip knows it.
+DEMO_NEEDS = {
+    "tensorflow": "tensorflow-cpu",
+    "keras": "keras",
+    "sklearn": "scikit-learn",
+    "matplotlib": "matplotlib",
+    "rich": "rich",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, with errors of one line that say what to do."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}. Run {self.prog} --help to see what there is.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code: 0, 1 where the demo's APIs disagree, 2 for what cannot be run."""
+    asked = make_parser().parse_args(arguments)
+    if asked.command == "info":
+        from batchnorm.demo.info import print_info
+
+        print_info()
+        return 0
+    check_needs()
+    check_output(asked.output)
+    # The demo is for the CPU and for TensorFlow, whatever else this machine has and Keras is set to.
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    from batchnorm.demo.run import run
+
+    return run(asked.epochs, asked.output, asked.seed, asked.quick)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = Parser(prog="python -m batchnorm", description="Batch normalization, complete.")
+    parser.add_argument("--version", action="version", version=f"batchnorm {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("info", help="show versions, and which APIs are usable here")
+    demo = commands.add_parser(
+        "demo",
+        help="train one small network through each of the four APIs, then on batches of few labels",
+        description="Train one small network on scikit-learn's digits: through each of the four APIs, which must "
+        "agree; then on minibatches of two or three labels with plain, renorm, ghost and no normalization.",
+    )
+    demo.add_argument("--epochs", type=at_least(1), metavar="N", help="epochs of each training")
+    demo.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="the picture's folder")
+    demo.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="of split, weights and batches")
+    demo.add_argument("--quick", action="store_true", help="only a few epochs: to see that it runs")
+    return parser
+
+
+class at_least:  # noqa: N801 - argparse shows the name of an argument's type in its errors
+    """Reads whole numbers from a lowest one on."""
+
+    def __init__(self, lowest: int) -> None:
+        self.lowest = lowest
+
+    def __call__(self, text: str) -> int:
+        if not text.isdecimal() or int(text) < self.lowest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {self.lowest}")
+        return int(text)
+
+
+def check_needs() -> None:
+    """End with a line that names what the demo lacks."""
+    missing = [name for module, name in DEMO_NEEDS.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        installed = "is not installed" if len(missing) == 1 else "are not installed"
+        remedy = "Run: pip install 'batchnorm[demo]'"
+        fail(refusal("The demo was asked for", f"It needs {', '.join(missing)}, which {installed}", remedy))
+
+
+def check_output(folder: Path) -> None:
+    """Make the folder before minutes of training, or end with a line that says why it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("it may not be written to")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        fail(refusal(f"--output {folder} was asked for", f"No folder there: {reason}", "Name another one"))
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line and exit code 2."""
+    print(f"batchnorm: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What `python -m batchnorm demo` runs. Nothing in the package imports it."""

@@ -1,0 +1,92 @@
+"""Part 1: one training through each API, and how far the others end up from the first."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchnorm.demo.apis import APIS
+from batchnorm.demo.data import BATCH, Digits, mixed_batches
+from batchnorm.demo.network import initial_weights
+
+__all__ = ["TOLERANCE", "Trained", "agree", "train_through_each"]
+
+# Float32 keeps seven digits. Each API orders its sums in its own way, and a training carries on what that changes in
+# the last of them.
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One API's training, and its largest differences from the first API's.
+
+    A difference is relative to the largest number among those compared.
+    """
+
+    losses: list[float]
+    accuracy: float
+    seconds: float
+    by_moving: float
+    by_batch: float
+    statistics: float
+
+
+def train_through_each(
+    digits: Digits, epochs: int, seed: int, tick: Callable[[str, float], None]
+) -> dict[str, Trained]:
+    """Train through every API with the same initial weights and batches; `tick(api, loss)` after each step."""
+    first: _Outcome | None = None
+    results: dict[str, Trained] = {}
+    for name, build in APIS.items():
+        started = time.perf_counter()
+        network = build(initial_weights(seed))
+        losses: list[float] = []
+        for batch in mixed_batches(digits.train_labels, epochs, seed):
+            losses.append(network.train(digits.train_images[batch], digits.train_labels[batch], {}))
+            tick(name, losses[-1])
+        seconds = time.perf_counter() - started
+        # The last of the three reads may move the statistics.
+        outcome = _Outcome(
+            network.statistics(),
+            network.logits(digits.test_images, training=False),
+            network.logits(digits.train_images[:BATCH], training=True),
+        )
+        first = first or outcome
+        results[name] = Trained(
+            losses,
+            float(np.mean(outcome.by_moving.argmax(1) == digits.test_labels)),
+            seconds,
+            _differ(outcome.by_moving, first.by_moving),
+            _differ(outcome.by_batch, first.by_batch),
+            _differ_most(outcome.statistics, first.statistics),
+        )
+    return results
+
+
+def agree(results: dict[str, Trained]) -> bool:
+    """Whether every difference is within the tolerance (what is not a number is not)."""
+    return all(
+        difference <= TOLERANCE
+        for result in results.values()
+        for difference in (result.by_moving, result.by_batch, result.statistics)
+    )
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    statistics: dict[str, NDArray[Any]]
+    by_moving: NDArray[Any]
+    by_batch: NDArray[Any]
+
+
+def _differ_most(ours: dict[str, NDArray[Any]], reference: dict[str, NDArray[Any]]) -> float:
+    if ours.keys() != reference.keys():
+        return float("inf")
+    return float(np.max([_differ(value, reference[name]) for name, value in ours.items()]))
+
+
+def _differ(ours: NDArray[Any], reference: NDArray[Any]) -> float:
+    return float(np.max(np.abs(ours - reference)) / np.max(np.abs(reference)))
