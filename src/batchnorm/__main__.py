@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -60,22 +60,25 @@ def make_parser() -> argparse.ArgumentParser:
         "agree; then on minibatches of two or three labels with plain, renorm, ghost and no normalization.",
     )
     demo.add_argument("--epochs", type=at_least(1), metavar="N", help="epochs of each training")
-    demo.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="the picture's folder")
-    demo.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="of split, weights and batches")
+    demo.add_argument(
+        "--output", type=Path, default=Path("demo-output"), metavar="DIR", help="the picture's folder"
+    )
+    demo.add_argument(
+        "--seed", type=at_least(0), default=0, metavar="S", help="of split, weights and batches"
+    )
     demo.add_argument("--quick", action="store_true", help="only a few epochs: to see that it runs")
     return parser
 
 
-class at_least:  # noqa: N801 - argparse shows the name of an argument's type in its errors
-    """Reads whole numbers from a lowest one on."""
+def at_least(lowest: int) -> Callable[[str], int]:
+    """A reader of whole numbers from a lowest one on."""
 
-    def __init__(self, lowest: int) -> None:
-        self.lowest = lowest
-
-    def __call__(self, text: str) -> int:
-        if not text.isdecimal() or int(text) < self.lowest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {self.lowest}")
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {lowest}")
         return int(text)
+
+    return read
 
 
 def check_needs() -> None:

@@ -288,6 +288,22 @@ def test_nested_layers_of_either_keras_in_any_object(package, outside):
     np.testing.assert_allclose(float(sum(losses)), 0.01 * 15, rtol=1e-5)
 
 
+def test_a_nested_module_is_made_outside_of_the_graph_in_which_keras_builds():
+    class Scale(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.variable = tf.Variable([2.0], name="factor")
+
+    class Layer(keras.layers.Layer):
+        @track_tf1_style_variables
+        def call(self, x):
+            return x * get_or_create_layer("scale", Scale).variable
+
+    model = functional(Layer())
+    assert paths(model.variables) == ["/scale/factor"]
+    np.testing.assert_array_equal(model.predict(X, verbose=0), 2 * X)
+
+
 # --- tf_keras ---
 
 

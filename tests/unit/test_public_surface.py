@@ -21,7 +21,9 @@ def module_name(file: Path) -> str:
 
 
 def is_public(name: str) -> bool:
-    return not any(part.startswith("_") for part in name.split(".")[1:])
+    """Whether a user may import from it. The demo is a program, which is run."""
+    parts = name.split(".")[1:]
+    return not any(part.startswith("_") for part in parts) and parts[:1] != ["demo"]
 
 
 SOURCES = {module_name(file): file for file in ROOT.rglob("*.py") if file.name != "__main__.py"}

@@ -45,7 +45,9 @@ class KerasNetwork:
     def statistics(self) -> dict[str, NDArray[Any]]:
         """The moving statistics by layer and variable."""
         layers = [self._model.get_layer(norm_name(name)) for name in CONVOLUTIONS]
-        return {f"{layer.name}/{v.name}": v.numpy() for layer in layers for v in layer.non_trainable_variables}
+        return {
+            f"{layer.name}/{v.name}": v.numpy() for layer in layers for v in layer.non_trainable_variables
+        }
 
     def _descend(self, images: Tensor, labels: Tensor) -> Tensor:
         with tf.GradientTape() as tape:

@@ -1,7 +1,7 @@
 """Part 1: one training through each API, and how far the others end up from the first."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,8 @@ TOLERANCE = 1e-5
 class Trained:
     """One API's training, and its largest differences from the first API's.
 
-    A difference is relative to the largest number among those compared.
+    A difference is relative to the largest number that the first API has there: among the logits of all test digits
+    at inference, those of one training batch by its own statistics, or each moving statistic.
     """
 
     losses: list[float]
@@ -35,18 +36,19 @@ class Trained:
 
 
 def train_through_each(
-    digits: Digits, epochs: int, seed: int, tick: Callable[[str, float], None]
+    digits: Digits, epochs: int, seed: int, tick: Callable[[str, float, float], None]
 ) -> dict[str, Trained]:
-    """Train through every API with the same initial weights and batches; `tick(api, loss)` after each step."""
+    """Train through every API with the same initial weights and batches; `tick(api, share done, loss)` at each step."""
+    batches = list(mixed_batches(digits.train_labels, epochs, seed))
     first: _Outcome | None = None
     results: dict[str, Trained] = {}
     for name, build in APIS.items():
         started = time.perf_counter()
         network = build(initial_weights(seed))
         losses: list[float] = []
-        for batch in mixed_batches(digits.train_labels, epochs, seed):
+        for batch in batches:
             losses.append(network.train(digits.train_images[batch], digits.train_labels[batch], {}))
-            tick(name, losses[-1])
+            tick(name, len(losses) / len(batches), losses[-1])
         seconds = time.perf_counter() - started
         # The last of the three reads may move the statistics.
         outcome = _Outcome(
@@ -66,7 +68,7 @@ def train_through_each(
     return results
 
 
-def agree(results: dict[str, Trained]) -> bool:
+def agree(results: Mapping[str, Trained]) -> bool:
     """Whether every difference is within the tolerance (what is not a number is not)."""
     return all(
         difference <= TOLERANCE

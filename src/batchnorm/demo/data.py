@@ -26,11 +26,11 @@ class Digits:
 
 def load(seed: int, share: float = 0.8) -> Digits:
     """The 1797 digits, shuffled, with a share of them to train on."""
-    digits = load_digits()
-    images = (digits.images / digits.images.max()).astype(np.float32)[..., np.newaxis]
+    pixels, targets = load_digits(return_X_y=True)
+    images = (pixels.reshape(-1, 8, 8, 1) / pixels.max()).astype(np.float32)
     order = np.random.default_rng(seed).permutation(len(images))
     train, test = np.split(order, [int(share * len(images))])
-    labels = digits.target.astype(np.int64)
+    labels = targets.astype(np.int64)
     return Digits(images[train], labels[train], images[test], labels[test])
 
 

@@ -21,7 +21,10 @@ class GraphNetwork:
     """The network with `normalize(x, name, call)` after each convolution."""
 
     def __init__(
-        self, weights: dict[str, NDArray[Any]], normalize: Normalize, defaults: Mapping[str, float] | None = None
+        self,
+        weights: dict[str, NDArray[Any]],
+        normalize: Normalize,
+        defaults: Mapping[str, float] | None = None,
     ) -> None:
         graph = tf.Graph()
         with graph.as_default():

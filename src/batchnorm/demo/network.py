@@ -11,12 +11,21 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLASSES", "CONVOLUTIONS", "DECAY", "EPSILON", "LEARNING_RATE", "Network", "initial_weights", "norm_name"]
+__all__ = [
+    "CLASSES",
+    "CONVOLUTIONS",
+    "DECAY",
+    "EPSILON",
+    "LEARNING_RATE",
+    "Network",
+    "initial_weights",
+    "norm_name",
+]
 
 CLASSES = 10
 DECAY = 0.98
 EPSILON = 1e-3
-LEARNING_RATE = 0.2
+LEARNING_RATE = 0.1
 
 
 class Convolution(NamedTuple):

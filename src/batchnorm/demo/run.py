@@ -1,29 +1,69 @@
 """The demo from start to end."""
 
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-import os
-import sys
 
-from batchnorm.demo import data, report
-from batchnorm.demo.picture import draw
+from rich.console import Console
 
 __all__ = ["run"]
 
-MIXED_EPOCHS, FEW_LABEL_EPOCHS = 5, 20
-QUICK_EPOCHS = 1
+MIXED_EPOCHS, FEW_LABEL_EPOCHS, QUICK_EPOCHS = 5, 30, 1
+# Wide enough for the tables where there is no terminal to ask.
+WIDTH = 100
 
 
 def run(epochs: int | None, output: Path, seed: int, quick: bool) -> int:
     """Train, print the tables and save the picture; 0, or 1 where the APIs disagree."""
     started = time.perf_counter()
-    console = report.make_console()
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     with console.status("Starting TensorFlow"), _quiet():
-        from batchnorm.demo import compare, noniid
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+        from batchnorm.demo import compare, data, noniid, picture, report
+
     digits = data.load(seed)
-    mixed_epochs = epochs or (QUICK_EPOCHS if quick else MIXED_EPOCHS)
-    few_label_epochs = epochs or (QUICK_EPOCHS if quick else FEW_LABEL_EPOCHS)
-    ...
+    chosen = epochs or (QUICK_EPOCHS if quick else None)
+    console.print(
+        f"{len(digits.train_labels)} digits to train on, {len(digits.test_labels)} to test, seed {seed}",
+        highlight=False,
+    )
+    with report.show_progress(console) as tick:
+        results = compare.train_through_each(digits, chosen or MIXED_EPOCHS, seed, tick)
+    report.print_apis(console, results)
+    with report.show_progress(console) as tick:
+        courses = noniid.train_by_each(digits, chosen or FEW_LABEL_EPOCHS, seed, tick)
+    report.print_courses(console, courses)
+    path = output / "digits.png"
+    picture.draw(results, courses, path)
+    seconds = time.perf_counter() - started
+    console.print(
+        f"Loss curves and moving statistics: {path} ({seconds:.0f} seconds in all)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0 if compare.agree(results) else 1
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Keep back what TensorFlow's C++ side writes at its start, of missing GPUs mostly, unless the start fails."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(terminal, kept.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
