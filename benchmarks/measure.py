@@ -1,12 +1,10 @@
 """Timing in turns, so that whatever else the machine does hits every competitor alike."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter, process_time
+from time import perf_counter
 
-if os.environ.get("CPU"): perf_counter = process_time
 from typing import Any
 
 from benchmarks.cases import Case, least_bytes
@@ -42,7 +40,7 @@ class Row:
     @property
     def of_copy(self) -> float:
         """The same as a share of what copying an array of this size achieved."""
-        copied = 2 * least_bytes(Case(self.case.shape_name, "plain", "inference")) / 2
+        copied = least_bytes(Case(self.case.shape_name, "plain", "inference"))
         return self.bandwidth / (copied / median(self.copies))
 
 

@@ -117,7 +117,9 @@ def test_an_empty_batch_leaves_the_state(options):
             np.testing.assert_array_equal(after[slot], value, err_msg=slot)
 
 
-@pytest.mark.parametrize("given", [[1, 0, 2, 3], np.array([1, 0, 2, 3], "int8"), tf.constant], ids=["list", "array", "tensor"])
+@pytest.mark.parametrize(
+    "given", [[1, 0, 2, 3], np.array([1, 0, 2, 3], "int8"), tf.constant], ids=["list", "array", "tensor"]
+)
 def test_weights_come_in_any_numeric_form(given):
     x = batches((4, 3))[0][0].astype("float32")
     with graph():

@@ -266,6 +266,19 @@ def test_initial_values(wrap):
         np.testing.assert_array_equal(values[f"{name}:0"], value, strict=True)
 
 
+def test_variables_have_values_even_where_tracing_fails_afterwards():
+    def method(self, x):
+        y = x * v1.get_variable("v", [3], initializer=v1.ones_initializer())
+        if not tf.executing_eagerly():
+            raise RuntimeError("after the variable")
+        return y
+
+    net = module(method)
+    with pytest.raises(RuntimeError, match="after the variable"):
+        tf.function(net)(X)
+    np.testing.assert_array_equal(net(X), X)
+
+
 def test_trainable_and_constraint_reach_the_variable():
     def method(self, x):
         a = v1.get_variable("a", [3], trainable=False)

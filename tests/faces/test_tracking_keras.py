@@ -293,15 +293,17 @@ def test_a_nested_module_is_made_outside_of_the_graph_in_which_keras_builds():
         def __init__(self):
             super().__init__()
             self.variable = tf.Variable([2.0], name="factor")
+            self.offset = tf.ones([5])
 
     class Layer(keras.layers.Layer):
         @track_tf1_style_variables
         def call(self, x):
-            return x * get_or_create_layer("scale", Scale).variable
+            scale = get_or_create_layer("scale", Scale)
+            return x * scale.variable + scale.offset
 
     model = functional(Layer())
     assert paths(model.variables) == ["/scale/factor"]
-    np.testing.assert_array_equal(model.predict(X, verbose=0), 2 * X)
+    np.testing.assert_allclose(model.predict(X, verbose=0), 2 * X + 1, rtol=1e-6)
 
 
 # --- tf_keras ---

@@ -16,7 +16,13 @@ class Stage:
             return action()
         except Exception as error:
             kinds = [kind.__name__ for kind in type(error).__mro__]
-            self.failed = {"ok": False, "stage": stage, "type": kinds[0], "kinds": kinds, "message": str(error)}
+            self.failed = {
+                "ok": False,
+                "stage": stage,
+                "type": kinds[0],
+                "kinds": kinds,
+                "message": str(error),
+            }
             return None
 
 

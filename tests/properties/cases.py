@@ -135,7 +135,7 @@ def first_group(case: Case) -> slice:
 
 
 def initial_of(case: Case) -> tuple[Array, Array]:
-    """The moving mean and variance before the first step; some variances are zero, which renorm must not divide by."""
+    """The moving mean and variance before the first step; some variances are zero."""
     random = np.random.RandomState(case.seed + 1)
     mean, variance = random.randn(case.channels), random.uniform(0.5, 2, case.channels)
     variance[random.rand(case.channels) < 0.2] = 0.0

@@ -101,7 +101,9 @@ def grad_sums(ops: Ops[A], dy: A, x: A, mean: A, layout: Layout) -> tuple[A, A]:
     return _grouped(ops, first, layout), _grouped(ops, second, layout)
 
 
-def grad_input(ops: Ops[A], dy: A, x: A, weights: A | None, mean: A, terms: GradTerms[A], layout: Layout) -> A:
+def grad_input(
+    ops: Ops[A], dy: A, x: A, weights: A | None, mean: A, terms: GradTerms[A], layout: Layout
+) -> A:
     """slope·dy + w·(tilt·(x − mean) + offset)."""
     dtype = ops.stat_dtype(x)
     dy, viewed = (ops.cast(to_view(ops, value, layout), dtype) for value in (dy, x))
@@ -117,7 +119,9 @@ def grad_weights(
 ) -> A:
     """Σ offset·(x − mean) + ½·tilt·((x − mean)² − variance), over all that a weight was broadcast along."""
     viewed = ops.cast(to_view(ops, x, layout), ops.stat_dtype(x))
-    mean, variance, tilt, offset = (_against(ops, v, layout) for v in (mean, variance, terms.tilt, terms.offset))
+    mean, variance, tilt, offset = (
+        _against(ops, v, layout) for v in (mean, variance, terms.tilt, terms.offset)
+    )
     centered = viewed - mean
     full = _from_view(ops, offset * centered + 0.5 * tilt * (centered * centered - variance), layout)
     shape = ops.shape(weights)

@@ -153,7 +153,9 @@ class Engine(Protocol[A]):
         """Σdy and Σdy·(x − mean)."""
         ...
 
-    def grad_input(self, dy: A, x: A, weights: A | None, mean: A, terms: GradTerms[A], layout: Layout) -> A: ...
+    def grad_input(
+        self, dy: A, x: A, weights: A | None, mean: A, terms: GradTerms[A], layout: Layout
+    ) -> A: ...
 
     def grad_weights(self, x: A, weights: A, mean: A, variance: A, terms: GradTerms[A], layout: Layout) -> A:
         """Σ offset·(x − mean) + ½·tilt·((x − mean)² − variance) over what the weights were broadcast along."""

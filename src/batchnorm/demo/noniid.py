@@ -96,11 +96,11 @@ def _train(
     # The defaults are what the end of the schedule leaves, for the accuracy by the batch's statistics.
     network = GraphNetwork(initial_weights(seed), METHODS[method], renorm_bounds(1.0))
     batches = list(few_label_batches(digits.train_labels, epochs, seed))
-    every = max(1, len(batches) // READINGS)
+    every = max(5, len(batches) // READINGS)
     losses: list[float] = []
     readings: list[Reading] = []
     for step, batch in enumerate(batches):
-        if step % every == 0:
+        if step % every == 0 and step + every <= len(batches):
             readings.append(_read(network, digits, step))
         done = step / len(batches)
         given = {"rate": LEARNING_RATE * (1.0 - done), **renorm_bounds(done)}

@@ -19,7 +19,6 @@ QUANTITIES = {
     "moving_mean": "mean over channels",
     "moving_variance": "mean over channels",
 }
-LABELS = {"plain": "plain", "renorm": "renorm", "ghost": "ghost", "none": "without"}
 STYLE: Any = {
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -73,7 +72,7 @@ def _draw_losses(axes: Axes, courses: Mapping[str, Course]) -> None:
             np.arange(len(smooth)) + len(course.losses) - len(smooth),
             smooth,
             color=COLORS[name],
-            label=LABELS[name],
+            label=name,
         )
     _finish(axes, "Few labels: training loss", "cross-entropy, mean of 25 batches")
     start, end = (share * len(courses["renorm"].losses) for share in OPENING)
@@ -95,7 +94,7 @@ def _draw_readings(axes: Axes, courses: Mapping[str, Course], field: str, title:
         values = np.array([getattr(reading, field) for reading in course.readings])
         if not np.isnan(values).all():
             steps = [reading.step for reading in course.readings]
-            axes.plot(steps, values, color=COLORS[name], label=LABELS[name])
+            axes.plot(steps, values, color=COLORS[name], label=name)
     _finish(axes, title, QUANTITIES[field])
 
 
@@ -105,7 +104,7 @@ def _draw_ends(axes: Axes, courses: Mapping[str, Course]) -> None:
         heights = [100 * getattr(course, field) for course in courses.values()]
         bars = axes.bar(places + shift, heights, 0.38, color=[COLORS[name] for name in courses], alpha=alpha)
         axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8.5)
-    axes.set_xticks(places, [LABELS[name] for name in courses])
+    axes.set_xticks(places, list(courses))
     axes.set_ylim(0, 112)
     axes.set_title("Few labels: accuracy in the end")
     axes.set_ylabel("test accuracy, %")

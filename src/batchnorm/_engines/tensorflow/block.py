@@ -80,7 +80,10 @@ class Block:
         if self._is_merged:
             sizes = [self._size(runs) for _, runs in self.rows]
             if self.rows[0][0]:
-                sizes[0] = ops.shape(sums)[0] // product(sizes[1:])
+                # An empty batch has no rows to divide among no groups.
+                rest = product(sizes[1:])
+                rest = max(rest, 1) if isinstance(rest, int) else ops.maximum(rest, 1)
+                sizes[0] = ops.shape(sums)[0] // rest
             sums = ops.reshape(sums, (*sizes, width))
             sums = ops.sum(sums, [axis for axis, (reduced, _) in enumerate(self.rows) if reduced])
         return ops.reshape(sums, (self.layout.ghosts, self.layout.channels))

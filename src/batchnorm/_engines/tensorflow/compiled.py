@@ -32,8 +32,9 @@ def is_cpu() -> bool:
 def pays(*arrays: Tensor) -> bool:
     """Whether compiling for these arrays pays, the first of which is the largest."""
     size = arrays[0].shape.num_elements()
-    known = all(array.shape.is_fully_defined() for array in arrays)
-    return size is not None and size >= LEAST_ELEMENTS and known and _can_compile()
+    if size is None or size < LEAST_ELEMENTS or not all(array.shape.is_fully_defined() for array in arrays):
+        return False
+    return _can_compile() and not _is_confined()
 
 
 def kernel(function: Function, static: tuple[Any, ...], arrays: tuple[Tensor, ...]) -> Function:
@@ -50,3 +51,19 @@ def kernel(function: Function, static: tuple[Any, ...], arrays: tuple[Tensor, ..
 @cache
 def _can_compile() -> bool:
     return is_cpu() and tf.test.is_built_with_xla()
+
+
+def _is_confined() -> bool:
+    """Whether what is being built compiles as a whole, or is a loop of TensorFlow 1.
+
+    XLA compiles loops inside a larger program badly, and TensorFlow 1 cannot differentiate its loops through a call.
+    """
+    graph: Any = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        context = graph._get_control_flow_context()
+        while context is not None:
+            if context.IsXLAContext() or context.IsWhileContext():
+                return True
+            context = context.outer_context
+        graph = getattr(graph, "outer_graph", None)
+    return False

@@ -195,7 +195,9 @@ class BatchNormalization(Surface):
         call = Call(x, gamma, beta, state | before, training, weights, adjustment)
         dynamic = not isinstance(training, bool)
         wide = self._compute_dtype != self._dtype
-        name = output_name(bool(self.fused), self.virtual_batch_size is not None, wide, self._n_bare(x, adjustment))
+        name = output_name(
+            bool(self.fused), self.virtual_batch_size is not None, wide, self._n_bare(x, adjustment)
+        )
         if self.fused and training is not True:
             y, batch = normalize(options, call)
             if not dynamic and not tf.executing_eagerly() and y.op.type != "FusedBatchNormV3":

@@ -1,0 +1,210 @@
+"""`python -m batchnorm`: the demo from end to end, what it measures, and its errors of one line."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+import batchnorm
+from batchnorm.__main__ import main
+from batchnorm.demo import data, info
+
+FRAMEWORKS = {"tensorflow", "keras", "tf_keras", "tf_slim", "torch", "jax", "sklearn", "matplotlib", "rich"}
+
+
+def run_python(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    return run_python("-m", "batchnorm", "demo", "--quick", "--seed", "3", cwd=folder), folder
+
+
+def rows(output, *names):
+    """The cells of the tables' rows that start with these names; progress bars end in a time and are left out."""
+    found = {}
+    for line in output.splitlines():
+        for name in names:
+            if re.match(rf"\s*{name}\s", line) and not re.search(r"\d:\d\d:\d\d", line):
+                found[name] = re.split(r"\s{2,}", line.strip())[1:]
+    return found
+
+
+def test_quick_demo_ends_well(quick):
+    done, _ = quick
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The four APIs agree" in done.stdout
+
+
+def test_quick_demo_shows_each_api(quick):
+    table = rows(quick[0].stdout, "v1 class", "v1 function", "contrib", "Keras")
+    assert list(table) == ["v1 class", "v1 function", "contrib", "Keras"]
+    assert len({loss[:-1] for loss, *_ in table.values()}) == 1
+    for name, (_, accuracy, seconds, *differences) in table.items():
+        # One epoch is enough to leave the accuracy of a guess, 10 %, behind.
+        assert float(accuracy.rstrip("%")) > 50.0
+        assert float(seconds) > 0.0
+        if name == "v1 class":
+            assert differences == ["-", "-", "-"]
+        else:
+            assert [float(difference) < 1e-5 for difference in differences] == [True] * 3
+
+
+def test_quick_demo_shows_each_method(quick):
+    table = rows(quick[0].stdout, "plain", "renorm", "ghost", "none")
+    assert list(table) == ["plain", "renorm", "ghost", "none"]
+    for loss, by_batch, by_moving, lost in table.values():
+        assert 0.0 < float(loss) < 10.0
+        difference = float(by_batch.rstrip("%")) - float(by_moving.rstrip("%"))
+        assert float(lost) == pytest.approx(difference, abs=0.11)
+
+
+def test_quick_demo_draws_a_picture(quick):
+    done, folder = quick
+    path = folder / "demo-output" / "digits.png"
+    assert "demo-output/digits.png" in done.stdout
+    pixels = image.imread(path)
+    assert pixels.shape[0] > 500
+    assert pixels.shape[1] > 1000
+    assert pixels.std() > 0.05
+
+
+def test_quick_demo_writes_no_noise(quick):
+    assert quick[0].stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["demo", "--epoch-count", "3"], "unrecognized arguments: --epoch-count 3"),
+        (["demo", "--epochs", "0"], "'0' is not a whole number of at least 1"),
+        (["demo", "--epochs", "two"], "'two' is not a whole number of at least 1"),
+        (["demo", "--seed", "-1"], "--seed"),
+        (["dmeo"], "invalid choice: 'dmeo'"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_wrong_command_line_gets_one_line(arguments, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "--help" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("missing", ["tensorflow", "keras", "sklearn", "matplotlib", "rich"])
+def test_missing_extra_gets_one_line(missing, capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(SystemExit) as caught:
+        main(["demo", "--output", str(tmp_path / "made")])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    distribution = {"sklearn": "scikit-learn", "tensorflow": "tensorflow-cpu"}.get(missing, missing)
+    assert f"It needs {distribution}, which is not installed" in error
+    assert "pip install 'batchnorm[demo]'" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "made").exists()
+
+
+def test_output_that_is_a_file_gets_one_line(tmp_path, capsys):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(SystemExit) as caught:
+        main(["demo", "--output", str(tmp_path / "taken")])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "Name another one" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["info"], ["demo", "--help"]])
+def test_no_framework_is_imported_before_it_is_needed(arguments):
+    code = f"""
+import sys
+from batchnorm.__main__ import main
+try:
+    main({arguments!r})
+except SystemExit as end:
+    assert not end.code, end.code
+print("imported:", sorted(set(sys.modules) & {FRAMEWORKS!r}))
+"""
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported: []"
+
+
+def test_version():
+    done = run_python("-m", "batchnorm", "--version")
+    assert (done.returncode, done.stdout) == (0, f"batchnorm {batchnorm.__version__}\n")
+
+
+def test_info_shows_versions_and_usable_faces(capsys):
+    assert main(["info"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["numpy"] == np.__version__
+    assert lines["keras"] == importlib.metadata.version("keras")
+    assert lines["batchnorm.contrib.layers"] == "usable"
+
+
+def test_info_says_what_a_face_lacks(capsys, monkeypatch):
+    def version_without_keras(name):
+        if name in info.LIBRARIES["keras"]:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(info, "version", version_without_keras)
+    info.print_info()
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["keras"] == "not installed"
+    assert lines["batchnorm.keras.layers"] == "needs keras: pip install 'batchnorm[keras]'"
+    assert lines["batchnorm.compat.v1.layers"] == "usable"
+
+
+def test_few_label_batches_hold_one_group_each():
+    labels = data.load(seed=1).train_labels
+    batches = list(data.few_label_batches(labels, epochs=2, seed=1))
+    held = [frozenset(labels[batch].tolist()) for batch in batches]
+    assert set(held) == set(map(frozenset, data.LABEL_GROUPS))
+    assert {len(set(batch.tolist())) for batch in batches} == {data.BATCH}
+
+
+def test_mixed_batches_use_an_example_once_an_epoch():
+    labels = np.arange(5 * data.BATCH + 7)
+    batches = list(data.mixed_batches(labels, epochs=1, seed=0))
+    assert len(batches) == 5
+    assert len(set(np.concatenate(batches).tolist())) == 5 * data.BATCH
+
+
+def test_split_is_fixed_by_the_seed():
+    first, again, other = data.load(seed=1), data.load(seed=1), data.load(seed=2)
+    np.testing.assert_array_equal(first.test_images, again.test_images)
+    assert not np.array_equal(first.test_images, other.test_images)
+    assert len(first.train_labels) + len(first.test_labels) == 1797
+
+
+@pytest.mark.parametrize(("difference", "agreed"), [(0.9e-5, True), (1.1e-5, False), (float("nan"), False)])
+@pytest.mark.parametrize("field", ["by_moving", "by_batch", "statistics"])
+def test_apis_agree_within_the_tolerance(field, difference, agreed):
+    from batchnorm.demo.compare import Trained, agree
+
+    differences = dict.fromkeys(["by_moving", "by_batch", "statistics"], 0.0)
+    first = Trained([1.0], 1.0, 1.0, **differences)
+    second = Trained([1.0], 1.0, 1.0, **(differences | {field: difference}))
+    assert agree({"first": first, "second": second}) is agreed
+
+
+def test_renorm_bounds_start_as_plain_batch_norm_and_open():
+    from batchnorm.demo.noniid import renorm_bounds
+
+    assert renorm_bounds(0.0) == {"rmin": 1.0, "rmax": 1.0, "dmax": 0.0}
+    assert renorm_bounds(0.3) == pytest.approx({"rmin": 0.5, "rmax": 2.0, "dmax": 2.5})
+    assert renorm_bounds(1.0) == pytest.approx({"rmin": 1 / 3, "rmax": 3.0, "dmax": 5.0})
