@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-
 from typing import Any
 
 from benchmarks.cases import Case, least_bytes
