@@ -32,7 +32,16 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code: 0, 1 where the demo's APIs disagree, 2 for what cannot be run."""
-    asked = make_parser().parse_args(arguments)
+    asked, unknown = make_parser().parse_known_args(arguments)
+    if unknown:
+        remedy = f"Run python -m batchnorm {asked.command} --help to see what there is"
+        fail(
+            refusal(
+                f"{' '.join(unknown)} was asked for",
+                f"The command {asked.command} has no such option",
+                remedy,
+            )
+        )
     if asked.command == "info":
         from batchnorm.demo.info import print_info
 

@@ -9,7 +9,7 @@ from properties.runners import Runner
 
 NO_GHOSTS = {"ghosts": (None,), "keeps_batch": False}
 # Random cases per property and engine.
-EXAMPLES = 25
+EXAMPLES = 20
 
 
 def one_step(runner: Runner, case: Case, batch: Batch, options: Options | None = None) -> Step:

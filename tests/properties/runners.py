@@ -41,7 +41,7 @@ class NumPy:
 
     name = "numpy"
     dtypes = ("float64", "float64", "float32", "float16", "bfloat16")
-    examples = 300
+    examples = 250
 
     def differentiated(self, batch: Batch) -> set[str]:
         return set() if batch.adjustment is not None else set(batch.given)

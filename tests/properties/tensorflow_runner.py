@@ -15,7 +15,7 @@ from properties.cases import Array, Batch, Step
 from properties.runners import Moving, check_dtypes, step_of
 
 ops = engine.ops
-EXAMPLES = {"eager": 60, "graph": 20, "unknown": 15}
+EXAMPLES = {"eager": 50, "graph": 20, "unknown": 15}
 
 
 class TensorFlow:

@@ -40,14 +40,15 @@ class _Scoped:
     def __init__(self, function: Callable[..., Any], key: str) -> None:
         functools.update_wrapper(self, function)
         self._function = function
+        self._bare = inspect.unwrap(function)
         self._key = key
 
     @property
     def _key_op(self) -> str:
         """The key under which scopes know the function; tf_slim, if it came later than we, is told of it here."""
         slim = _slim()
-        if slim is not None and not slim.has_arg_scope(self._function):
-            slim.add_arg_scope(self._function)
+        if slim is not None and not slim.has_arg_scope(self._bare):
+            slim.add_arg_scope(self._bare)
         return self._key
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -63,9 +64,9 @@ class _Scoped:
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else a function has, such as the `__defaults__` that tf_slim's decorator reads."""
-        if name == "_function":  # not yet set: there is nothing to ask
+        if name == "_bare":  # not yet set: there is nothing to ask
             raise AttributeError(name)
-        return getattr(self._function, name)
+        return getattr(self._bare, name)
 
     def __repr__(self) -> str:
         return f"<function {self._function.__qualname__}{inspect.signature(self._function)} with arg_scope>"
@@ -76,7 +77,7 @@ class _Scoped:
 
 def add_arg_scope(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function so that `arg_scope` can set its keyword arguments."""
-    key = arg_scope_func_key(function)
+    key = getattr(function, "_key_op", str(inspect.unwrap(function)))
     takes = inspect.signature(function).parameters.values()
     _decorated[key] = tuple(parameter.name for parameter in takes if parameter.default is not parameter.empty)
     return cast(Callable[P, R], _Scoped(function, key))

@@ -20,7 +20,9 @@ from batchnorm.errors import refusal
 __all__ = ["batch_norm"]
 
 
+# AutoGraph would rewrite the whole engine for seconds, and find nothing to convert.
 @add_arg_scope
+@tf.autograph.experimental.do_not_convert
 def batch_norm(
     inputs: Any,
     decay: Any = 0.999,

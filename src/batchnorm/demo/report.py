@@ -46,20 +46,20 @@ def print_apis(console: Console, results: Mapping[str, Trained]) -> None:
     table = Table(
         box=SIMPLE_HEAD,
         title="One training through each of the four APIs",
-        caption=f"differences: from the {first}, as a share of the largest number there",
+        caption=f"last three: largest difference from the {first}, relative",
     )
-    table.add_column("API")
-    for heading in ("final\nloss", "test\naccuracy", "\nseconds"):
+    table.add_column("API", no_wrap=True)
+    for heading in ("final\nloss", "test\naccuracy", "\ntime"):
         table.add_column(heading, justify="right")
-    for heading in ("difference in\nlogits, inference", "\nlogits, training", "\nmoving statistics"):
+    for heading in ("logits,\ninference", "logits,\ntraining", "moving\naverages"):
         table.add_column(heading, justify="right")
     for name, result in results.items():
         differences = (result.by_moving, result.by_batch, result.statistics)
         table.add_row(
             name,
-            f"{final_loss(result.losses):.6f}",
+            f"{final_loss(result.losses):.5f}",
             f"{result.accuracy:.1%}",
-            f"{result.seconds:.1f}",
+            f"{result.seconds:.1f} s",
             *("-" if name == first else f"{difference:.1e}" for difference in differences),
         )
     console.print(table)

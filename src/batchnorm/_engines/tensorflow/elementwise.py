@@ -1,7 +1,8 @@
 """The arithmetic of the four passes on blocks [rows, length, width], statistics being [rows, 1, width].
 
-Functions whose results are to be summed may do the first part of it: they add up pieces, and what they return has
-the size of one. A compiler makes one loop of it all. Where the piece is None, they return the full size.
+Compiled, each is one loop, and those whose results are to be summed do the first part of it: they add up pieces,
+and what they return has the size of one. Where the piece is None, nothing is compiled: they return the full size,
+and use TensorFlow's fused operation where it fits.
 """
 
 from collections.abc import Callable
@@ -10,8 +11,19 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from batchnorm._engines.tensorflow.compiled import kernel, pays
+from batchnorm._engines.tensorflow.fused import fits_fused, fused_affine
 
-__all__ = ["MOST_PIECES", "add_in_pairs", "affine", "deviations", "products", "pulled", "run", "weighted"]
+__all__ = [
+    "MOST_PIECES",
+    "Piece",
+    "add_in_pairs",
+    "affine",
+    "deviations",
+    "products",
+    "pulled",
+    "run",
+    "weighted",
+]
 
 Tensor = Any
 
@@ -74,13 +86,15 @@ def products(piece: Piece | None, dy: Tensor, x: Tensor, mean: Tensor) -> tuple[
     return _add_up(of_piece, piece, dy, x, mean)
 
 
-def affine(_: Piece | None, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def affine(piece: Piece | None, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """(x − mean)·scale + shift."""
+    if piece is None and fits_fused(x):
+        return fused_affine(x, mean, scale, shift)
     return tf.cast((tf.cast(x, mean.dtype) - mean) * scale + shift, x.dtype)
 
 
 def pulled(
-    _: Piece | None,
+    piece: Piece | None,
     dy: Tensor,
     x: Tensor,
     mean: Tensor,
@@ -90,7 +104,7 @@ def pulled(
     *weights: Tensor,
 ) -> Tensor:
     """slope·dy + w·(tilt·(x − mean) + offset)."""
-    pull = (tf.cast(x, mean.dtype) - mean) * tilt + offset
+    pull = affine(piece, tf.cast(x, mean.dtype), mean, tilt, offset)
     for w in weights:
         pull = w * pull
     return tf.cast(tf.cast(dy, mean.dtype) * slope + pull, x.dtype)

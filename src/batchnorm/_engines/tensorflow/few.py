@@ -12,12 +12,14 @@ import tensorflow as tf
 from batchnorm._engines.protocol import Moments, Saved
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.compiled import LEAST_ELEMENTS, kernel, pays
-from batchnorm._engines.tensorflow.elementwise import MOST_PIECES, add_in_pairs, affine, pulled
+from batchnorm._engines.tensorflow.elementwise import MOST_PIECES, Piece, add_in_pairs, affine, pulled
 from batchnorm.layout import Layout
 
 __all__ = ["fused_gradients", "fused_train"]
 
 Tensor = Any
+
+COMPILED = Piece(1, 1)
 
 
 def fused_train(
@@ -30,7 +32,7 @@ def fused_train(
     factor = () if gamma is None else (ops.reshape(gamma, channels),)
     mean, variance, scale = _call(_fold, (epsilon,), _call(_moments, layout.reduced, viewed), *factor)
     shift = tf.zeros([1] * len(channels), mean.dtype) if beta is None else ops.reshape(beta, channels)
-    y = ops.reshape(_call(affine, (None,), viewed, mean, scale, shift), layout.shape)
+    y = ops.reshape(_call(affine, (COMPILED,), viewed, mean, scale, shift), layout.shape)
     total = float(layout.count)
     mean, variance, scale = (ops.reshape(value, _groups(layout)) for value in (mean, variance, scale))
     return y, Moments(total, total, mean, variance), scale
@@ -47,7 +49,7 @@ def fused_gradients(
     mean, variance, scale = (ops.reshape(value, layout.stat_view) for value in statistics)
     sums = _call(_sums, layout.reduced, dy, viewed, mean)
     tilt, offset, *sums = _call(_terms, (epsilon, float(layout.count)), sums, variance, scale)
-    dx = ops.reshape(_call(pulled, (None,), dy, viewed, mean, scale, tilt, offset), layout.shape)
+    dx = ops.reshape(_call(pulled, (COMPILED,), dy, viewed, mean, scale, tilt, offset), layout.shape)
     return dx, *(ops.reshape(value, _groups(layout)) for value in sums)
 
 

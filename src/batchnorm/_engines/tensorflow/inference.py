@@ -9,13 +9,12 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._engines.tensorflow import ops
+from batchnorm._engines.tensorflow.fused import DATA_FORMATS, fused_normalize
 from batchnorm.layout import Layout
 
 __all__ = ["fused_infer"]
 
 Tensor = Any
-
-DATA_FORMATS = {4: "NHWC", 5: "NDHWC"}
 
 
 def fused_infer(
@@ -30,16 +29,9 @@ def fused_infer(
     """γ·(x − mean) / √(variance + ε) + β. Its gradients are TensorFlow's own."""
     rank, dtype = len(layout.shape), ops.stat_dtype(x)
     if rank in DATA_FORMATS and layout.axes == (rank - 1,) and dtype == tf.float32:
-        return tf.raw_ops.FusedBatchNormV3(
-            x=x,
-            scale=tf.ones_like(mean) if gamma is None else gamma,
-            offset=tf.zeros_like(mean) if beta is None else beta,
-            mean=mean,
-            variance=variance,
-            epsilon=float(epsilon),
-            data_format=DATA_FORMATS[rank],
-            is_training=False,
-        ).y
+        gamma = tf.ones_like(mean) if gamma is None else gamma
+        beta = tf.zeros_like(mean) if beta is None else beta
+        return fused_normalize(x, gamma, beta, mean, variance, epsilon)
     scale = tf.math.rsqrt(variance + epsilon)
     if gamma is not None:
         scale = scale * gamma

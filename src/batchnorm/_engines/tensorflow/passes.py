@@ -58,7 +58,7 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
     dtype = ops.stat_dtype(x)
     x = block.view(x)
     if weights is None:
-        total = count = ops.as_float(layout.count, dtype)
+        total = effective = ops.as_float(layout.count, dtype)
         share = _share(total)
         center = _sample_mean(x, block, dtype)
         sums = elementwise.run(elementwise.deviations, block.repeats, x, block.spread(center))
@@ -67,14 +67,13 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
         total, square = _totals(w, block), _totals(w * w, block)
         alive = total > 0.0
         share = ops.where(alive, 1.0 / ops.where(alive, total, 1.0), 0.0)
-        count = ops.where(alive, total * total / ops.where(alive, square, 1.0), 0.0)
+        effective = ops.where(alive, total * total / ops.where(alive, square, 1.0), 0.0)
         # No sample: the numbers that have weight may all lie outside of it.
-        center = (
-            block.merge(sum_length(elementwise.run(elementwise.weighted, block.repeats, x, w)[0])) * share
-        )
+        (weighted,) = elementwise.run(elementwise.weighted, block.repeats, x, w)
+        center = block.merge(sum_length(weighted)) * share
         sums = elementwise.run(elementwise.deviations, block.repeats, x, block.spread(center), w)
     offset, spread = (block.merge(sum_length(part)) * share for part in sums)
-    return Moments(total, count, center + offset, ops.maximum(spread - offset * offset, 0.0))
+    return Moments(total, effective, center + offset, ops.maximum(spread - offset * offset, 0.0))
 
 
 def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
