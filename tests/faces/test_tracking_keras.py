@@ -1,4 +1,4 @@
-"""track_tf1_style_variables on Keras layers and models: training, losses, nested layers, saved files."""
+"""track_tf1_style_variables on Keras layers and models: training, losses, nested layers."""
 
 import keras
 import numpy as np
@@ -11,98 +11,24 @@ from batchnorm.compat.v1.keras.utils import (
     regularization_losses,
     track_tf1_style_variables,
 )
-from batchnorm.compat.v1.layers import batch_normalization
-
-v1 = tf.compat.v1
-RANDOM = np.random.default_rng(0)
-X, TARGET = RANDOM.normal(size=(32, 5)).astype("float32"), RANDOM.normal(size=(32, 3)).astype("float32")
-WEIGHTS = ["net/batch_normalization/beta", "net/batch_normalization/gamma", "net/w"]
-STATISTICS = ["net/batch_normalization/moving_mean", "net/batch_normalization/moving_variance"]
-
-
-def penalty(w):
-    return 0.01 * tf.reduce_sum(w * w)
-
-
-def forward(x, training):
-    with v1.variable_scope("net", regularizer=penalty):
-        w = v1.get_variable("w", [x.shape[-1], 3], constraint=lambda w: tf.clip_by_value(w, -0.5, 0.5))
-        return batch_normalization(x @ w, training=training, momentum=0.5, gamma_regularizer=penalty)
-
-
-@keras.saving.register_keras_serializable("tracking")
-class Net(keras.layers.Layer):
-    @track_tf1_style_variables
-    def call(self, x, training=False):
-        return forward(x, training)
-
-
-@keras.saving.register_keras_serializable("tracking")
-class NetModel(keras.Model):
-    @track_tf1_style_variables
-    def call(self, x, training=False):
-        return forward(x, training)
-
-
-@keras.saving.register_keras_serializable("tracking")
-class Nested(keras.layers.Layer):
-    """A decorated layer that makes a model of its own Keras inside."""
-
-    @track_tf1_style_variables
-    def call(self, x, training=False):
-        def make():
-            first = keras.layers.Dense(
-                4, kernel_regularizer="l2", bias_regularizer="l2", bias_initializer="ones"
-            )
-            return keras.Sequential([keras.Input((3,)), first, keras.layers.Dense(3)])
-
-        with v1.variable_scope("outer"):
-            return get_or_create_layer("inner", make)(forward(x, training))
-
-
-@keras.saving.register_keras_serializable("tracking")
-class Subclassed(keras.Model):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.net = Nested()
-
-    def call(self, x, training=False):
-        return self.net(x, training=training)
-
-
-def functional(layer):
-    inputs = keras.Input((5,))
-    return keras.Model(inputs, layer(inputs))
-
-
-MODELS = {
-    "functional": lambda: functional(Net()),
-    "sequential": lambda: keras.Sequential([Net()]),
-    "decorated model": NetModel,
-    "nested": lambda: functional(Nested()),
-    "subclassed": Subclassed,
-}
-each_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-
-
-def paths(variables):
-    return [v.path for v in variables]
-
-
-def fit(model, epochs=1):
-    return model.fit(X, TARGET, batch_size=8, epochs=epochs, shuffle=False, verbose=0).history["loss"]
+from faces.tracked_keras import (
+    STATISTICS,
+    TARGET,
+    WEIGHTS,
+    Nested,
+    Net,
+    X,
+    each_model,
+    forward,
+    functional,
+    paths,
+    train,
+)
 
 
 @pytest.fixture
 def trained(make):
-    keras.utils.set_random_seed(1)
-    model = make()
-    model.compile(keras.optimizers.Adam(0.01), "mse")
-    model.history_of_loss = fit(model, epochs=3)
-    return model
-
-
-# --- Keras 3: training ---
+    return train(make)
 
 
 @each_model
@@ -188,60 +114,6 @@ def test_a_stateless_call_is_refused():
         ValueError, match=r"stateless call used the variable 'net/w'\. .*Call the layer instead\."
     ):
         layer.stateless_call([tf.constant(v) for v in trainable], [tf.constant(v) for v in others], X)
-
-
-# --- Keras 3: files ---
-
-
-@each_model
-def test_keras_file_restores_everything_and_trains_on(trained, tmp_path):
-    trained.save(tmp_path / "m.keras")
-    loaded = keras.models.load_model(tmp_path / "m.keras")
-    np.testing.assert_array_equal(loaded.predict(X, verbose=0), trained.predict(X, verbose=0))
-    assert fit(loaded) == fit(trained)
-
-
-@each_model
-def test_weights_file(trained, make, tmp_path):
-    trained.save_weights(tmp_path / "m.weights.h5")
-    keras.utils.set_random_seed(2)
-    other = make()
-    other(X)
-    assert np.abs(other.predict(X, verbose=0) - trained.predict(X, verbose=0)).max() > 0.01
-    other.load_weights(tmp_path / "m.weights.h5")
-    np.testing.assert_array_equal(other.predict(X, verbose=0), trained.predict(X, verbose=0))
-
-
-@each_model
-def test_checkpoint(trained, make, tmp_path):
-    path = tf.train.Checkpoint(model=trained).save(str(tmp_path / "c"))
-    other = make()
-    other(X)
-    restored = tf.train.Checkpoint(model=other).restore(path)
-    restored.assert_existing_objects_matched().expect_partial()
-    np.testing.assert_array_equal(other.predict(X, verbose=0), trained.predict(X, verbose=0))
-
-
-@each_model
-def test_export(trained, tmp_path):
-    trained.export(tmp_path / "exported", verbose=False)
-    loaded = tf.saved_model.load(str(tmp_path / "exported"))
-    np.testing.assert_allclose(loaded.serve(X), trained.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
-
-
-def test_weights_of_another_layer_are_refused(tmp_path):
-    class Other(keras.layers.Layer):
-        @track_tf1_style_variables
-        def call(self, x):
-            return x * v1.get_variable("scale", [5])
-
-    functional(Net()).save_weights(tmp_path / "m.weights.h5")
-    with pytest.raises(
-        ValueError, match=r"'net/w'\] were to be loaded\. .*has made \['scale'\]\. Call the layer"
-    ):
-        functional(Other()).layers[1]._tf1_style_weights.load_own_variables({"net%2Fw": np.zeros(3)})
-    with pytest.raises(ValueError, match=r"were to be loaded|could not be loaded"):
-        functional(Other()).load_weights(tmp_path / "m.weights.h5")
 
 
 # --- nested layers ---

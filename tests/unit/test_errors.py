@@ -11,7 +11,7 @@ def test_three_parts_become_three_sentences() -> None:
 
 @pytest.mark.parametrize("end", ["", ".", "..."])
 def test_a_part_may_end_in_a_period(end: str) -> None:
-    assert refusal(f"x={end or '1'}", f"why{end}", f"how{end}").endswith(" why. how.")
+    assert refusal(f"what{end}", f"why{end}", f"how{end}") == "what. why. how."
 
 
 def test_other_endings_stay() -> None:

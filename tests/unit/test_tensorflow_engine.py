@@ -114,17 +114,20 @@ def check(case: Case, kind: str, dtype: str, unknown: bool = False) -> None:
     groups = (layout.ghosts, layout.channels)
     statistics = [tf.constant(random.normal(0.5, 1.0, groups), stats) for _ in range(5)]
 
-    def run(x: Any, dy: Any, weights: Any, statistics: list[Any]) -> list[Any]:
+    given = [] if weights is None else [weights]
+
+    def run(x: Any, dy: Any, given: list[Any], statistics: list[Any]) -> list[Any]:
         sizes = ops.shape(x)
+        weights = given[0] if given else None
         return passes(engine, plan_layout(sizes, case.axes, case.ghost), x, dy, weights, statistics)
 
     if unknown:
         blank = tf.TensorSpec([None] * len(case.shape), dtype)
         known = [None if size > 1 else 1 for size in shape or ()]
-        specs = [blank, blank, None if weights is None else tf.TensorSpec(known, stats)]
+        specs = [blank, blank, [tf.TensorSpec(known, stats)] * len(given)]
         specs.append([tf.TensorSpec([None, None], stats)] * len(statistics))
         run = tf.function(run, input_signature=specs, autograph=False)
-    got = run(x, dy, weights, statistics)
+    got = run(x, dy, given, statistics)
     want = passes(reference.engine, layout, *map(exact, (x, dy, weights)), [exact(s) for s in statistics])
     names = ("mean", "variance", "Σdy", "Σdy·(x − mean)", "y", "dx", "total", "count", "dw")
     for name, value, expected in zip(names, got, want, strict=False):
