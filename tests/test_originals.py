@@ -18,6 +18,7 @@ def id_of(value):
 NUMERIC = [
     (name, record, mode)
     for name, suite in golden.SUITES.items()
+    if name != "tf1_renorm"  # its original, TensorFlow 1.13, runs on Python 3.7 at the latest
     for mode in suite.modes
     for record in list(golden.records(name).values())[3::12]
 ]
@@ -98,4 +99,4 @@ def test_what_tensorflow_prints_stays_out_of_the_answers():
 
 def test_every_recorded_case_has_a_suite():
     numeric = {suite.file for suite in golden.SUITES.values()}
-    assert numeric == set(golden_data.NUMERIC) - {"tf1_renorm"}
+    assert numeric == set(golden_data.NUMERIC)

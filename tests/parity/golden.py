@@ -10,7 +10,7 @@ import golden_data
 import oracle_cases
 from originals import inputs
 from originals.client import run
-from parity import compare, deviations
+from parity import by_oracle, compare, deviations
 from parity.compare import Tolerance
 
 
@@ -56,7 +56,8 @@ def check(name, record, side, mode):
         result = result | {k: short_names(result[k]) for k in ("variables", "trainable")}
     # Which kernel runs is ours to choose, except in the v1 layer, whose attribute programs read.
     ignore = ("fused",) if ours and name != "v1" else ()
-    return compare.numeric(result, expected, tolerance(record), ignore)
+    scales = by_oracle.dx_scales(record["case"])
+    return compare.numeric(result, expected, tolerance(record), ignore, scales)
 
 
 def expectation(record, mode):

@@ -11,7 +11,7 @@ from typing import Any, Generic
 from batchnorm._engines.protocol import A, GradTerms, Moments, Ops, Saved
 from batchnorm.layout import Layout
 
-__all__ = ["Composed", "apply", "grad_input", "grad_sums", "grad_weights", "moments", "to_view"]
+__all__ = ["Composed", "apply", "finite", "grad_input", "grad_sums", "grad_weights", "moments", "to_view"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def moments(ops: Ops[A], x: A, weights: A | None, layout: Layout) -> Moments[A]:
         # The first mean is off by rounding; the mean of what is left corrects it, and the variance with it.
         rest = ops.sum(centered, layout.reduced) * share
         variance = ops.maximum(ops.sum(centered * centered, layout.reduced) * share - rest * rest, 0.0)
-        mean = mean + _finite(ops, rest)
+        mean = mean + finite(ops, rest)
         return Moments(total, total, _grouped(ops, mean, layout), _grouped(ops, variance, layout))
     w = _weight_view(ops, weights, layout, dtype)
     total = ops.sum(w, layout.reduced)
@@ -78,7 +78,7 @@ def moments(ops: Ops[A], x: A, weights: A | None, layout: Layout) -> Moments[A]:
     variance = ops.maximum(ops.sum(weighted * centered, layout.reduced) * share - rest * rest, 0.0)
     square = ops.sum(w * w, layout.reduced)
     count = ops.where(total > 0.0, total * total / ops.where(total > 0.0, square, 1.0), 0.0)
-    grouped = [_grouped(ops, value, layout) for value in (mean + _finite(ops, rest), variance)]
+    grouped = [_grouped(ops, value, layout) for value in (mean + finite(ops, rest), variance)]
     # [G, 1] where the weights are the same for all channels
     shape = (layout.ghosts, layout.channels if _per_channel(ops, weights, layout) else 1)
     return Moments(ops.reshape(total, shape), ops.reshape(count, shape), *grouped)
@@ -155,7 +155,7 @@ def _grouped(ops: Ops[A], statistic: A, layout: Layout) -> A:
     return ops.reshape(statistic, (layout.ghosts, layout.channels))
 
 
-def _finite(ops: Ops[A], value: A) -> A:
+def finite(ops: Ops[A], value: A) -> A:
     """The value, or zero where it is infinite or not a number: an infinite mean needs no correction."""
     return ops.where(value - value > -1.0, value, 0.0)
 

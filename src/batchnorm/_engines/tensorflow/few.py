@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from batchnorm._engines.composed import finite
 from batchnorm._engines.protocol import Moments, Saved
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.compiled import LEAST_ELEMENTS, kernel, pays
@@ -67,13 +68,14 @@ def _has_few(x: Tensor, layout: Layout) -> bool:
 
 def _moments(axis: int, x: Tensor) -> Tensor:
     """μ + σ²·i."""
-    first, *others = (tf.cast(part, ops.stat_dtype(x)) for part in tf.split(x, x.shape[axis], axis))
+    parts = [tf.cast(part, ops.stat_dtype(x)) for part in tf.split(x, x.shape[axis], axis)]
     # The first number is near enough to the mean: in a group of n it is off by less than σ·√n.
-    deviations = [part - first for part in others]
+    center = finite(ops, parts[0])
+    deviations = [part - center for part in parts]
     share = 1.0 / x.shape[axis]
     offset = add_in_pairs(deviations) * share
     spread = add_in_pairs([deviation * deviation for deviation in deviations]) * share
-    return tf.complex(first + offset, tf.maximum(spread - offset * offset, 0.0))
+    return tf.complex(center + offset, tf.maximum(spread - offset * offset, 0.0))
 
 
 def _fold(epsilon: float, moments: Tensor, *factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:

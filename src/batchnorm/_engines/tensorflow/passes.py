@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from batchnorm._engines.composed import Composed
+from batchnorm._engines.composed import Composed, finite
 from batchnorm._engines.protocol import GradTerms, Moments
 from batchnorm._engines.tensorflow import elementwise, ops
 from batchnorm._engines.tensorflow.block import Block, plan_block
@@ -51,6 +51,7 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
 
     With δ the mean deviation from the center c, μ = c + δ and σ² = mean (x − c)² − δ². As c is the mean of a
     sample of S numbers out of N, δ² ≤ σ²·N/S whatever the numbers, so that little is lost in the difference.
+    An infinite mean is left to δ: from an infinite center every finite number would deviate by infinity.
     """
     if not is_cpu():
         return composed.moments(x, weights, layout)
@@ -60,7 +61,7 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
     if weights is None:
         total = effective = ops.as_float(layout.count, dtype)
         share = _share(total)
-        center = _sample_mean(x, block, dtype)
+        center = finite(ops, _sample_mean(x, block, dtype))
         sums = elementwise.run(elementwise.deviations, block.repeats, x, block.spread(center))
     else:
         w = block.weights(weights, dtype)
@@ -70,7 +71,7 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
         effective = ops.where(alive, total * total / ops.where(alive, square, 1.0), 0.0)
         # No sample: the numbers that have weight may all lie outside of it.
         (weighted,) = elementwise.run(elementwise.weighted, block.repeats, x, w)
-        center = block.merge(sum_length(weighted)) * share
+        center = finite(ops, block.merge(sum_length(weighted)) * share)
         sums = elementwise.run(elementwise.deviations, block.repeats, x, block.spread(center), w)
     offset, spread = (block.merge(sum_length(part)) * share for part in sums)
     return Moments(total, effective, center + offset, ops.maximum(spread - offset * offset, 0.0))

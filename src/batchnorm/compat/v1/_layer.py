@@ -134,6 +134,8 @@ class BatchNormalization(Surface):
         with self._record.scope.enter(built=False):
             self._build(tf.TensorShape(input_shape))
 
+    # AutoGraph would rewrite everything below at each trace, and nothing below branches on a tensor.
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, inputs: Any, training: Any = False, mask: Any = None, *, scope: Any = None) -> Any:
         """Normalize a tensor.
 
@@ -163,7 +165,8 @@ class BatchNormalization(Surface):
         asked = self.axis if isinstance(self.axis, list) else [self.axis]
         axes = canonical_axes(asked, shape.rank)
         refuse_ghost_axis(axes, make_options(self).ghost)
-        unknown = [axis for axis in axes if shape[axis] is None]
+        sizes = shape.as_list()
+        unknown = [axis for axis in axes if sizes[axis] is None]
         if unknown:
             raise ValueError(
                 refusal(
@@ -174,9 +177,9 @@ class BatchNormalization(Surface):
             )
         plain = not self.renorm and self.virtual_batch_size is None and self.adjustment is None
         self.fused = was_fused(self.fused, axes, shape.rank, self._compute_dtype, plain)
-        make_variables(self, [shape[axis] if axis in axes else 1 for axis in range(shape.rank)], axes)
+        make_variables(self, [sizes[axis] if axis in axes else 1 for axis in range(shape.rank)], axes)
         record.axes, record.rank = axes, shape.rank
-        record.sizes = {axis: shape[axis] for axis in axes}
+        record.sizes = {axis: sizes[axis] for axis in axes}
 
     def _call(self, x: Any, training: Any, mask: Any) -> Any:
         weights = None
