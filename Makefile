@@ -46,6 +46,8 @@ $(VENV)/.bench: $(VENV)/.made $(SOURCES)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@
 
+# torch first and alone: the other frameworks' requirements must not move it to another build.
 $(VENV)/.test: $(VENV)/.made $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
 	touch $@
