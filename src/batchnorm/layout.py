@@ -182,7 +182,8 @@ def _divide(batch: Size, size: int) -> Size:
         raise ValueError(
             refusal(
                 f"Ghost batches of {size} were asked for with a batch of {batch} examples",
-                f"virtual_batch_size must divide the batch size, and {batch} = {batch // size}·{size} + {batch % size}",
+                "Reshape cannot group it: virtual_batch_size must divide the batch size, "
+                f"and {batch} = {batch // size}·{size} + {batch % size}",
                 f"Use batches of a multiple of {size} examples, or another virtual_batch_size",
             )
         )

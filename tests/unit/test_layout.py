@@ -191,9 +191,9 @@ def test_the_ghost_axis_can_be_checked_before_there_is_an_input() -> None:
 @pytest.mark.parametrize("ghost", [Ghost(4), Ghost(4, "contiguous")])
 def test_ghost_size_must_divide_the_batch(ghost: Ghost) -> None:
     message = (
-        "Ghost batches of 4 were asked for with a batch of 10 examples. virtual_batch_size must divide the "
-        "batch size, and 10 = 2·4 + 2. Use batches of a multiple of 4 examples, "
-        "or another virtual_batch_size."
+        "Ghost batches of 4 were asked for with a batch of 10 examples. Reshape cannot group it: "
+        "virtual_batch_size must divide the batch size, and 10 = 2·4 + 2. Use batches of a multiple of 4 "
+        "examples, or another virtual_batch_size."
     )
     with pytest.raises(ValueError, match=whole(message)):
         plan_layout((10, 3), (1,), ghost)
