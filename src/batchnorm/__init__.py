@@ -1,17 +1,21 @@
 """Batch normalization, complete.
 
-The faces are imported by their own paths, each of which brings its framework:
+`batch_norm` is the pure function for the arrays of any framework, and `init` makes what it starts from. The classes are
+imported by their own paths, each of which brings its framework:
 
     batchnorm.compat.v1.layers        BatchNormalization, batch_normalization
     batchnorm.compat.v1.keras.utils   track_tf1_style_variables, get_or_create_layer
     batchnorm.contrib.layers          batch_norm
     batchnorm.contrib.framework       arg_scope and its companions
     batchnorm.keras.layers            BatchNormalization
+    batchnorm.torch                   BatchNorm1d, BatchNorm2d, BatchNorm3d, convert
+    batchnorm.flax                    BatchNorm
 
-This module imports none of them.
+This module imports none of them, and no framework.
 """
 
 from batchnorm._version import __version__
+from batchnorm.functional import batch_norm, init
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
-__all__ = ["Clip", "Ghost", "Options", "Renorm", "__version__"]
+__all__ = ["Clip", "Ghost", "Options", "Renorm", "__version__", "batch_norm", "init"]

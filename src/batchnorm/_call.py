@@ -1,0 +1,104 @@
+"""What `batch_norm` asks of its arguments, checked before anything is computed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from batchnorm._engines.lookup import NUMPY, Framework
+from batchnorm._engines.protocol import Ops
+from batchnorm.errors import refusal
+
+__all__ = ["check_floating", "check_names", "check_owner", "check_size", "check_training", "spread_weights"]
+
+Array = Any
+
+
+def check_floating(ops: Ops[Array], x: Array) -> None:
+    if "float" not in str(ops.dtype(x)):
+        raise TypeError(
+            refusal(
+                f"An input of dtype {ops.dtype(x)} was given",
+                "Its mean and its variance are not of that kind",
+                "Convert it to a floating dtype first",
+            )
+        )
+
+
+def check_training(training: Any) -> None:
+    if not isinstance(training, bool):
+        raise TypeError(
+            refusal(
+                f"training={training!r} was given",
+                "It decides which function is computed, so it must be known before anything runs",
+                "Pass True or False, and branch with the framework's own conditional where the choice is made later",
+            )
+        )
+
+
+def check_names(kind: str, given: Mapping[str, Array], wanted: Sequence[str]) -> None:
+    missing, unknown = [n for n in wanted if n not in given], [n for n in given if n not in wanted]
+    if missing or unknown:
+        found = [
+            f"{word} {', '.join(map(repr, names))}"
+            for word, names in (("lacks", missing), ("has", unknown))
+            if names
+        ]
+        raise ValueError(
+            refusal(
+                f"The {kind} record {' and '.join(found)}",
+                f"With these options it holds exactly {', '.join(map(repr, wanted)) or 'nothing'}",
+                "Make it with batchnorm.init and the same options",
+            )
+        )
+
+
+def check_owner(framework: Framework, value: Any, name: str) -> None:
+    if framework.owns(value) or (framework.takes_numpy and NUMPY.owns(value)):
+        return
+    raise TypeError(
+        refusal(
+            f"{name} of type {type(value).__module__}.{type(value).__qualname__} came with an array x of "
+            f"{framework.title}",
+            "One framework computes one call",
+            f"Convert it to an array of {framework.title}",
+        )
+    )
+
+
+def check_size(ops: Ops[Array], value: Array, name: str, wanted: tuple[Any, ...]) -> None:
+    shape = ops.shape(value)
+    same = len(shape) == len(wanted) and all(
+        not isinstance(size, int) or not isinstance(known, int) or size == known
+        for size, known in zip(shape, wanted, strict=True)
+    )
+    if not same:
+        raise ValueError(
+            refusal(
+                f"{name} of shape {tuple(shape)} was given",
+                f"With this input and these axes its shape is {tuple(wanted)}",
+                "Make it with batchnorm.init and the same options",
+            )
+        )
+
+
+def spread_weights(framework: Framework, ops: Ops[Array], x: Array, weights: Array | None) -> Array | None:
+    """Weights of the rank of x and the statistics' dtype; booleans become zeros and ones."""
+    if weights is None:
+        return None
+    check_owner(framework, weights, "weights")
+    given, sizes = tuple(weights.shape), ops.shape(x)
+    pairs = zip(given, sizes, strict=False)
+    if not given or len(given) > len(sizes) or not all(_fits(size, wanted) for size, wanted in pairs):
+        raise ValueError(
+            refusal(
+                f"Weights of shape {given} came with an input of shape {sizes}",
+                "Their axes stand for the first axes of the input, and each must have the same size or 1",
+                "Pass one weight per example, [batch], or weights that broadcast to the input",
+            )
+        )
+    weights = ops.cast(weights, ops.stat_dtype(x))
+    return ops.reshape(weights, (*ops.shape(weights), *[1] * (len(sizes) - len(given))))
+
+
+def _fits(size: Any, wanted: Any) -> bool:
+    known = isinstance(size, int) and isinstance(wanted, int)
+    return not known or size in (1, wanted)

@@ -1,0 +1,112 @@
+"""Which framework an array belongs to, found among those that are imported already, and the engine for it."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from batchnorm._engines.protocol import Engine
+from batchnorm.errors import refusal
+
+__all__ = ["FRAMEWORKS", "Framework", "framework_of"]
+
+
+@dataclass(frozen=True)
+class Framework:
+    """A framework whose arrays the package computes on.
+
+    Attributes:
+        title: its name in messages.
+        module: what must be imported for its arrays to exist.
+        package: ours, which has `engine`.
+        array_types: the types of its arrays, given the imported module.
+        from_numpy: a NumPy array as one of its own, beside another of its arrays.
+        takes_numpy: whether its functions take NumPy arrays as they are.
+    """
+
+    title: str
+    module: str
+    package: str
+    array_types: Callable[[Any], tuple[type, ...]]
+    from_numpy: Callable[[Any, Any], Any]
+    takes_numpy: bool
+
+    @property
+    def engine(self) -> Engine[Any]:
+        return importlib.import_module(self.package).engine
+
+    def owns(self, value: object) -> bool:
+        module = sys.modules.get(self.module)
+        return module is not None and isinstance(value, self.array_types(module))
+
+
+def _jax_array(array: Any, like: Any) -> Any:
+    del like
+    return sys.modules["jax"].numpy.asarray(array)
+
+
+def _torch_tensor(array: Any, like: Any) -> Any:
+    return sys.modules["torch"].as_tensor(array, device=like.device)
+
+
+def _tensorflow_tensor(array: Any, like: Any) -> Any:
+    del like
+    return sys.modules["tensorflow"].constant(array)
+
+
+NUMPY = Framework(
+    title="NumPy",
+    module="numpy",
+    package="batchnorm._engines.numpy",
+    array_types=lambda numpy: (numpy.ndarray, numpy.generic),
+    from_numpy=lambda array, like: array,
+    takes_numpy=True,
+)
+
+FRAMEWORKS = (
+    NUMPY,
+    Framework(
+        title="TensorFlow",
+        module="tensorflow",
+        package="batchnorm._engines.tensorflow",
+        array_types=lambda tf: (tf.Tensor, tf.Variable),
+        from_numpy=_tensorflow_tensor,
+        takes_numpy=True,
+    ),
+    Framework(
+        title="PyTorch",
+        module="torch",
+        package="batchnorm._engines.torch",
+        array_types=lambda torch: (torch.Tensor,),
+        from_numpy=_torch_tensor,
+        takes_numpy=False,
+    ),
+    Framework(
+        title="JAX",
+        module="jax",
+        package="batchnorm._engines.jax",
+        array_types=lambda jax: (jax.Array,),
+        from_numpy=_jax_array,
+        takes_numpy=True,
+    ),
+)
+
+
+def framework_of(x: object, what: str) -> Framework:
+    """The framework of an array.
+
+    Raises:
+        TypeError: it is an array of none of them.
+    """
+    for framework in FRAMEWORKS:
+        if framework.owns(x):
+            return framework
+    titles = ", ".join(framework.title for framework in FRAMEWORKS)
+    raise TypeError(
+        refusal(
+            f"{what} of type {type(x).__module__}.{type(x).__qualname__} was given",
+            f"The engine is found by the type of the array: {titles}",
+            "Pass an array of one of these, for instance numpy.asarray(x)",
+        )
+    )

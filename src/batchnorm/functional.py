@@ -1,0 +1,227 @@
+"""Batch normalization as one pure function, for the arrays of any framework.
+
+    options = batchnorm.Options(axes=(-1,), decay=0.9)
+    params, state = batchnorm.init(options, x.shape, like=x)
+    y, state = batchnorm.batch_norm(x, params, state, options, training=True)
+
+    training    y = γ·(a_s·(r·x̂ + d) + a_b) + β      x̂ = (x − μ) / √(σ² + ε)
+    inference   y = γ·(x − M) / √(V + ε) + β
+
+State goes in and comes out; nothing is changed in place, so the function may be compiled, differentiated and mapped as
+the framework does with any other. The class of each framework computes with the same core.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from batchnorm._call import (
+    check_floating,
+    check_names,
+    check_owner,
+    check_size,
+    check_training,
+    spread_weights,
+)
+from batchnorm._core.adjustment import Adjustment
+from batchnorm._core.state import advance, initial_state, slots
+from batchnorm._core.step import infer, train
+from batchnorm._engines.lookup import NUMPY, Framework, framework_of
+from batchnorm._engines.protocol import Engine, Gradients, Inputs, Ops
+from batchnorm.errors import refusal
+from batchnorm.layout import Layout, plan_layout
+from batchnorm.options import Options
+
+__all__ = ["batch_norm", "init"]
+
+Array = Any
+# local_step and the weights of debiased averages count steps, not channels.
+SCALARS = ("local_step", "renorm_mean_weight", "renorm_stddev_weight")
+
+
+def init(
+    options: Options, shape: Sequence[int], *, like: Array | None = None, dtype: Any = None
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The parameters and the state that a first call starts from.
+
+    Args:
+        options: what will be asked of the calls.
+        shape: of the inputs; only the sizes of the channel axes matter.
+        like: an array of the framework that is to compute; without it NumPy's.
+        dtype: of all that is made, by NumPy's name for it; by default that of the statistics: float64 for float64
+            inputs, else float32.
+
+    Returns:
+        {"gamma": ones, "beta": zeros}, those that the options ask for, and the moving statistics by their historical
+        names: means of zero and variances of one. All are [C], counters are scalars.
+
+    Raises:
+        ValueError: the axes do not fit the shape, or the size of a channel axis is not known.
+        TypeError: `like` is no array.
+    """
+    import numpy
+
+    framework = NUMPY if like is None else framework_of(like, "An array `like`")
+    if dtype is None:
+        wide = like is not None and "float64" in str(like.dtype)
+        dtype = "float64" if wide else "float32"
+    layout = plan_layout(tuple(shape), options.axes)
+    channels = layout.channels
+    if not isinstance(channels, int):
+        raise ValueError(
+            refusal(
+                f"Inputs of shape {tuple(shape)} were announced with channel axes {options.axes}",
+                "The sizes of the channel axes are those of the parameters, and one of them is not known",
+                "Pass a shape in which they are ints",
+            )
+        )
+    zeros, ones = numpy.zeros(channels, dtype), numpy.ones(channels, dtype)
+    wanted = {"gamma": (options.with_gamma, ones), "beta": (options.with_beta, zeros)}
+    params = {name: value for name, (asked, value) in wanted.items() if asked}
+    state = initial_state(NUMPY.engine.ops, options, zeros, ones)
+    return tuple(  # pyright: ignore[reportReturnType]
+        {name: framework.from_numpy(numpy.asarray(value), like) for name, value in values.items()}
+        for values in (params, state)
+    )
+
+
+def batch_norm(
+    x: Array,
+    params: Mapping[str, Array],
+    state: Mapping[str, Array],
+    options: Options,
+    *,
+    training: bool,
+    weights: Array | None = None,
+    adjustment: tuple[Array, Array] | None = None,
+    axis_name: Any = None,
+    with_pullback: bool = False,
+) -> Any:
+    """Normalize x, and return the state after it.
+
+    Args:
+        x: floating array of NumPy, TensorFlow, PyTorch or JAX, which computes. 16-bit floats are summed in float32.
+        params: "gamma" and "beta", each [C], as `init` returns them; those that the options ask for.
+        state: the moving statistics, as `init` or the last call returned them.
+        options: what is asked.
+        training: whether to normalize by the batch's statistics, and to let the moving ones follow, or by the moving
+            ones.
+        weights: how much each number counts in the statistics, not negative; 0 leaves it out. An array whose axes
+            stand for the first axes of x, of the same sizes or 1: [batch], or up to the rank of x. What has no weight
+            is normalized all the same, and must be finite.
+        adjustment: factor and offset applied before gamma and beta while training; each broadcasts to x.
+        axis_name: for JAX and `Options(synchronized=True)`: the mapped axes over which statistics are taken, as in
+            `jax.lax.psum`.
+        with_pullback: for NumPy, which differentiates nothing by itself: return the gradient's function as well.
+
+    Returns:
+        (y, state): y in the shape and dtype of x, and a new record of the state, which at inference is the old one's
+        copy. With `with_pullback` (y, state, pullback), where pullback(dy) gives the gradients (x, gamma, beta,
+        weights) from that of y; None for what was not given, and for weights that are no floats.
+
+    Raises:
+        TypeError: x is no floating array of a known framework, `training` is not a bool, or an argument belongs to
+            another framework.
+        ValueError: parameters, state, weights or ghost batches do not fit x and the options.
+    """
+    framework = framework_of(x, "An input x")
+    engine = _engine(framework, options, axis_name)
+    ops = engine.ops
+    check_floating(ops, x)
+    check_training(training)
+    dtype = ops.stat_dtype(x)
+    layout = plan_layout(ops.shape(x), options.axes, options.ghost if training else None)
+    check_names("parameter", params, [*["gamma"] * options.with_gamma, *["beta"] * options.with_beta])
+    check_names("state", state, slots(options))
+    read: dict[str, Array] = {}
+    for name, value in (*params.items(), *state.items()):
+        check_owner(framework, value, name)
+        read[name] = ops.cast(value, dtype)
+        check_size(ops, read[name], name, () if name in SCALARS else (layout.channels,))
+    inputs = Inputs(
+        x,
+        read.get("gamma"),
+        read.get("beta"),
+        spread_weights(framework, ops, x, weights) if training else None,
+        {slot: read[slot] for slot in slots(options)},
+    )
+    if with_pullback:
+        _check_pullback(framework, training, adjustment)
+        return _with_pullback(options, layout, inputs, state, weights)
+    if not training:
+        return infer(engine, options, layout, inputs), dict(state)
+    y, batch = train(engine, options, layout, inputs, _adjustment(framework, ops, adjustment, dtype))
+    return y, _stored(ops, advance(ops, options, inputs.state, batch), state)
+
+
+def _engine(framework: Framework, options: Options, axis_name: Any) -> Engine[Array]:
+    if framework.title == "JAX" and options.synchronized and axis_name is not None:
+        return importlib.import_module(framework.package).over(axis_name)
+    if axis_name is not None:
+        asked = (
+            "without Options(synchronized=True)"
+            if framework.title == "JAX"
+            else f"with a {framework.title} array"
+        )
+        raise ValueError(
+            refusal(
+                f"axis_name={axis_name!r} was given {asked}",
+                "It names the mapped axes over which JAX takes synchronized statistics",
+                "Leave it out, or pass JAX arrays and Options(synchronized=True)",
+            )
+        )
+    if framework.title == "JAX" and options.synchronized:
+        raise ValueError(
+            refusal(
+                "Options(synchronized=True) came without axis_name",
+                "JAX has no current strategy to ask which devices take part",
+                "Pass axis_name, the name of the mapped axis, inside shard_map or vmap; under a sharded jit leave "
+                "synchronized out, because statistics are global there",
+            )
+        )
+    return framework.engine
+
+
+def _check_pullback(framework: Framework, training: bool, adjustment: Any) -> None:
+    if framework is not NUMPY or not training or adjustment is not None:
+        raise ValueError(
+            refusal(
+                f"with_pullback=True was asked for with a {framework.title} array, training={training} and "
+                f"{'no' if adjustment is None else 'an'} adjustment",
+                "It stands in for what NumPy lacks, in training steps without adjustment",
+                "Differentiate with the framework itself, or leave the adjustment out",
+            )
+        )
+
+
+def _with_pullback(
+    options: Options, layout: Layout, inputs: Inputs[Array], state: Mapping[str, Array], weights: Array | None
+) -> tuple[Array, dict[str, Array], Callable[[Array], Gradients[Array]]]:
+    from batchnorm._engines.numpy import pullback
+
+    y, batch, pull = pullback(options, layout, inputs)
+    ops = NUMPY.engine.ops
+    given = None if weights is None or weights.dtype.kind in "biu" else weights
+
+    def gradients(dy: Array) -> Gradients[Array]:
+        found = pull(dy)
+        dw = None if given is None else ops.cast(ops.reshape(found.weights, given.shape), given.dtype)
+        return found._replace(weights=dw)
+
+    return y, _stored(ops, advance(ops, options, inputs.state, batch), state), gradients
+
+
+def _stored(ops: Ops[Array], after: Mapping[str, Array], before: Mapping[str, Array]) -> dict[str, Array]:
+    """The new state in the dtypes of the old one."""
+    return {name: ops.cast(value, ops.dtype(before[name])) for name, value in after.items()}
+
+
+def _adjustment(
+    framework: Framework, ops: Ops[Array], adjustment: tuple[Array, Array] | None, dtype: Any
+) -> Adjustment[Array] | None:
+    if adjustment is None:
+        return None
+    scale, bias = adjustment
+    for name, value in (("the adjustment's factor", scale), ("the adjustment's offset", bias)):
+        check_owner(framework, value, name)
+    return Adjustment(ops.cast(scale, dtype), ops.cast(bias, dtype))
