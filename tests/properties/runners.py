@@ -101,9 +101,21 @@ def tensorflow(mode: str) -> Callable[[], Runner]:
     return make
 
 
+def jax(mode: str) -> Callable[[], Runner]:
+    def make() -> Runner:
+        pytest.importorskip("jax", reason="needs batchnorm[jax]")
+        from properties.jax_runner import Jax
+
+        return Jax(mode)
+
+    return make
+
+
 RUNNERS: dict[str, Callable[[], Runner]] = {
     "numpy": NumPy,
     "tensorflow-eager": tensorflow("eager"),
     "tensorflow-graph": tensorflow("graph"),
     "tensorflow-unknown": tensorflow("unknown"),
+    "jax-eager": jax("eager"),
+    "jax-jit": jax("jit"),
 }
