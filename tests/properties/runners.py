@@ -101,6 +101,16 @@ def tensorflow(mode: str) -> Callable[[], Runner]:
     return make
 
 
+def torch(mode: str) -> Callable[[], Runner]:
+    def make() -> Runner:
+        pytest.importorskip("torch", reason="needs batchnorm[torch]")
+        from properties.torch_runner import Torch
+
+        return Torch(mode)
+
+    return make
+
+
 def jax(mode: str) -> Callable[[], Runner]:
     def make() -> Runner:
         pytest.importorskip("jax", reason="needs batchnorm[jax]")
@@ -116,6 +126,8 @@ RUNNERS: dict[str, Callable[[], Runner]] = {
     "tensorflow-eager": tensorflow("eager"),
     "tensorflow-graph": tensorflow("graph"),
     "tensorflow-unknown": tensorflow("unknown"),
+    "torch-eager": torch("eager"),
+    "torch-func": torch("func"),
     "jax-eager": jax("eager"),
     "jax-jit": jax("jit"),
 }

@@ -1,0 +1,10 @@
+"""The PyTorch engine: the framework's kernels, and plain operations that can be traced."""
+
+from typing import Any
+
+from batchnorm._engines.protocol import Engine
+from batchnorm._engines.torch import passes
+
+__all__ = ["engine"]
+
+engine: Engine[Any] = passes  # pyright: ignore[reportAssignmentType]

@@ -1,0 +1,83 @@
+"""PyTorch's spelling of the functions that the core and the composed passes use."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+__all__ = [
+    "as_float",
+    "broadcast_to",
+    "cast",
+    "dtype",
+    "maximum",
+    "minimum",
+    "reshape",
+    "shape",
+    "sqrt",
+    "stat_dtype",
+    "stop_gradient",
+    "sum",
+    "transpose",
+    "where",
+    "zeros_like",
+]
+
+Tensor = torch.Tensor
+
+NARROW = (torch.float16, torch.bfloat16)
+
+sqrt = torch.sqrt
+where: Any = torch.where
+zeros_like = torch.zeros_like
+
+
+def maximum(x: Tensor, y: Any) -> Tensor:
+    return torch.maximum(x, y) if isinstance(y, Tensor) else torch.clamp(x, min=y)
+
+
+def minimum(x: Tensor, y: Any) -> Tensor:
+    return torch.minimum(x, y) if isinstance(y, Tensor) else torch.clamp(x, max=y)
+
+
+def stop_gradient(x: Tensor) -> Tensor:
+    return x.detach()
+
+
+def sum(x: Tensor, axes: Sequence[int]) -> Tensor:
+    # torch.sum would take no axes for all of them.
+    return torch.sum(x, dim=tuple(axes)) if axes else x
+
+
+def reshape(x: Tensor, shape: Sequence[Any]) -> Tensor:
+    return x.reshape(tuple(shape))
+
+
+def broadcast_to(x: Tensor, shape: Sequence[Any]) -> Tensor:
+    return x.expand(tuple(shape))
+
+
+def transpose(x: Tensor, order: Sequence[int]) -> Tensor:
+    return x.permute(tuple(order))
+
+
+def shape(x: Tensor) -> tuple[Any, ...]:
+    """Sizes: ints, and symbols while a program of unknown sizes is traced."""
+    return tuple(x.shape)
+
+
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype)
+
+
+def dtype(x: Tensor) -> torch.dtype:
+    return x.dtype
+
+
+def stat_dtype(x: Tensor) -> torch.dtype:
+    """float32 for 16-bit floats, else the dtype of x."""
+    return torch.float32 if x.dtype in NARROW else x.dtype
+
+
+def as_float(size: Any, dtype: torch.dtype) -> Any:
+    return float(size) if isinstance(size, int) else torch.scalar_tensor(size, dtype=dtype)
