@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from batchnorm._engines.jax.varying import as_varying, varying_axes
 from batchnorm._engines.protocol import Batch, Gradients, Inputs, Saved
 
 __all__ = ["differentiable"]
@@ -46,7 +47,11 @@ def differentiable(
             def pull(dy: Array) -> tuple[Array, ...]:
                 return _present(_as_given(inputs, backward(inputs, kept, dy)))
 
-            return jax.linear_transpose(pull, y)(_present(moved))[0]
+            tangents = _present(moved)
+            if varying_axes(y):
+                types = jax.eval_shape(pull, y)
+                tangents = tuple(as_varying(*pair) for pair in zip(tangents, types, strict=True))
+            return jax.linear_transpose(pull, y)(tangents)[0]
 
         # Between the passes x is kept, rather than each product of x that the transposition multiplies by.
         tangent = jax.checkpoint(push, prevent_cse=False)(inputs, saved, moved)
