@@ -67,7 +67,9 @@ def arrays_of(batch: Batch) -> dict[str, Any]:
     return {name: jnp.asarray(value) for name, value in batch.given.items()}
 
 
-def train_step(options: Options, arrays: dict[str, Any], dy: Any, state: dict[str, Any]) -> tuple[Any, Any, Any]:
+def train_step(
+    options: Options, arrays: dict[str, Any], dy: Any, state: dict[str, Any]
+) -> tuple[Any, Any, Any]:
     """y, the state after the step, and the gradient of sum(dy * y) with respect to everything given."""
     y, pull, stats = jax.vjp(lambda given: forward(options, given, state), arrays, has_aux=True)
     (gradients,) = pull(dy)

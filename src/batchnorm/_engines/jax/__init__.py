@@ -4,6 +4,7 @@
 code that runs once per device and names the mapped axis: inside `shard_map`, `pmap`, or `vmap` with an axis name.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from jax import lax
@@ -12,23 +13,28 @@ from batchnorm._engines.jax import ops
 from batchnorm._engines.jax.differentiable import differentiable
 from batchnorm._engines.jax.passes import Fusing
 
-__all__ = ["AxisName", "engine", "over"]
+__all__ = ["AxisName", "Grouped", "engine", "ops", "over"]
 
-AxisName = str | tuple[str, ...]
-
-engine: Fusing[Any] = Fusing(ops, differentiable, lambda values: values)
+engine: Fusing[Any] = Fusing(ops, differentiable, lambda values: values)  # pyright: ignore[reportArgumentType]
 
 
-def over(axis_name: AxisName, groups: Any = None) -> Fusing[Any]:
-    """The engine whose replicas are the members of a mapped axis, or of several.
+@dataclass(frozen=True)
+class Grouped:
+    """Groups of indices along a mapped axis, each with statistics of its own, as in `jax.lax.psum`."""
 
-    Args:
-        axis_name: the axis, or a tuple of axes, of the mapping around the call.
-        groups: lists of indices along the axis, each of which keeps statistics of its own, as
-            `jax.lax.psum(axis_index_groups=...)` takes them; None for all of it.
-    """
+    axis_name: str
+    groups: tuple[tuple[int, ...], ...]
+
+
+AxisName = str | tuple[str, ...] | Grouped
+
+
+def over(axis_name: AxisName) -> Fusing[Any]:
+    """The engine whose replicas are the members of a mapped axis, of several together, or of groups along one."""
 
     def sum_over_replicas(values: tuple[Any, ...]) -> tuple[Any, ...]:
-        return lax.psum(values, axis_name, axis_index_groups=groups)
+        if isinstance(axis_name, Grouped):
+            return lax.psum(values, axis_name.axis_name, axis_index_groups=axis_name.groups)
+        return lax.psum(values, axis_name)
 
-    return Fusing(ops, differentiable, sum_over_replicas)
+    return Fusing(ops, differentiable, sum_over_replicas)  # pyright: ignore[reportArgumentType]

@@ -71,7 +71,7 @@ def _present(values: Any) -> tuple[Array, ...]:
 
 def _as_given(inputs: Inputs[Array], gradients: Gradients[Array]) -> Gradients[Array]:
     """Each gradient in the dtype of its input, as a transposition demands."""
-    pairs = zip(inputs[: len(gradients)], gradients, strict=True)
+    pairs: Any = zip(inputs[: len(gradients)], gradients, strict=True)
     return Gradients(*(None if value is None else value.astype(given.dtype) for given, value in pairs))
 
 

@@ -31,7 +31,7 @@ class Fusing(Composed[A]):
         viewed = ops.cast(to_view(ops, x, layout), dtype)
         total = ops.as_float(layout.count, dtype)
         # An empty batch divides by one: its moments then mean nothing but stay finite.
-        share = 1.0 / (max(total, 1.0) if isinstance(total, float) else ops.maximum(total, 1.0))
+        share = 1.0 / (max(total, 1.0) if isinstance(total, (int, float)) else ops.maximum(total, 1.0))
         mean = ops.sum(viewed, layout.reduced) * share
         # The first mean is off by rounding; the mean of what is left corrects it, and the variance with it.
         rest = ops.sum(viewed + ops.reshape(-mean, layout.stat_view), layout.reduced) * share
