@@ -1,0 +1,108 @@
+/* Batch normalization on CPU memory: what the bindings of every framework call.
+ *
+ * Memory. Every large array (x, y, dy, dx) is dense in row-major order and seen as five runs,
+ *
+ *     [outer, group, middle, channel, inner]
+ *
+ * where `group` and `channel` are kept (each pair has its own statistics) and the other three are reduced:
+ *
+ *     channels last        [N, H, W, C]               [1, 1, N*H*W, C, 1]
+ *     channels first       [N, C, H, W]               [1, 1, N, C, H*W]
+ *     ghosts, contiguous   [G*v, H, W, C]             [1, G, v*H*W, C, 1]
+ *     ghosts, interleaved  [v*G, H, W, C]             [v, G, H*W, C, 1]
+ *     both                 [v*G, C, H, W]             [v, G, 1, C, H*W]
+ *     two axes apart       [N, H, W, C], axes (1, 3)  [N, H, W, C, 1]
+ *
+ * Not accepted: three or more kept runs apart from each other, and arrays with gaps; permute or copy those first.
+ * A size may be 0: then nothing is read, and moments are 0. Outputs must not overlap inputs, and are written whole.
+ *
+ * Types. All large arrays of a call have one element type. Everything per channel is of the statistics' type, float
+ * for elements of at most 32 bits and double for double, as one dense array of group*channel numbers, [group, channel]
+ * in row-major order (gamma and beta: of `channels` numbers, see bn_train).
+ *
+ * Weights, where not null, are of the statistics' type, dense over [outer, group or 1, middle, inner] and the same for
+ * all channels; `weights_by_group` says whether the second size is `group` (ghosts) or 1 (two channel axes).
+ *
+ * Threads. `threads` is the most that may work on the call, the calling one among them. The numbers do not depend on
+ * it, nor on chance. Calls may come from several threads at once; one that finds the workers busy does its own work.
+ *
+ * Every function returns BN_OK or says what is wrong; nothing is thrown. Sizes are 64 bits throughout.
+ */
+#ifndef BATCHNORM_KERNELS_H
+#define BATCHNORM_KERNELS_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define BN_PUBLIC __declspec(dllexport)
+#else
+#define BN_PUBLIC __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum bn_status { BN_OK = 0, BN_BAD_TYPE = 1, BN_BAD_SIZE = 2, BN_NO_MEMORY = 3, BN_BAD_LEVEL = 4 };
+
+enum bn_type { BN_FLOAT32 = 0, BN_FLOAT64 = 1, BN_BFLOAT16 = 2, BN_FLOAT16 = 3 };
+
+typedef struct bn_sizes {
+  int64_t outer, group, middle, channel, inner;
+} bn_sizes;
+
+/* Mean and mean squared deviation, and the weights' totals.
+ *
+ * total and effective (either may be null) take W = sum of w and W*W / sum of w*w for each group, [group] of them or
+ * one without `weights_by_group`; without weights both are the count. Where W is 0, mean and variance are 0, unless
+ * x is not finite. */
+BN_PUBLIC int bn_moments(int type, const bn_sizes* sizes, const void* x, const void* weights, int weights_by_group,
+                         void* total, void* effective, void* mean, void* variance, int threads);
+
+/* y = (x - mean) * scale + shift. */
+BN_PUBLIC int bn_apply(int type, const bn_sizes* sizes, const void* x, const void* mean, const void* scale,
+                       const void* shift, void* y, int threads);
+
+/* dy_sum = sum of dy, dy_centered_sum = sum of dy * (x - mean). */
+BN_PUBLIC int bn_grad_sums(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* mean,
+                           void* dy_sum, void* dy_centered_sum, int threads);
+
+/* dx = slope * dy + w * (tilt * (x - mean) + offset). */
+BN_PUBLIC int bn_grad_input(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* weights,
+                            int weights_by_group, const void* mean, const void* slope, const void* tilt,
+                            const void* offset, void* dx, int threads);
+
+/* The moments, scale = gamma / sqrt(variance + epsilon) and y = (x - mean) * scale + beta in one call.
+ *
+ * gamma and beta (either may be null: 1 and 0) hold `channels` numbers; the statistic k uses number k % channels. So
+ * `channels` is `channel` where `group` counts ghost batches, and group*channel where it is a channel axis. */
+BN_PUBLIC int bn_train(int type, const bn_sizes* sizes, const void* x, const void* gamma, const void* beta,
+                       int64_t channels, double epsilon, void* y, void* mean, void* variance, void* scale,
+                       int threads);
+
+/* y = gamma * (x - mean) / sqrt(variance + epsilon) + beta by given statistics, of which there are group*channel. */
+BN_PUBLIC int bn_infer(int type, const bn_sizes* sizes, const void* x, const void* gamma, const void* beta,
+                       int64_t channels, const void* mean, const void* variance, double epsilon, void* y,
+                       int threads);
+
+/* The gradient of bn_train in one call, or of any y = (x - mean) * scale + ... with a constant in place of `...`:
+ *
+ *     dx = scale * (dy - dy_sum / N - (x - mean) / (variance + epsilon) * dy_centered_sum / N)
+ *
+ * with N numbers to a statistic; dy_xhat_sum = dy_centered_sum / sqrt(variance + epsilon). */
+BN_PUBLIC int bn_gradients(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* mean,
+                           const void* variance, const void* scale, double epsilon, void* dx, void* dy_sum,
+                           void* dy_xhat_sum, int threads);
+
+/* The instruction set in use: "baseline", "avx2", "avx512" or "neon". The machine's best one, unless the environment
+ * variable BATCHNORM_INSTRUCTIONS or bn_select_instructions names another (null: the best again). */
+BN_PUBLIC const char* bn_instructions(void);
+BN_PUBLIC int bn_select_instructions(const char* name);
+
+/* Whether this library has code for an instruction set, and the processor has the instructions. */
+BN_PUBLIC int bn_has_instructions(const char* name);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

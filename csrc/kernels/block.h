@@ -1,0 +1,51 @@
+// What one call of a kernel works on: some rows of some channels of one group.
+#pragma once
+
+#include <cstdint>
+
+namespace batchnorm {
+
+// x[segment, row, channel, position] lies at segment*segment_stride + row*row_stride + channel*inner + position, in
+// elements, after the pointer that comes with the block. Weights w[segment, row, position] lie at
+// segment*weight_stride + row*inner + position.
+struct Block {
+  int64_t segments, segment_stride;
+  int64_t rows, row_stride;
+  int64_t channels, inner;
+  int64_t weight_stride;
+
+  int64_t count() const { return segments * rows * inner; }
+};
+
+// Weight that went into a statistic, the same for all channels of a block.
+struct Weight {
+  double total = 0.0;
+  double squares = 0.0;
+};
+
+enum ElementType { kFloat32, kFloat64, kBFloat16, kFloat16, kElementTypes };
+
+// The kernels for one element type. Large arrays are of that type, `const void*` statistics of its statistics' type.
+struct Kernels {
+  // Weight, mean and sum of squared deviations of each channel.
+  void (*moments)(const Block&, const void* x, const void* weights, Weight* weight, double* mean, double* squares);
+  // y = (x - mean) * scale + shift. `stream` writes past the caches.
+  void (*apply)(const Block&, const void* x, const void* mean, const void* scale, const void* shift, void* y,
+                bool stream);
+  // Sum of dy and sum of dy * (x - mean).
+  void (*grad_sums)(const Block&, const void* dy, const void* x, const void* mean, double* first, double* second);
+  // dx = slope * dy + w * (tilt * (x - mean) + offset).
+  void (*grad_input)(const Block&, const void* dy, const void* x, const void* weights, const void* mean,
+                     const void* slope, const void* tilt, const void* offset, void* dx, bool stream);
+};
+
+// The kernels compiled for one instruction set.
+struct Level {
+  const char* name;
+  Kernels kernels[kElementTypes];
+  // Moments of a whole from those of its two parts, for some channels; the first part becomes the whole.
+  void (*merge)(int64_t channels, Weight* weight, double* mean, double* squares, Weight other_weight,
+                const double* other_mean, const double* other_squares);
+};
+
+}  // namespace batchnorm

@@ -1,0 +1,143 @@
+// Channels side by side: every column of a row has sums of its own.
+//
+// A row is `channels * inner` numbers, column j belonging to channel j / inner. Where rows follow each other without a
+// gap, several make one line, so that few channels still fill vectors; then column j belongs to channel
+// (j / inner) % channels. Images of few pixels are lines too: their pixels are summed as columns and then together.
+#pragma once
+
+#include "kernels/merge.h"
+#include "kernels/terms.h"
+
+namespace batchnorm {
+namespace {
+
+constexpr int64_t kWidest = 2048;  // columns at a time; three rows of sums stay in the first cache
+constexpr int64_t kNarrowest = 256;
+constexpr int64_t kLongest = 256;  // lines summed in the elements' precision before the sums move to double
+constexpr int kTogether = 4;       // lines read at once, so that a sum is loaded and stored once for all of them
+
+template <class T>
+struct Line {
+  alignas(64) T values[kWidest];
+};
+
+// Rows that make one line.
+template <class Element>
+inline int64_t rows_in_line(const Block& b) {
+  const int64_t width = b.channels * b.inner, whole = 64 / int64_t(sizeof(Element));
+  if (b.row_stride != width || b.rows < 16) return 1;
+  int64_t best = 1;
+  for (int64_t rows = 1; rows <= b.rows / 8 && rows * width <= kWidest; ++rows) {
+    best = rows;
+    if (rows * width >= kNarrowest && rows * width % whole == 0) break;
+  }
+  return best;
+}
+
+// Call visit(offset, weight_offset, lines, line_stride, rows) for each run of lines of `rows` rows.
+template <class Visit>
+inline void each_run(const Block& b, int64_t rows_in_line, Visit visit) {
+  const int64_t full = b.rows / rows_in_line, rest = b.rows - full * rows_in_line;
+  for (int64_t o = 0; o < b.segments; ++o) {
+    const int64_t start = o * b.segment_stride, weights = o * b.weight_stride, row = full * rows_in_line;
+    if (full > 0) visit(start, weights, full, rows_in_line * b.row_stride, rows_in_line);
+    if (rest > 0) visit(start + row * b.row_stride, weights + row * b.inner, int64_t(1), b.row_stride, rest);
+  }
+}
+
+// A number for each channel as one for each column.
+template <class T, class From>
+inline void expand(const Block& b, int64_t rows, const From* per_channel, T* columns) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < b.channels; ++c) {
+      const T value = T(per_channel[c]);
+      for (int64_t i = 0; i < b.inner; ++i) *columns++ = value;
+    }
+  }
+}
+
+// The weights of `rows` rows, one for each column.
+template <class T>
+inline void expand_weights(const Block& b, int64_t rows, const T* weights, T* columns) {
+  for (int64_t r = 0; r < rows; ++r, weights += b.inner) {
+    for (int64_t c = 0; c < b.channels; ++c) {
+      for (int64_t i = 0; i < b.inner; ++i) *columns++ = weights[i];
+    }
+  }
+}
+
+template <class T>
+inline double sum_run(const T* values, int64_t n) {
+  constexpr int N = kLanes<T>;
+  Vector<T, N> lanes = {};
+  int64_t i = 0;
+  for (; i + N <= n; i += N) lanes += load<N>(values + i);
+  double sum = sum_lanes<T, N>(lanes);
+  for (; i < n; ++i) sum += values[i];
+  return sum;
+}
+
+// Sums of columns as sums of channels; the columns start again at zero.
+template <class T>
+inline void collect(const Block& b, int64_t rows, T* columns, double* per_channel) {
+  for (int64_t c = 0; c < b.channels; ++c) per_channel[c] = 0.0;
+  const T* next = columns;
+  for (int64_t r = 0; r < rows; ++r, next += b.channels * b.inner) {
+    if (b.inner == 1) {
+      for (int64_t c = 0; c < b.channels; ++c) per_channel[c] += next[c];
+    } else {
+      for (int64_t c = 0; c < b.channels; ++c) per_channel[c] += sum_run(next + c * b.inner, b.inner);
+    }
+  }
+  std::memset(columns, 0, sizeof(T) * size_t(rows * b.channels * b.inner));
+}
+
+template <int kRows, int N, class T, class Term>
+inline void add_at(const Term& term, int64_t j, const T* center, T* first, T* second) {
+  const Vector<T, N> c = load<N>(center + j);
+  Vector<T, N> a = load<N>(first + j), b = load<N>(second + j);
+  for (int r = 0; r < kRows; ++r) {
+    const Pair<T, N> pair = term.template at<N>(r, j, c);
+    a += pair.first;
+    b += pair.first * pair.second;
+  }
+  store_bits(first + j, a);
+  store_bits(second + j, b);
+}
+
+// Add kRows lines of `width` columns to the sums.
+template <int kRows, class T, class Term>
+inline void add_lines(const Term& term, int64_t width, const T* center, T* first, T* second) {
+  constexpr int N = kLanes<T>;
+  int64_t j = 0;
+  for (; j + N <= width; j += N) add_at<kRows, N>(term, j, center, first, second);
+  for (; j < width; ++j) add_at<kRows, 1>(term, j, center, first, second);
+}
+
+template <int kValue>
+struct Count {
+  static constexpr int value = kValue;
+};
+
+// Call add(line, how many) for `lines` lines, kTogether at a time.
+template <class Add>
+inline void each_group(int64_t lines, Add add) {
+  int64_t line = 0;
+  for (; line + kTogether <= lines; line += kTogether) add(line, Count<kTogether>());
+  for (; line < lines; ++line) add(line, Count<1>());
+}
+
+// The channels of a block that fit a line at a time: visit(part, first channel).
+template <class Visit>
+inline void each_part(const Block& b, Visit visit) {
+  int64_t most = larger(kWidest / b.inner, 1);
+  if (most < b.channels && most > 16) most -= most % 16;
+  for (int64_t c = 0; c < b.channels; c += most) {
+    Block part = b;
+    part.channels = smaller(most, b.channels - c);
+    visit(part, c);
+  }
+}
+
+}  // namespace
+}  // namespace batchnorm

@@ -1,0 +1,168 @@
+// The element types: how memory becomes numbers to reckon with, and back.
+#pragma once
+
+#include "kernels/lanes.h"
+
+namespace batchnorm {
+namespace {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+template <class Element>
+struct StatOf {
+  typedef Element Type;
+};
+template <>
+struct StatOf<BFloat16> {
+  typedef float Type;
+};
+template <>
+struct StatOf<Float16> {
+  typedef float Type;
+};
+// The type of an element's statistics, and of all arithmetic on it.
+template <class Element>
+using Stat = typename StatOf<Element>::Type;
+
+// Elements that make a full vector of statistics.
+template <class Element>
+constexpr int kWidth = kLanes<Stat<Element>>;
+
+template <int N>
+inline Vector<uint32_t, N> widen(Vector<uint16_t, N> v) {
+  if constexpr (N == 1) {
+    return v;
+  } else {
+    return __builtin_convertvector(v, Vector<uint32_t, N>);
+  }
+}
+
+template <int N>
+inline Vector<uint16_t, N> narrow(Vector<uint32_t, N> v) {
+  if constexpr (N == 1) {
+    return uint16_t(v);
+  } else {
+    return __builtin_convertvector(v, Vector<uint16_t, N>);
+  }
+}
+
+// The lanes of `yes` where `test` holds, of `no` elsewhere.
+template <int N, class Test>
+inline Vector<uint32_t, N> choose(Test test, Vector<uint32_t, N> yes, Vector<uint32_t, N> no) {
+  if constexpr (N == 1) {
+    return test ? yes : no;
+  } else {
+    auto mask = same_bits<Vector<uint32_t, N>>(test);
+    return (mask & yes) | (~mask & no);
+  }
+}
+
+// A half has 5 bits of exponent and 10 of fraction. Shifted to a float's places its exponent is 112 too small, which
+// a multiplication by 2^112 mends for normal and subnormal numbers alike; infinities and NaN keep all ones.
+template <int N>
+inline Vector<float, N> float_from_half(Vector<uint16_t, N> half) {
+  Vector<uint32_t, N> bits = widen<N>(half);
+  Vector<uint32_t, N> sign = (bits & 0x8000u) << 16, rest = (bits & 0x7fffu) << 13;
+  Vector<float, N> scaled = same_bits<Vector<float, N>>(rest) * 0x1p112f;
+  Vector<uint32_t, N> magnitude = choose<N>(rest >= 0x0f800000u, rest | 0x7f800000u, //
+                                            same_bits<Vector<uint32_t, N>>(scaled));
+  return same_bits<Vector<float, N>>(magnitude | sign);
+}
+
+// To nearest, ties to even. A normal result rounds in integers: adding half a unit less one, plus the last bit kept,
+// carries where it must. A subnormal one rounds in the addition of 0.5, whose unit is a half's smallest number.
+template <int N>
+inline Vector<uint16_t, N> half_from_float(Vector<float, N> value) {
+  Vector<uint32_t, N> bits = same_bits<Vector<uint32_t, N>>(value);
+  Vector<uint32_t, N> sign = (bits >> 16) & 0x8000u, rest = bits & 0x7fffffffu;
+  Vector<uint32_t, N> normal = (rest - 0x38000000u + 0xfffu + ((rest >> 13) & 1u)) >> 13;
+  Vector<float, N> moved = same_bits<Vector<float, N>>(rest) + 0.5f;
+  Vector<uint32_t, N> small = same_bits<Vector<uint32_t, N>>(moved) - 0x3f000000u;
+  Vector<uint32_t, N> zero = {}, infinity = zero + 0x7c00u, nan = zero + 0x7e00u;
+  Vector<uint32_t, N> result = choose<N>(rest < 0x38800000u, small, normal);
+  result = choose<N>(rest >= 0x477ff000u, infinity, result);
+  result = choose<N>(rest > 0x7f800000u, nan, result);
+  return narrow<N>(result | sign);
+}
+
+// bfloat16 is a float's upper half; to nearest, ties to even.
+template <int N>
+inline Vector<uint16_t, N> brain_from_float(Vector<float, N> value) {
+  Vector<uint32_t, N> bits = same_bits<Vector<uint32_t, N>>(value);
+  Vector<uint32_t, N> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  Vector<uint32_t, N> quiet = (bits >> 16) | 0x40u;
+  return narrow<N>(choose<N>((bits & 0x7fffffffu) > 0x7f800000u, quiet, rounded));
+}
+
+template <int N>
+inline Vector<float, N> load(const float* from) {
+  return load_bits<Vector<float, N>>(from);
+}
+
+template <int N>
+inline Vector<double, N> load(const double* from) {
+  return load_bits<Vector<double, N>>(from);
+}
+
+template <int N>
+inline Vector<float, N> load(const BFloat16* from) {
+  auto bits = load_bits<Vector<uint16_t, N>>(from);
+  return same_bits<Vector<float, N>>(Vector<uint32_t, N>(widen<N>(bits) << 16));
+}
+
+template <int N>
+inline Vector<float, N> load(const Float16* from) {
+#if defined(__AVX512F__)
+  if constexpr (N == 16) return same_bits<Vector<float, N>>(_mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(from)));
+#endif
+#if defined(__F16C__)
+  if constexpr (N == 8) return same_bits<Vector<float, N>>(_mm256_cvtph_ps(load_bits<__m128i>(from)));
+#endif
+  return float_from_half<N>(load_bits<Vector<uint16_t, N>>(from));
+}
+
+// Numbers as elements, ready to be written.
+template <class Element, int N>
+struct Pack {
+  static Vector<Element, N> from(Vector<Element, N> v) { return v; }
+};
+
+template <int N>
+struct Pack<BFloat16, N> {
+  static Vector<uint16_t, N> from(Vector<float, N> v) { return brain_from_float<N>(v); }
+};
+
+template <int N>
+struct Pack<Float16, N> {
+  static Vector<uint16_t, N> from(Vector<float, N> v) {
+#if defined(__AVX512F__)
+    if constexpr (N == 16) {
+      return same_bits<Vector<uint16_t, N>>(_mm512_maskz_cvtps_ph(0xffff, same_bits<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+    }
+#endif
+#if defined(__F16C__)
+    if constexpr (N == 8) {
+      return same_bits<Vector<uint16_t, N>>(_mm256_cvtps_ph(same_bits<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+    }
+#endif
+    return half_from_float<N>(v);
+  }
+};
+
+template <int N, class Element>
+inline void store(Element* to, Vector<Stat<Element>, N> v) {
+  store_bits(to, Pack<Element, N>::from(v));
+}
+
+template <int N, class Element>
+inline void stream(Element* to, Vector<Stat<Element>, N> v) {
+  stream_bits(to, Pack<Element, N>::from(v));
+}
+
+}  // namespace
+}  // namespace batchnorm

@@ -1,0 +1,165 @@
+// The kernels for one instruction set: this file is compiled once for each, with BATCHNORM_LEVEL naming it.
+#include "kernels/grad_columns.h"
+#include "kernels/planes.h"
+
+namespace batchnorm {
+namespace {
+
+template <class Element>
+void moments(const Block& b, const void* x, const void* weights, Weight* weight, double* mean, double* squares) {
+  *weight = Weight();
+  for (int64_t c = 0; c < b.channels; ++c) mean[c] = squares[c] = 0.0;
+  if (b.count() == 0) return;
+  const Element* from = static_cast<const Element*>(x);
+  const Stat<Element>* w = static_cast<const Stat<Element>*>(weights);
+  if (!is_plane(b)) {
+    each_part(b, [&](const Block& part, int64_t c) {
+      *weight = ColumnMoments<Element>(part, from + c * b.inner, w, mean + c, squares + c).run();
+    });
+    return;
+  }
+  for (int64_t c = 0; c < b.channels; ++c) {
+    *weight = PlaneMoments<Element>(b, from + c * b.inner, w, mean + c, squares + c).run();
+  }
+  if (w == nullptr) return;
+  each_piece(b, [&](int64_t, int64_t start, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) weight->squares += double(w[start + i]) * w[start + i];
+  });
+}
+
+template <class Element>
+void apply(const Block& b, const void* x, const void* mean, const void* scale, const void* shift, void* y,
+           bool past_caches) {
+  typedef Stat<Element> T;
+  const Element* from = static_cast<const Element*>(x);
+  Element* to = static_cast<Element*>(y);
+  const T *means = static_cast<const T*>(mean), *scales = static_cast<const T*>(scale),
+          *shifts = static_cast<const T*>(shift);
+  if (b.count() == 0) return;
+  if (is_plane(b)) {
+    for (int64_t c = 0; c < b.channels; ++c) {
+      const Same<T> m{means[c]}, a{scales[c]}, s{shifts[c]};
+      each_piece(b, [&](int64_t offset, int64_t, int64_t n) {
+        offset += c * b.inner;
+        write(Affine<Element, Same>{from + offset, m, a, s}, n, to + offset, past_caches);
+      });
+    }
+  } else {
+    each_part(b, [&](const Block& part, int64_t c) {
+      const int64_t in_line = rows_in_line<Element>(part);
+      Line<T> m, a, s;
+      expand(part, in_line, means + c, m.values);
+      expand(part, in_line, scales + c, a.values);
+      expand(part, in_line, shifts + c, s.values);
+      each_run(part, in_line, [&](int64_t offset, int64_t, int64_t lines, int64_t stride, int64_t rows) {
+        offset += c * part.inner;
+        for (int64_t line = 0; line < lines; ++line, offset += stride) {
+          write(Affine<Element, Row>{from + offset, {m.values}, {a.values}, {s.values}},
+                rows * part.channels * part.inner, to + offset, past_caches);
+        }
+      });
+    });
+  }
+  if (past_caches) finish_streams();
+}
+
+template <class Element>
+void grad_sums(const Block& b, const void* dy, const void* x, const void* mean, double* first, double* second) {
+  typedef Stat<Element> T;
+  const Element *pulls = static_cast<const Element*>(dy), *from = static_cast<const Element*>(x);
+  const T* means = static_cast<const T*>(mean);
+  for (int64_t c = 0; c < b.channels; ++c) first[c] = second[c] = 0.0;
+  if (b.count() == 0) return;
+  if (is_plane(b)) {
+    for (int64_t c = 0; c < b.channels; ++c) {
+      PlaneSums<T> sums;
+      int64_t pending = 0;
+      const auto flush = [&] {
+        first[c] += sums.sum_first();
+        second[c] += sums.sum_second();
+        sums = PlaneSums<T>();
+        pending = 0;
+      };
+      each_piece(b, [&](int64_t offset, int64_t, int64_t n) {
+        offset += c * b.inner;
+        sums.add(Pull<Element>{pulls + offset, from + offset, 0}, n, means[c]);
+        pending += n;
+        if (pending >= kPiece) flush();
+      });
+      flush();
+    }
+    return;
+  }
+  each_part(b, [&](const Block& part, int64_t c) {
+    ColumnSums<Element>(part, pulls + c * b.inner, from + c * b.inner, means + c, first + c, second + c).run();
+  });
+}
+
+template <class Element>
+void grad_input(const Block& b, const void* dy, const void* x, const void* weights, const void* mean,
+                const void* slope, const void* tilt, const void* offset, void* dx, bool past_caches) {
+  typedef Stat<Element> T;
+  const Element *pulls = static_cast<const Element*>(dy), *from = static_cast<const Element*>(x);
+  Element* to = static_cast<Element*>(dx);
+  const T *w = static_cast<const T*>(weights), *means = static_cast<const T*>(mean),
+          *slopes = static_cast<const T*>(slope), *tilts = static_cast<const T*>(tilt),
+          *offsets = static_cast<const T*>(offset);
+  if (b.count() == 0) return;
+  if (is_plane(b)) {
+    for (int64_t c = 0; c < b.channels; ++c) {
+      each_piece(b, [&](int64_t at, int64_t at_weight, int64_t n) {
+        at += c * b.inner;
+        const Input<Element, Same> input{pulls + at, from + at, {means[c]}, {slopes[c]}, {tilts[c]}, {offsets[c]}};
+        if (w == nullptr) return write(input, n, to + at, past_caches);
+        write(WeightedInput<Element, Same, Row>{input, {w + at_weight}}, n, to + at, past_caches);
+      });
+    }
+  } else {
+    each_part(b, [&](const Block& part, int64_t c) {
+      const bool by_row = w != nullptr && part.inner == 1 && part.channels >= kWidth<Element>;
+      const int64_t in_line = by_row ? 1 : rows_in_line<Element>(part);
+      Line<T> m, s, t, o, each;
+      expand(part, in_line, means + c, m.values);
+      expand(part, in_line, slopes + c, s.values);
+      expand(part, in_line, tilts + c, t.values);
+      expand(part, in_line, offsets + c, o.values);
+      each_run(part, in_line, [&](int64_t at, int64_t at_weight, int64_t lines, int64_t stride, int64_t rows) {
+        at += c * part.inner;
+        const int64_t width = rows * part.channels * part.inner;
+        for (int64_t line = 0; line < lines; ++line, at += stride, at_weight += rows * part.inner) {
+          const Input<Element, Row> input{pulls + at, from + at, {m.values}, {s.values}, {t.values}, {o.values}};
+          if (w == nullptr) {
+            write(input, width, to + at, past_caches);
+          } else if (by_row) {
+            write(WeightedInput<Element, Row, Same>{input, {w[at_weight]}}, width, to + at, past_caches);
+          } else {
+            expand_weights(part, rows, w + at_weight, each.values);
+            write(WeightedInput<Element, Row, Row>{input, {each.values}}, width, to + at, past_caches);
+          }
+        }
+      });
+    });
+  }
+  if (past_caches) finish_streams();
+}
+
+template <class Element>
+constexpr Kernels kernels() {
+  return {moments<Element>, apply<Element>, grad_sums<Element>, grad_input<Element>};
+}
+
+}  // namespace
+
+#define BATCHNORM_NAME_OF(level) #level
+#define BATCHNORM_NAME(level) BATCHNORM_NAME_OF(level)
+#define BATCHNORM_TABLE_OF(level) level##_level
+#define BATCHNORM_TABLE(level) BATCHNORM_TABLE_OF(level)
+
+extern const Level BATCHNORM_TABLE(BATCHNORM_LEVEL);
+const Level BATCHNORM_TABLE(BATCHNORM_LEVEL) = {
+    BATCHNORM_NAME(BATCHNORM_LEVEL),
+    {kernels<float>(), kernels<double>(), kernels<BFloat16>(), kernels<Float16>()},
+    merge,
+};
+
+}  // namespace batchnorm

@@ -1,0 +1,154 @@
+// Channels one after another: a plane is a run of numbers of one channel, summed in registers.
+#pragma once
+
+#include "kernels/moments_columns.h"
+
+namespace batchnorm {
+namespace {
+
+constexpr int64_t kPlane = 256;    // shorter runs are columns
+constexpr int64_t kPiece = 16384;  // numbers summed in the elements' precision before the sums move to double
+constexpr int64_t kFirstPiece = 64;
+
+inline bool is_plane(const Block& b) { return b.inner >= kPlane; }
+
+// The last `n` of N lanes, zero in the others, which were counted before.
+template <class T, int N>
+inline Vector<T, N> keep_last(Vector<T, N> v, int64_t n) {
+  typedef typename VectorOf<T, 1>::Type One;
+  alignas(64) One lanes[N];
+  store_bits(lanes, v);
+  for (int64_t lane = 0; lane < N - n; ++lane) lanes[lane] = One(0);
+  return load_bits<Vector<T, N>>(lanes);
+}
+
+// Two sums in several accumulators each, so that an addition need not wait for the one before.
+template <class T>
+struct PlaneSums {
+  static constexpr int N = kLanes<T>;
+  static constexpr int kMany = 4;
+  Vector<T, N> first[kMany] = {}, second[kMany] = {};
+
+  template <class Term>
+  void add(const Term& term, int64_t n, T center) {
+    const Vector<T, N> c = fill<T, N>(center);
+    Vector<T, N> a[kMany], b[kMany];
+    for (int k = 0; k < kMany; ++k) a[k] = first[k], b[k] = second[k];
+    int64_t j = 0;
+    for (; j + kMany * N <= n; j += kMany * N) {
+#pragma GCC unroll 4
+      for (int k = 0; k < kMany; ++k) {
+        const Pair<T, N> pair = term.template at<N>(0, j + k * N, c);
+        a[k] += pair.first;
+        b[k] += pair.first * pair.second;
+      }
+    }
+    for (; j + N <= n; j += N) {
+      const Pair<T, N> pair = term.template at<N>(0, j, c);
+      a[0] += pair.first;
+      b[0] += pair.first * pair.second;
+    }
+    if (j < n && n >= N) {
+      const Pair<T, N> pair = term.template at<N>(0, n - N, c);
+      a[1] += keep_last<T, N>(pair.first, n - j);
+      b[1] += keep_last<T, N>(pair.first * pair.second, n - j);
+      j = n;
+    }
+    for (; j < n; ++j) {
+      const Pair<T, 1> pair = term.template at<1>(0, j, center);
+      a[0][0] += pair.first;
+      b[0][0] += pair.first * pair.second;
+    }
+    for (int k = 0; k < kMany; ++k) first[k] = a[k], second[k] = b[k];
+  }
+
+  double sum_first() const { return sum_lanes<T, N>((first[0] + first[1]) + (first[2] + first[3])); }
+  double sum_second() const { return sum_lanes<T, N>((second[0] + second[1]) + (second[2] + second[3])); }
+};
+
+// Call visit(offset, weight_offset, n) for the pieces of a block's first channel.
+template <class Visit>
+inline void each_piece(const Block& b, Visit visit) {
+  for (int64_t o = 0; o < b.segments; ++o) {
+    for (int64_t m = 0; m < b.rows; ++m) {
+      const int64_t x = o * b.segment_stride + m * b.row_stride, w = o * b.weight_stride + m * b.inner;
+      for (int64_t i = 0; i < b.inner; i += kPiece) visit(x + i, w + i, smaller(kPiece, b.inner - i));
+    }
+  }
+}
+
+// Mean and squared deviations of one channel; centers move as in ColumnMoments.
+template <class Element>
+class PlaneMoments {
+  typedef Stat<Element> T;
+
+ public:
+  PlaneMoments(const Block& block, const Element* x, const Stat<Element>* weights, double* mean, double* squares)
+      : b_(block), x_(x), weights_(weights), mean_(mean), squares_(squares) {}
+
+  Weight run() {
+    seed();
+    each_piece(b_, [this](int64_t x, int64_t w, int64_t n) {
+      for (int64_t i = 0; i < n;) {
+        const int64_t some = smaller(n - i, limit_ - pending_);
+        add(x_ + x + i, weights_ == nullptr ? nullptr : weights_ + w + i, some);
+        i += some;
+        pending_ += some;
+        if (pending_ == limit_) flush();
+      }
+    });
+    if (pending_ > 0) flush();
+    return weight_;
+  }
+
+ private:
+  void seed() {
+    double center = 0.0;
+    if (weights_ == nullptr) {
+      const int64_t n = smaller(kFirstPiece, b_.inner);
+      for (int64_t i = 0; i < n; ++i) center += load<1>(x_ + i);
+      center /= double(n);
+      limit_ = kPiece;
+    } else {
+      center = load<1>(x_ + Position<T>(b_, weights_).offset(b_));
+      limit_ = kFirstPiece;
+    }
+    center_ = T(is_finite(center) ? center : 0.0);
+  }
+
+  void add(const Element* x, const T* w, int64_t n) {
+    if (w == nullptr) {
+      count_ += double(n);
+      sums_.add(Deviation<Element>{x, 0}, n, center_);
+      return;
+    }
+    count_ += sum_run(w, n);
+    sums_.add(EachWeighted<Element>{x, 0, w, 0}, n, center_);
+  }
+
+  void flush() {
+    const double share = count_ > 0.0 ? 1.0 / count_ : 0.0, sum = sums_.sum_first(), mean = sum * share;
+    const double squares = sums_.sum_second() - sum * mean;
+    join(Shares(weight_.total, count_), mean_, squares_, double(center_), mean, squares < 0.0 ? 0.0 : squares);
+    weight_.total += count_;
+    sums_ = PlaneSums<T>();
+    limit_ = smaller(limit_ * 8, kPiece);
+    pending_ = 0;
+    count_ = 0.0;
+    if (weight_.total > 0.0) center_ = T(is_finite(*mean_) ? *mean_ : 0.0);
+  }
+
+  const Block b_;
+  const Element* const x_;
+  const T* const weights_;
+  double* const mean_;
+  double* const squares_;
+  T center_ = T(0);
+  int64_t pending_ = 0, limit_ = 0;
+  double count_ = 0.0;
+  Weight weight_;
+  PlaneSums<T> sums_;
+};
+
+}  // namespace
+}  // namespace batchnorm

@@ -1,0 +1,202 @@
+#include "library/calls.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "library/passes.h"
+
+namespace batchnorm {
+namespace {
+
+const char* at(const Call& call, const void* array, int64_t offset) {
+  return static_cast<const char*>(array) + offset * call.element;
+}
+
+char* at(const Call& call, void* array, int64_t offset) {
+  return static_cast<char*>(array) + offset * call.element;
+}
+
+bool streams(const Call& call) {
+  return exceeds_caches(call.runs.count() * call.runs.statistics() * call.element);
+}
+
+// Sums of squares as a variance; where nothing had weight, zero, or NaN from NaN.
+double share_of(const Weight& weight) { return weight.total > 0.0 ? 1.0 / weight.total : 0.0; }
+
+template <class T>
+void store_moments(const Weight& weight, int64_t many, const double* mean, const double* squares, T* to_mean,
+                   T* to_variance) {
+  const double share = share_of(weight), alive = weight.total > 0.0 ? 1.0 : 0.0;
+  for (int64_t c = 0; c < many; ++c) {
+    to_mean[c] = T(alive == 0.0 ? mean[c] * alive : mean[c]);
+    to_variance[c] = T(squares[c] * share);
+  }
+}
+
+// gamma / sqrt(variance + epsilon), in the statistics' own type as the composed passes reckon it.
+template <class T>
+T slope(T variance, double epsilon, const T* gamma, int64_t index) {
+  const T inverse = T(1) / std::sqrt(variance + T(epsilon));
+  return gamma == nullptr ? inverse : inverse * gamma[index];
+}
+
+template <class T>
+auto moments_of(const Call& call, const void* x, const T* weights) {
+  return [&call, x, weights](const Located& at_, const Task&, Weight* weight, double* mean, double* squares) {
+    call.kernels->moments(at_.block, at(call, x, at_.offset), weights == nullptr ? nullptr : weights + at_.weight_offset,
+                          weight, mean, squares);
+    if (weights == nullptr) weight->total = weight->squares = double(at_.block.count());
+  };
+}
+
+void add(int64_t channels, Weight*, double* first, double* second, Weight, const double* other_first,
+         const double* other_second) {
+  for (int64_t c = 0; c < channels; ++c) first[c] += other_first[c], second[c] += other_second[c];
+}
+
+template <class T>
+auto gradient_sums_of(const Call& call, const void* dy, const void* x, const T* mean) {
+  return [&call, dy, x, mean](const Located& at_, const Task& task, Weight*, double* first, double* second) {
+    const int64_t k = task.group * call.runs.channel + task.channel_from;
+    call.kernels->grad_sums(at_.block, at(call, dy, at_.offset), at(call, x, at_.offset), mean + k, first, second);
+  };
+}
+
+void nothing(const Located&, const Task&) {}
+
+}  // namespace
+
+template <class T>
+void find_moments(const Call& call, const void* x, const T* weights, int64_t totals, T* total, T* effective, T* mean,
+                  T* variance) {
+  const Runs& n = call.runs;
+  for (T* each : {total, effective}) {
+    if (each != nullptr) std::fill(each, each + totals, weights == nullptr ? T(n.count()) : T(0));
+  }
+  sum_and_follow(
+      plan_sums(n, call.element), call.threads, moments_of(call, x, weights), call.level->merge,
+      [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares) {
+        const int64_t k = group * n.channel + from;
+        store_moments(weight, to - from, means, squares, mean + k, variance + k);
+        if (weights == nullptr || from > 0 || group >= totals) return;
+        if (total != nullptr) total[group] = T(weight.total);
+        if (effective != nullptr) {
+          effective[group] = T(weight.total > 0.0 ? weight.total * weight.total / weight.squares : 0.0);
+        }
+      },
+      nothing);
+}
+
+template <class T>
+void apply(const Call& call, const void* x, const T* mean, const T* scale, const T* shift, void* y) {
+  const bool past_caches = streams(call);
+  each(plan_each(call.runs, call.element), call.threads, [&](const Located& at_, const Task& task) {
+    const int64_t k = task.group * call.runs.channel + task.channel_from;
+    call.kernels->apply(at_.block, at(call, x, at_.offset), mean + k, scale + k, shift + k, at(call, y, at_.offset),
+                        past_caches);
+  });
+}
+
+template <class T>
+void sum_gradients(const Call& call, const void* dy, const void* x, const T* mean, T* dy_sum, T* dy_centered_sum) {
+  sum_and_follow(
+      plan_sums(call.runs, 2 * call.element), call.threads, gradient_sums_of(call, dy, x, mean), add,
+      [&](int64_t group, int64_t from, int64_t to, const Weight&, const double* first, const double* second) {
+        const int64_t k = group * call.runs.channel;
+        for (int64_t c = from; c < to; ++c) {
+          dy_sum[k + c] = T(first[c - from]);
+          dy_centered_sum[k + c] = T(second[c - from]);
+        }
+      },
+      nothing);
+}
+
+template <class T>
+void find_input_gradient(const Call& call, const void* dy, const void* x, const T* weights, const T* mean,
+                         const T* slope, const T* tilt, const T* offset, void* dx) {
+  const bool past_caches = streams(call);
+  each(plan_each(call.runs, 2 * call.element), call.threads, [&](const Located& at_, const Task& task) {
+    const int64_t k = task.group * call.runs.channel + task.channel_from;
+    call.kernels->grad_input(at_.block, at(call, dy, at_.offset), at(call, x, at_.offset),
+                             weights == nullptr ? nullptr : weights + at_.weight_offset, mean + k, slope + k,
+                             tilt + k, offset + k, at(call, dx, at_.offset), past_caches);
+  });
+}
+
+template <class T>
+void train(const Call& call, const void* x, const T* gamma, const T* beta, int64_t channels, double epsilon, void* y,
+           T* mean, T* variance, T* scale) {
+  const Runs& n = call.runs;
+  const bool past_caches = streams(call);
+  std::vector<T> shift(size_t(n.statistics()), T(0));
+  sum_and_follow(
+      plan_sums(n, call.element), call.threads, moments_of<T>(call, x, nullptr), call.level->merge,
+      [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares) {
+        const int64_t k = group * n.channel;
+        store_moments(weight, to - from, means, squares, mean + k + from, variance + k + from);
+        for (int64_t s = k + from; s < k + to; ++s) {
+          scale[s] = slope(variance[s], epsilon, gamma, s % channels);
+          if (beta != nullptr) shift[size_t(s)] = beta[s % channels];
+        }
+      },
+      [&](const Located& at_, const Task& task) {
+        const int64_t k = task.group * n.channel + task.channel_from;
+        call.kernels->apply(at_.block, at(call, x, at_.offset), mean + k, scale + k, shift.data() + k,
+                            at(call, y, at_.offset), past_caches);
+      });
+}
+
+template <class T>
+void infer(const Call& call, const void* x, const T* gamma, const T* beta, int64_t channels, const T* mean,
+           const T* variance, double epsilon, void* y) {
+  const int64_t many = call.runs.statistics();
+  std::vector<T> scale(size_t(many), T(0)), shift(size_t(many), T(0));
+  for (int64_t k = 0; k < many; ++k) {
+    scale[size_t(k)] = slope(variance[k], epsilon, gamma, k % channels);
+    if (beta != nullptr) shift[size_t(k)] = beta[k % channels];
+  }
+  apply(call, x, mean, scale.data(), shift.data(), y);
+}
+
+template <class T>
+void find_gradients(const Call& call, const void* dy, const void* x, const T* mean, const T* variance, const T* scale,
+                    double epsilon, void* dx, T* dy_sum, T* dy_xhat_sum) {
+  const Runs& n = call.runs;
+  const bool past_caches = streams(call);
+  const double share = n.count() > 0 ? 1.0 / double(n.count()) : 0.0;
+  std::vector<T> tilt(size_t(n.statistics())), offset(size_t(n.statistics()));
+  sum_and_follow(
+      plan_sums(n, 2 * call.element), call.threads, gradient_sums_of(call, dy, x, mean), add,
+      [&](int64_t group, int64_t from, int64_t to, const Weight&, const double* first, const double* second) {
+        for (int64_t c = from; c < to; ++c) {
+          const int64_t k = group * n.channel + c;
+          const double inverse = 1.0 / std::sqrt(double(variance[k]) + epsilon), pulled = double(scale[k]) * share;
+          dy_sum[k] = T(first[c - from]);
+          dy_xhat_sum[k] = T(second[c - from] * inverse);
+          tilt[size_t(k)] = T(-pulled * inverse * inverse * second[c - from]);
+          offset[size_t(k)] = T(-pulled * first[c - from]);
+        }
+      },
+      [&](const Located& at_, const Task& task) {
+        const int64_t k = task.group * n.channel + task.channel_from;
+        call.kernels->grad_input(at_.block, at(call, dy, at_.offset), at(call, x, at_.offset), nullptr, mean + k,
+                                 scale + k, tilt.data() + k, offset.data() + k, at(call, dx, at_.offset),
+                                 past_caches);
+      });
+}
+
+#define BATCHNORM_CALLS(T)                                                                                           \
+  template void find_moments<T>(const Call&, const void*, const T*, int64_t, T*, T*, T*, T*);                                 \
+  template void apply<T>(const Call&, const void*, const T*, const T*, const T*, void*);                             \
+  template void sum_gradients<T>(const Call&, const void*, const void*, const T*, T*, T*);                           \
+  template void find_input_gradient<T>(const Call&, const void*, const void*, const T*, const T*, const T*, const T*, \
+                                       const T*, void*);                                                             \
+  template void train<T>(const Call&, const void*, const T*, const T*, int64_t, double, void*, T*, T*, T*);          \
+  template void infer<T>(const Call&, const void*, const T*, const T*, int64_t, const T*, const T*, double, void*);  \
+  template void find_gradients<T>(const Call&, const void*, const void*, const T*, const T*, const T*, double, void*, \
+                                  T*, T*);
+
+BATCHNORM_CALLS(float)
+BATCHNORM_CALLS(double)
+
+}  // namespace batchnorm

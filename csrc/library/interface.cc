@@ -1,0 +1,116 @@
+// The public header's functions: they check what they are given, choose the type, and let nothing be thrown.
+#include "include/batchnorm_kernels.h"
+
+#include <new>
+#include <stdexcept>
+
+#include "library/calls.h"
+#include "library/levels.h"
+
+namespace batchnorm {
+namespace {
+
+constexpr int64_t kElementBytes[kElementTypes] = {4, 8, 2, 2};
+
+// Run `work` with a call and a null pointer to the statistics' type.
+template <class Work>
+int guarded(int type, const bn_sizes* s, const void* weights, int weights_by_group, int threads, Work work) {
+  if (type < 0 || type >= kElementTypes) return BN_BAD_TYPE;
+  Call call;
+  if (s == nullptr || !simplify(s->outer, s->group, s->middle, s->channel, s->inner, weights != nullptr,
+                                weights_by_group != 0, &call.runs)) {
+    return BN_BAD_SIZE;
+  }
+  call.level = &level_in_use();
+  call.kernels = &call.level->kernels[type];
+  call.element = kElementBytes[type];
+  call.threads = threads;
+  try {
+    if (type == kFloat64) {
+      work(call, static_cast<double*>(nullptr));
+    } else {
+      work(call, static_cast<float*>(nullptr));
+    }
+  } catch (const std::bad_alloc&) {
+    return BN_NO_MEMORY;
+  } catch (const std::length_error&) {
+    return BN_NO_MEMORY;
+  }
+  return BN_OK;
+}
+
+template <class T>
+const T* as(const void* array, const T*) {
+  return static_cast<const T*>(array);
+}
+
+template <class T>
+T* as(void* array, const T*) {
+  return static_cast<T*>(array);
+}
+
+}  // namespace
+}  // namespace batchnorm
+
+using namespace batchnorm;
+
+int bn_moments(int type, const bn_sizes* sizes, const void* x, const void* weights, int weights_by_group, void* total,
+               void* effective, void* mean, void* variance, int threads) {
+  return guarded(type, sizes, weights, weights_by_group, threads, [&](const Call& call, auto* t) {
+    find_moments(call, x, as(weights, t), weights_by_group != 0 ? sizes->group : 1, as(total, t), as(effective, t),
+                 as(mean, t), as(variance, t));
+  });
+}
+
+int bn_apply(int type, const bn_sizes* sizes, const void* x, const void* mean, const void* scale, const void* shift,
+             void* y, int threads) {
+  return guarded(type, sizes, nullptr, 0, threads, [&](const Call& call, auto* t) {
+    apply(call, x, as(mean, t), as(scale, t), as(shift, t), y);
+  });
+}
+
+int bn_grad_sums(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* mean, void* dy_sum,
+                 void* dy_centered_sum, int threads) {
+  return guarded(type, sizes, nullptr, 0, threads, [&](const Call& call, auto* t) {
+    sum_gradients(call, dy, x, as(mean, t), as(dy_sum, t), as(dy_centered_sum, t));
+  });
+}
+
+int bn_grad_input(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* weights,
+                  int weights_by_group, const void* mean, const void* slope, const void* tilt, const void* offset,
+                  void* dx, int threads) {
+  return guarded(type, sizes, weights, weights_by_group, threads, [&](const Call& call, auto* t) {
+    find_input_gradient(call, dy, x, as(weights, t), as(mean, t), as(slope, t), as(tilt, t), as(offset, t), dx);
+  });
+}
+
+int bn_train(int type, const bn_sizes* sizes, const void* x, const void* gamma, const void* beta, int64_t channels,
+             double epsilon, void* y, void* mean, void* variance, void* scale, int threads) {
+  if (channels < 1 && (gamma != nullptr || beta != nullptr)) channels = 1;
+  return guarded(type, sizes, nullptr, 0, threads, [&](const Call& call, auto* t) {
+    train(call, x, as(gamma, t), as(beta, t), channels < 1 ? 1 : channels, epsilon, y, as(mean, t), as(variance, t),
+          as(scale, t));
+  });
+}
+
+int bn_infer(int type, const bn_sizes* sizes, const void* x, const void* gamma, const void* beta, int64_t channels,
+             const void* mean, const void* variance, double epsilon, void* y, int threads) {
+  return guarded(type, sizes, nullptr, 0, threads, [&](const Call& call, auto* t) {
+    infer(call, x, as(gamma, t), as(beta, t), channels < 1 ? 1 : channels, as(mean, t), as(variance, t), epsilon, y);
+  });
+}
+
+int bn_gradients(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* mean,
+                 const void* variance, const void* scale, double epsilon, void* dx, void* dy_sum, void* dy_xhat_sum,
+                 int threads) {
+  return guarded(type, sizes, nullptr, 0, threads, [&](const Call& call, auto* t) {
+    find_gradients(call, dy, x, as(mean, t), as(variance, t), as(scale, t), epsilon, dx, as(dy_sum, t),
+                   as(dy_xhat_sum, t));
+  });
+}
+
+const char* bn_instructions(void) { return level_in_use().name; }
+
+int bn_select_instructions(const char* name) { return select_level(name) ? BN_OK : BN_BAD_LEVEL; }
+
+int bn_has_instructions(const char* name) { return has_level(name) ? 1 : 0; }

@@ -1,0 +1,145 @@
+#include "library/pool.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+namespace batchnorm {
+namespace {
+
+// Rounds of waiting in place, some tens of microseconds, before a thread sleeps.
+constexpr int kSpins = 2000;
+
+inline void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+struct Job {
+  void (*work)(void*, int64_t);
+  void* context;
+  int64_t tasks;
+  // On lines of their own, since all threads write them.
+  alignas(64) std::atomic<int64_t> next{0};
+  alignas(64) std::atomic<int> helping{0};
+
+  void take_tasks() {
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(context, task);
+  }
+};
+
+class Pool {
+ public:
+  // False where another call has the helpers.
+  bool run(int threads, Job& job) {
+    std::unique_lock<std::mutex> mine(busy_, std::try_to_lock);
+    if (!mine.owns_lock()) return false;
+    const int helpers = start(threads - 1);
+    if (helpers == 0) return false;
+    offer(&job, helpers);
+    job.take_tasks();
+    withdraw(job);
+    return true;
+  }
+
+ private:
+  // Have `wanted` helpers, or as many as the system grants.
+  int start(int wanted) {
+    try {
+      for (; started_ < wanted; ++started_) std::thread(&Pool::help, this).detach();
+    } catch (const std::system_error&) {
+    }
+    return started_ < wanted ? started_ : wanted;
+  }
+
+  void offer(Job* job, int helpers) {
+    {
+      std::lock_guard<std::mutex> lock(state_);
+      job_ = job;
+      places_ = helpers;
+      offers_.fetch_add(1, std::memory_order_relaxed);
+    }
+    // Those that still spin see the offer by themselves; notifying nobody costs nothing.
+    if (helpers > 1) {
+      offered_.notify_all();
+    } else {
+      offered_.notify_one();
+    }
+  }
+
+  // No helper joins from now on; wait for those that have.
+  void withdraw(Job& job) {
+    {
+      std::lock_guard<std::mutex> lock(state_);
+      job_ = nullptr;
+    }
+    for (int spin = 0; spin < kSpins && job.helping.load(std::memory_order_acquire) > 0; ++spin) pause_briefly();
+    std::unique_lock<std::mutex> lock(state_);
+    left_.wait(lock, [&] { return job.helping.load(std::memory_order_acquire) == 0; });
+  }
+
+  void help() {
+    uint64_t seen = 0;
+    for (;;) {
+      for (int spin = 0; spin < kSpins && offers_.load(std::memory_order_relaxed) == seen; ++spin) pause_briefly();
+      std::unique_lock<std::mutex> lock(state_);
+      offered_.wait(lock, [&] { return offers_.load(std::memory_order_relaxed) != seen; });
+      seen = offers_.load(std::memory_order_relaxed);
+      if (job_ == nullptr || places_ == 0) continue;
+      --places_;
+      Job* job = job_;
+      job->helping.fetch_add(1, std::memory_order_relaxed);
+      lock.unlock();
+      job->take_tasks();
+      lock.lock();
+      // Under the lock, so that the job outlives this: whoever waits for zero needs the lock to go on.
+      if (job->helping.fetch_sub(1, std::memory_order_release) == 1) left_.notify_one();
+    }
+  }
+
+  std::mutex busy_;   // held by the call that has the helpers
+  std::mutex state_;  // guards job_ and places_
+  std::condition_variable offered_, left_;
+  std::atomic<uint64_t> offers_{0};
+  Job* job_ = nullptr;
+  int places_ = 0;
+  int started_ = 0;
+};
+
+std::atomic<Pool*> the_pool{nullptr};
+
+// Never destroyed: helpers may outlive the program's static objects, and in a child of fork nobody holds its locks.
+Pool& pool() {
+  static const bool watched = [] {
+#if defined(__unix__) || defined(__APPLE__)
+    pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); });
+#endif
+    return true;
+  }();
+  (void)watched;
+  Pool* current = the_pool.load(std::memory_order_acquire);
+  if (current != nullptr) return *current;
+  Pool* made = new Pool;
+  if (the_pool.compare_exchange_strong(current, made, std::memory_order_acq_rel)) return *made;
+  delete made;
+  return *current;
+}
+
+}  // namespace
+
+void run_tasks(int threads, int64_t tasks, void (*work)(void*, int64_t), void* context) {
+  Job job{work, context, tasks};
+  if (threads > tasks) threads = int(tasks);
+  if (threads <= 1 || !pool().run(threads, job)) job.take_tasks();
+}
+
+}  // namespace batchnorm
