@@ -16,11 +16,11 @@ row-major order). No number is moved: a view is a reshape. Only three or more ke
 Sizes are ints where known. An unknown size may be any object that multiplies and divides (a scalar tensor).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from batchnorm.errors import refusal
 from batchnorm.options import Ghost
@@ -28,7 +28,21 @@ from batchnorm.options import Ghost
 __all__ = ["Layout", "Size", "canonical_axes", "plan_layout", "product", "refuse_ghost_axis"]
 
 Size = Any
+Value = TypeVar("Value")
 MAX_KEPT_RUNS = 2
+
+
+class _once(Generic[Value]):  # noqa: N801  # reads as the decorator that it is
+    """`functools.cached_property` without the lock of Python 3.11, which compilers that trace Python cannot enter."""
+
+    def __init__(self, function: Callable[[Any], Value]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Value:
+        value = self.function(instance)
+        instance.__dict__[self.function.__name__] = value
+        return value
 
 
 @dataclass(frozen=True)
@@ -51,45 +65,45 @@ class Layout:
     axes: tuple[int, ...]
     ghosts: Size
 
-    @cached_property
+    @_once
     def permutation(self) -> tuple[int, ...] | None:
         """The order of the axes of `split` that makes the view possible; None where they lie in it already."""
         order = tuple(axis for run in self.runs for axis in run)
         return None if order == tuple(range(len(order))) else order
 
-    @cached_property
+    @_once
     def view(self) -> tuple[Size, ...]:
         """Sizes of the runs."""
         return self._sizes(self.split)
 
-    @cached_property
+    @_once
     def stat_view(self) -> tuple[Size, ...]:
         """The shape in which a statistic [G, C] broadcasts against the view."""
         return tuple(1 if run in self.reduced else size for run, size in enumerate(self.view))
 
-    @cached_property
+    @_once
     def channels(self) -> Size:
         """How many channels: the product of the kept axes."""
         return product(self.shape[axis] for axis in self.axes)
 
-    @cached_property
+    @_once
     def count(self) -> Size:
         """How many numbers go into one statistic."""
         return product(self.view[run] for run in self.reduced)
 
-    @cached_property
+    @_once
     def weight_shape(self) -> tuple[Size, ...]:
         """The shape of weights that are the same for all channels: the input's with 1 on the channel axes."""
         return tuple(1 if axis in self.axes else size for axis, size in enumerate(self.shape))
 
-    @cached_property
+    @_once
     def weight_split(self) -> tuple[Size, ...]:
         """`split` for such weights."""
         moved = len(self.split) - len(self.shape)
         kept = {axis + moved for axis in self.axes}
         return tuple(1 if axis in kept else size for axis, size in enumerate(self.split))
 
-    @cached_property
+    @_once
     def weight_view(self) -> tuple[Size, ...]:
         """`view` for such weights."""
         return self._sizes(self.weight_split)
@@ -98,13 +112,16 @@ class Layout:
         return tuple(product(shape[axis] for axis in run) for run in self.runs)
 
 
-def plan_layout(shape: Sequence[Size], axes: Sequence[int], ghost: Ghost | None = None) -> Layout:
+def plan_layout(
+    shape: Sequence[Size], axes: Sequence[int], ghost: Ghost | None = None, *, cached: bool = True
+) -> Layout:
     """Plan the view of an input.
 
     Args:
         shape: the input's sizes, ints where known.
         axes: the channel axes; negative ones count from the end.
         ghost: ghost batches to divide axis 0 into, or None.
+        cached: look known shapes up; compilers that trace Python warn of caches.
 
     Raises:
         ValueError: an axis is out of range or named twice; a ghost batch would divide a channel axis, or its size
@@ -112,7 +129,7 @@ def plan_layout(shape: Sequence[Size], axes: Sequence[int], ghost: Ghost | None 
     """
     shape = tuple(shape)
     kept = canonical_axes(axes, len(shape))
-    if all(isinstance(size, int) for size in shape):
+    if cached and all(isinstance(size, int) for size in shape):
         return _plan_known(shape, kept, ghost)
     return _plan(shape, kept, ghost)
 

@@ -19,6 +19,9 @@ Everything between two engine calls is arithmetic on groups × channels. The net
     y = γ·(a_s·(r·x̂ + d) + a_b) + β      x̂ = (x − μ) / √(σ² + ε)
 """
 
+# Compilers that trace Python cannot evaluate the annotations of functions that are made on the way.
+from __future__ import annotations
+
 from batchnorm._core.adjustment import Adjustment, adjust, fold_adjustment
 from batchnorm._core.affine import fold
 from batchnorm._core.gradient import pull

@@ -66,7 +66,8 @@ class Block:
 
 def plan_block(layout: Layout) -> Block:
     """The block of a layout."""
-    return _plan_known(layout) if all(type(size) is int for size in layout.shape) else _plan(layout)
+    known = not torch.compiler.is_compiling() and all(type(size) is int for size in layout.shape)
+    return _plan_known(layout) if known else _plan(layout)
 
 
 def _plan(layout: Layout) -> Block:

@@ -1,5 +1,8 @@
 """Our own gradient for PyTorch: first order by the core's formulas, higher orders by deriving those."""
 
+# Compilers that trace Python cannot evaluate the annotations of functions that are made on the way.
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -41,7 +44,7 @@ def differentiable(forward: Forward, backward: Backward, reference: Reference) -
             return y, batch
         # Whoever owns the state may write into it before the gradient is asked for.
         state = {name: value.clone() for name, value in inputs.state.items()}
-        plan = _Plan(forward, backward, reference, Inputs(None, None, None, None, state), fields, [])
+        plan = _Plan(forward, backward, reference, state, fields, [])
         y: Tensor = _Step.apply(plan, *arrays)  # pyright: ignore[reportAssignmentType]
         return y, _constant(plan.batches.pop())
 
@@ -54,12 +57,14 @@ class _Plan(NamedTuple):
     forward: Forward
     backward: Backward
     reference: Reference
-    rest: Inputs[Any]
+    state: dict[str, Tensor]
     fields: list[str]
     batches: list[Batch[Tensor]]
 
     def inputs(self, arrays: Sequence[Tensor]) -> Inputs[Tensor]:
-        return self.rest._replace(**dict(zip(self.fields, arrays, strict=True)))
+        given: dict[str, Any] = dict.fromkeys(Gradients._fields)
+        given.update(zip(self.fields, arrays, strict=True))
+        return Inputs(**given, state=self.state)
 
     def chosen(self, gradients: Gradients[Tensor]) -> tuple[Tensor, ...]:
         return tuple(getattr(gradients, name) for name in self.fields)
@@ -74,7 +79,8 @@ class _Step(torch.autograd.Function):
         ctx.save_for_backward(*arrays, *tensors)
         ctx.plan, ctx.count = plan, len(arrays)
         # Places of the tensors, and whatever else there is.
-        ctx.saved = Saved(*(None if isinstance(value, Tensor) else value for value in saved))
+        rest: list[Any] = [None if isinstance(value, Tensor) else value for value in saved]
+        ctx.saved = Saved(*rest)
         ctx.places = [name for name, value in saved._asdict().items() if isinstance(value, Tensor)]
         return y
 
@@ -120,4 +126,5 @@ def _source(value: Tensor) -> Tensor:
 
 def _constant(batch: Batch[Tensor]) -> Batch[Tensor]:
     """No gradient flows through the moving averages."""
-    return Batch(*(value.detach() if isinstance(value, Tensor) else value for value in batch))
+    values: list[Any] = [None if value is None else value.detach() for value in batch]
+    return Batch(*values)

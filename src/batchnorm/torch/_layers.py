@@ -1,0 +1,272 @@
+"""The layers: `torch.nn`'s own, with every option of this package."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from batchnorm._engines.torch.plain import batch_norm
+from batchnorm.errors import refusal
+from batchnorm.options import Options
+from batchnorm.torch import _recompute, _state, _training
+from batchnorm.torch._settings import Clipping, Settings, options_of, read_clip
+from batchnorm.torch._weights import merge_weights
+
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Layer"]
+
+Tensor = torch.Tensor
+
+
+class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
+    """What the three layers share."""
+
+    settings: Settings
+    # As they may be, where torch declares what they mostly are.
+    weight: Any
+    bias: Any
+    running_mean: Any
+    running_var: Any
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+        renorm: bool = False,
+        renorm_clipping: Clipping = None,
+        renorm_momentum: float = 0.01,
+        renorm_form: Literal["current", "debiased"] = "current",
+        virtual_batch_size: int | None = None,
+        ghost_order: Literal["interleaved", "contiguous"] = "interleaved",
+        adjustment: Callable[[Any], Any] | None = None,
+        axis: int | Sequence[int] = 1,
+        variance: Literal["population", "sample"] | None = None,
+        zero_debias: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        configure(
+            self,
+            Settings(
+                renorm,
+                renorm_clipping,
+                renorm_momentum,
+                renorm_form,
+                virtual_batch_size,
+                ghost_order,
+                adjustment,
+                axis,
+                variance,
+                zero_debias,
+                fused,
+            ),
+        )
+
+    @property
+    def options(self) -> Options:
+        """What is asked of the core by now: programs do assign `momentum` and `eps`."""
+        key = (self.momentum, self.eps, self.weight is None, self.bias is None)
+        if key != self._key:
+            self._key, self._options = key, plan(self, self.settings)
+        return self._options
+
+    @property
+    def adjustment(self) -> Callable[[Any], Any] | None:
+        """The function of the input's shape that returns a factor and an offset."""
+        return self.settings.adjustment
+
+    def forward(self, input: Tensor, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        self._check_input_dim(input)
+        batch_counts = self.training or (self.running_mean is None and self.running_var is None)
+        if weight is not None or mask is not None:
+            return self._weighted(input, weight, mask, batch_counts)
+        if not batch_counts:
+            return self._infer(input)
+        if not self._plain or input.numel() == 0 or (self.momentum is None and torch.compiler.is_compiling()):
+            refuse_shared_statistics(self, input)
+            return _training.train(self, input, None, None)
+        mean = variance = None
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.track_running_stats and not _recompute.is_frozen():
+            refuse_shared_statistics(self, input)
+            mean, variance = self.running_mean, self.running_var
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+                if self.momentum is None:
+                    momentum = 1.0 / float(self.num_batches_tracked)
+        return batch_norm(input, self.weight, self.bias, mean, variance, True, momentum, self.eps)
+
+    def _infer(self, input: Tensor) -> Tensor:
+        if self.settings.axes != (1,) or self.settings.fused is False:
+            return _training.infer(self, input)
+        return batch_norm(
+            input, self.weight, self.bias, self.running_mean, self.running_var, False, 0.0, self.eps
+        )
+
+    def _weighted(self, input: Tensor, weight: Tensor | None, mask: Tensor | None, counts: bool) -> Tensor:
+        if self.settings.fused:
+            raise ValueError(
+                refusal(
+                    "A weight or a mask came to a layer with fused=True",
+                    "PyTorch's kernel counts every number alike",
+                    "Leave fused at None, which takes the fastest way there is",
+                )
+            )
+        if counts:
+            refuse_shared_statistics(self, input)
+            return _training.train(self, input, weight, mask)
+        merge_weights(
+            input.shape, [axis % input.dim() for axis in self.settings.axes], weight, mask, input.dtype
+        )
+        return self._infer(input)
+
+    def reset_running_stats(self) -> None:
+        """Start the running statistics again, the added ones among them."""
+        super().reset_running_stats()
+        # The constructor of torch.nn's layer comes here before there are settings.
+        if "settings" in self.__dict__ and self.track_running_stats:
+            _state.reset(self, self.options)
+
+    def extra_repr(self) -> str:
+        given = "".join(f", {name}={value!r}" for name, value in self.settings.given.items())
+        return super().extra_repr() + given
+
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: dict[str, Any], prefix: str, *rest: Any
+    ) -> None:
+        """A checkpoint of `torch.nn`'s layer loads as well: what it lacks starts from its running statistics."""
+        mean, variance = (state_dict.get(prefix + name) for name in ("running_mean", "running_var"))
+        names = _state.buffer_names(self.options)
+        added = {
+            slot: prefix + name for slot, name in names.items() if name not in ("running_mean", "running_var")
+        }
+        if mean is not None and variance is not None and not any(key in state_dict for key in added.values()):
+            values = _state.start(self.options, mean, variance)
+            state_dict.update(
+                {key: values[slot] for slot, key in added.items() if getattr(self, names[slot]) is not None}
+            )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def plan(layer: Any, settings: Settings) -> Options:
+    """The core's options for a layer of `torch.nn`'s or ours with these settings, the schedule left open.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    if not layer.track_running_stats and (settings.renorm or settings.zero_debias):
+        asked = "renorm" if settings.renorm else "zero_debias"
+        raise ValueError(
+            refusal(
+                f"{asked}=True was asked for with track_running_stats=False",
+                "It compares the batch with the running statistics",
+                f"Leave track_running_stats at True, or {asked} out",
+            )
+        )
+    clip = None
+    if not callable(settings.renorm_clipping):
+        clip = read_clip(settings.renorm_clipping)
+    return options_of(
+        settings, layer.momentum, layer.eps, clip, layer.weight is not None, layer.bias is not None
+    )
+
+
+def configure(layer: Any, settings: Settings) -> None:
+    """Give a layer its settings, and the buffers that they ask for."""
+    options = plan(layer, settings)
+    layer.settings, layer._plain = settings, settings.is_plain
+    layer._key, layer._options = None, options
+    _state.register(layer, options)
+
+
+def refuse_shared_statistics(layer: Any, input: Tensor) -> None:
+    """Under `torch.func.vmap` each example would want to write its own statistics into the one set there is."""
+    if not torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateUsage]
+        return
+    if not (layer.training and layer.track_running_stats) or _recompute.is_frozen():
+        return
+    if _is_mapped(input) and not _is_mapped(layer.running_mean):
+        raise RuntimeError(
+            refusal(
+                f"{type(layer).__name__} was called in training mode under torch.func.vmap",
+                "Each example of the map would be a batch of its own, with statistics that cannot be written into the "
+                "one running mean and variance",
+                "Call eval() for per-example gradients, map over stacked buffers too (torch.func.stack_module_state), "
+                "or pass track_running_stats=False where the statistics of each mapped batch are meant",
+            )
+        )
+
+
+def _is_mapped(value: Any) -> bool:
+    functorch = torch._C._functorch  # pyright: ignore
+    while value is not None and functorch.is_functorch_wrapped_tensor(value):
+        if functorch.is_batchedtensor(value):
+            return True
+        value = functorch.get_unwrapped(value)
+    return False
+
+
+class BatchNorm1d(Layer, nn.BatchNorm1d):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """`torch.nn.BatchNorm1d` with every option; see `BatchNorm2d`. Inputs are [N, C] or [N, C, L]."""
+
+
+class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """`torch.nn.BatchNorm2d` with the options of this package.
+
+    Trained on a batch with mean μ and variance σ², y = γ·(x − μ) / √(σ² + ε) + β; in evaluation the running
+    statistics take the place of μ and σ². Arguments, buffers, `state_dict` and numbers are those of `torch.nn`
+    where none of our options is given, and it is PyTorch's own kernel that runs then. Options that need more
+    running statistics add buffers; no others do.
+
+    The layer is an instance of `torch.nn.BatchNorm2d`, so that programs which look for that find it.
+    `SyncBatchNorm.convert_sync_batchnorm` finds it too, and drops our options.
+
+    What differs from `torch.nn`: an empty batch leaves the statistics as they are.
+
+    Args:
+        num_features: channels; for several axes the product of their sizes.
+        eps: added to the variance.
+        momentum: share of the new in the running averages; None for a plain average over all batches.
+        affine: whether γ (`weight`) and β (`bias`) are trained.
+        track_running_stats: whether there are running statistics; without them evaluation uses the batch's.
+        bias: whether an affine layer has a β.
+        renorm: batch renormalization (https://arxiv.org/abs/1702.03275).
+        renorm_clipping: bounds "rmin", "rmax" and "dmax" of its corrections; or a function that is called with
+            the number of training steps before this one, a tensor, and returns such bounds
+            (`clipping_schedule` makes one).
+        renorm_momentum: share of the new in renorm's averages.
+        renorm_form: "current", or "debiased" as in TensorFlow up to 1.14.
+        virtual_batch_size: examples in a ghost batch (https://arxiv.org/abs/1705.08741); it must divide the
+            batch while training, and plays no part in evaluation.
+        ghost_order: "interleaved" puts example i into ghost batch i mod (batch / size); "contiguous" puts
+            neighbors together, as a loop over chunks does.
+        adjustment: function of the input's shape that returns a factor and an offset, which are applied
+            between the normalization and γ and β, in training only.
+        axis: the channel axis, or several.
+        variance: estimator stored in `running_var`: "sample" as in `torch.nn`, or "population"; None is the
+            former, and with renorm, which knows the population's alone, the latter.
+        zero_debias: make the running mean an average over the steps so far, free of its start.
+        fused: None takes the fastest way there is. True insists on PyTorch's kernel and is refused with renorm,
+            weights and masks; False takes plain operations. The numbers are the same.
+
+    Call arguments:
+        input: [N, C, H, W], of any memory format, which is kept.
+        weight: how much each position counts in the statistics, not negative (γ is `self.weight`): [N],
+            [N, H, W], or any shape of the input's rank that broadcasts to it. In training only.
+        mask: the same as booleans; False leaves a position out of the statistics.
+
+    Raises:
+        ValueError: while training there is one value per channel and group, as in `torch.nn`.
+        RuntimeError: training under `torch.func.vmap` would write statistics of single examples.
+    """
+
+
+class BatchNorm3d(Layer, nn.BatchNorm3d):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """`torch.nn.BatchNorm3d` with every option; see `BatchNorm2d`. Inputs are [N, C, D, H, W]."""

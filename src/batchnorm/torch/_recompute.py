@@ -1,0 +1,131 @@
+"""Training without a trace: blocks in which the running statistics stay, and recomputation that sees what was.
+
+Activation checkpointing runs the forward pass a second time when the gradient is due. By then the running statistics
+have moved on, and they are not to move again; renorm's corrections have to be those of the first time.
+"""
+
+import threading
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from batchnorm.errors import refusal
+
+__all__ = ["checkpoint_contexts", "frozen_statistics", "is_frozen", "recall"]
+
+Seen = tuple[dict[str, torch.Tensor], torch.Tensor | None]
+
+
+@dataclass
+class _Record:
+    """What each layer read, call by call, in a first run; a replay reads it again in the same order."""
+
+    seen: dict[int, list[Seen]] = field(default_factory=dict[int, list[Seen]])
+
+
+@dataclass
+class _Frame:
+    """One run inside a context: recording, or replaying with the number of calls so far of each layer."""
+
+    record: _Record
+    replays: bool
+    calls: dict[int, int] = field(default_factory=dict[int, int])
+
+
+class _Frames(threading.local):
+    """The contexts around the current call, outermost first. The gradient may run in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.stack: list[_Frame] = []
+
+
+_frames = _Frames()
+
+
+@contextmanager
+def frozen_statistics() -> Generator[None]:
+    """A block in which layers in training mode normalize by their batch and leave all running statistics alone.
+
+    For any forward pass that is not to count: a second look at a batch, a probe, a target, recomputation by hand.
+    Layers compiled by `torch.compile` do not see it.
+    """
+    with _entered(_Record(), replays=True):
+        yield
+
+
+def checkpoint_contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """The `context_fn` of `torch.utils.checkpoint.checkpoint`: the recomputation counts no statistics twice.
+
+        checkpoint(block, x, use_reentrant=False, context_fn=batchnorm.torch.checkpoint_contexts)
+
+    The recomputation starts from the running statistics of the first run, so that renorm's corrections are the same.
+    """
+    record = _Record()
+    return _Contexts(record, replays=False), _Contexts(record, replays=True)
+
+
+class _Contexts(AbstractContextManager[None]):
+    """A context that can be entered again: a graph that is kept is recomputed at every backward pass."""
+
+    def __init__(self, record: _Record, replays: bool) -> None:
+        self.record, self.replays = record, replays
+        self.entered: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        entered = _entered(self.record, self.replays)
+        entered.__enter__()
+        self.entered.append(entered)
+
+    def __exit__(self, *error: Any) -> None:
+        self.entered.pop().__exit__(*error)
+
+
+@contextmanager
+def _entered(record: _Record, replays: bool) -> Generator[None]:
+    frame = _Frame(record, replays)
+    _frames.stack.append(frame)
+    try:
+        yield
+    finally:
+        _frames.stack.remove(frame)
+
+
+def is_frozen() -> bool:
+    """Whether the running statistics are to stay as they are."""
+    if torch.compiler.is_compiling():
+        return False
+    return bool(_frames.stack) and any(frame.replays for frame in _frames.stack)
+
+
+def recall(layer: torch.nn.Module, current: Seen) -> Seen:
+    """What the layer is to read: what it read the first time, where this is a second one."""
+    seen = current
+    if torch.compiler.is_compiling():
+        return seen
+    for frame in reversed(_frames.stack):
+        if frame.replays and frame.record.seen:
+            call = frame.calls.get(id(layer), 0)
+            frame.calls[id(layer)] = call + 1
+            calls = frame.record.seen.get(id(layer), [])
+            if call >= len(calls):
+                raise RuntimeError(
+                    refusal(
+                        f"{layer} was called in a recomputation more often than in the first run",
+                        "Each call reads again what it read then",
+                        "Checkpoint functions that do the same each time they run",
+                    )
+                )
+            seen = calls[call]
+            break
+    for frame in _frames.stack:
+        if not frame.replays:
+            state, step = seen
+            kept = (
+                {slot: value.clone() for slot, value in state.items()},
+                None if step is None else step.clone(),
+            )
+            frame.record.seen.setdefault(id(layer), []).append(kept)
+    return seen

@@ -1,0 +1,142 @@
+"""What a layer is asked for beyond `torch.nn`'s, and all of it as the core's Options."""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from batchnorm.errors import refusal
+from batchnorm.options import Clip, Ghost, Options, Renorm
+
+__all__ = ["Clipping", "Settings", "options_of", "read_clip"]
+
+Clipping = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] | None
+
+CLIP_KEYS = ("rmin", "rmax", "dmax")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that `torch.nn` does not have; the layers' docstring describes them."""
+
+    renorm: bool = False
+    renorm_clipping: Clipping = None
+    renorm_momentum: float = 0.01
+    renorm_form: Literal["current", "debiased"] = "current"
+    virtual_batch_size: int | None = None
+    ghost_order: Literal["interleaved", "contiguous"] = "interleaved"
+    adjustment: Callable[[Any], Any] | None = None
+    axis: int | Sequence[int] = 1
+    variance: Literal["population", "sample"] | None = None
+    zero_debias: bool = False
+    fused: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.renorm and not callable(self.renorm_clipping):
+            read_clip(self.renorm_clipping)
+        if self.adjustment is not None and not callable(self.adjustment):
+            raise TypeError(
+                refusal(
+                    f"adjustment={self.adjustment!r} was asked for",
+                    "It is called with the shape of the input at every training step",
+                    "Pass a function that returns (scale, bias)",
+                )
+            )
+        if self.fused and self.renorm:
+            raise ValueError(
+                refusal(
+                    "fused=True was asked for with renorm=True",
+                    "PyTorch's kernel knows no correction of the batch's statistics",
+                    "Leave fused at None, which takes the fastest way there is",
+                )
+            )
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        axis: Any = self.axis
+        return tuple(operator.index(each) for each in axis) if isinstance(axis, list | tuple) else (axis,)
+
+    @property
+    def size(self) -> Any:
+        """The ghost batch size: NumPy's ints become Python's, and what is no int is left for `Ghost` to refuse."""
+        size: Any = self.virtual_batch_size
+        return operator.index(size) if hasattr(size, "__index__") and not isinstance(size, bool) else size
+
+    @property
+    def estimator(self) -> Literal["population", "sample"]:
+        """The sample's variance is stored, as in `torch.nn`, and with renorm, which has none, the population's."""
+        if self.variance is None:
+            return "population" if self.renorm else "sample"
+        return self.variance
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is what `torch.nn`'s own layers do."""
+        asked = (self.renorm, self.size, self.adjustment, self.zero_debias, self.fused is False)
+        return not any(asked) and self.axes == (1,) and self.estimator == "sample"
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What differs from the defaults."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
+
+def read_clip(bounds: Mapping[str, Any] | None) -> Clip:
+    """Bounds on renorm's corrections.
+
+    Raises:
+        ValueError: a bound is unknown, or two contradict each other.
+    """
+    bounds = bounds or {}
+    unknown = sorted(set(bounds) - set(CLIP_KEYS))
+    if unknown:
+        why = f"There is no bound {unknown[0]!r}"
+        raise ValueError(refusal(_asked(bounds), why, f"Use {', '.join(map(repr, CLIP_KEYS))}"))
+    rmin, rmax, dmax = (bounds.get(name) for name in CLIP_KEYS)
+    # Those of a schedule may be tensors, whose values are not known while a program is traced.
+    if _is_number(rmin) and _is_number(rmax) and rmax < rmin:
+        why = "No r lies between rmin and rmax"
+        raise ValueError(refusal(_asked(bounds), why, "Exchange the two or drop one"))
+    if _is_number(dmax) and dmax < 0:
+        raise ValueError(refusal(_asked(bounds), "d lies in [-dmax, dmax]", "Pass a dmax of at least 0"))
+    return Clip(rmin, rmax, dmax)
+
+
+def _asked(bounds: Mapping[str, Any]) -> str:
+    return f"renorm_clipping={bounds!r} was asked for"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def options_of(
+    settings: Settings, momentum: Any, epsilon: float, clip: Clip | None, with_gamma: bool, with_beta: bool
+) -> Options:
+    """All that decides the numbers. `momentum` is the share of the new, and None for a plain average."""
+    if momentum is None and settings.zero_debias:
+        raise ValueError(
+            refusal(
+                "zero_debias=True was asked for with momentum=None",
+                "A plain average over the batches has no bias towards its start",
+                "Leave zero_debias out, or pass a momentum such as 0.1",
+            )
+        )
+    renorm = ghost = None
+    if settings.renorm:
+        renorm = Renorm(clip or Clip(), 1.0 - settings.renorm_momentum, settings.renorm_form)
+    if settings.size is not None:
+        ghost = Ghost(settings.size, settings.ghost_order)
+    return Options(
+        settings.axes,
+        # Of a plain average it changes with every step.
+        decay=0.0 if momentum is None else 1.0 - momentum,
+        epsilon=epsilon,
+        with_gamma=with_gamma,
+        with_beta=with_beta,
+        variance=settings.estimator,
+        renorm=renorm,
+        ghost=ghost,
+        debias_mean=settings.zero_debias,
+        fused=settings.fused,
+    )

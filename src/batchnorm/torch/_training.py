@@ -1,0 +1,125 @@
+"""One training step of a layer by the core, and inference along other axes than the kernel's."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from batchnorm._core import step
+from batchnorm._core.adjustment import Adjustment
+from batchnorm._engines.protocol import Inputs
+from batchnorm._engines.torch import engine
+from batchnorm._engines.torch.plain import check_epsilon, refuse_single
+from batchnorm.errors import refusal
+from batchnorm.layout import Layout, canonical_axes, plan_layout
+from batchnorm.options import Ghost, Options
+from batchnorm.torch import _recompute, _state
+from batchnorm.torch._settings import options_of, read_clip
+from batchnorm.torch._weights import merge_weights
+
+__all__ = ["infer", "train"]
+
+Tensor = torch.Tensor
+
+ops = engine.ops
+
+
+def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> Tensor:
+    """Normalize by the batch, and write the running statistics where the layer tracks them."""
+    check_epsilon(layer.eps)
+    dtype = ops.stat_dtype(x)
+    axes = canonical_axes(layer.settings.axes, x.dim())
+    weights = merge_weights(x.shape, axes, weight, mask, dtype)
+    options = layer.options
+    # A layer that has no running statistics takes the batch's in evaluation too, where there are no ghost batches.
+    ghost = options.ghost if layer.training else None
+    adjustment = None
+    if layer.training and layer.adjustment is not None:
+        adjustment = _call(layer.adjustment, x, dtype)
+    order = None if torch.compiler.is_compiling() else _memory_order(x)
+    if order is not None:
+        x = x.permute(order)
+        axes = tuple(sorted(order.index(axis) for axis in axes))
+        weights = None if weights is None else weights.permute(order)
+        adjustment = None if adjustment is None else Adjustment(*(a.permute(order) for a in adjustment))
+    layout = _layout(layer, x, axes, ghost)
+    if layout.count == 1:
+        refuse_single(x)
+    state, count = _recompute.recall(layer, (_state.read(layer, options, dtype), layer.num_batches_tracked))
+    options = _at_step(layer, options, count)
+    y, batch = step.train(engine, options, layout, _inputs(layer, x, weights, state), adjustment)
+    if layer.training and layer.track_running_stats and not _recompute.is_frozen():
+        _state.advance(layer, options, batch, dtype)
+    return y if order is None else y.permute(sorted(range(len(order)), key=order.__getitem__))
+
+
+def infer(layer: Any, x: Tensor) -> Tensor:
+    """Normalize by the running statistics."""
+    options = layer.options
+    axes = canonical_axes(options.axes, x.dim())
+    state = _state.read(layer, options, ops.stat_dtype(x))
+    return step.infer(engine, options, _layout(layer, x, axes, None), _inputs(layer, x, None, state))
+
+
+def _inputs(layer: Any, x: Tensor, weights: Tensor | None, state: dict[str, Tensor]) -> Inputs[Tensor]:
+    dtype = ops.stat_dtype(x)
+    gamma, beta = (None if value is None else value.to(dtype) for value in (layer.weight, layer.bias))
+    return Inputs(x, gamma, beta, weights, state)
+
+
+def _layout(layer: Any, x: Tensor, axes: Sequence[int], ghost: Ghost | None) -> Layout:
+    layout = plan_layout(x.shape, axes, ghost, cached=not torch.compiler.is_compiling())
+    if layout.channels != layer.num_features:
+        raise ValueError(
+            refusal(
+                f"An input of shape {tuple(x.shape)} came to a layer with num_features={layer.num_features}",
+                f"It has {layout.channels} channels",
+                "Pass the product of the sizes of the channel axes as num_features, or other axes",
+            )
+        )
+    return layout
+
+
+def _at_step(layer: Any, options: Options, count: Tensor | None) -> Options:
+    """The options with the bounds that a schedule has for this step."""
+    schedule: Any = layer.settings.renorm_clipping
+    if options.renorm is None or not callable(schedule):
+        return options
+    clip = read_clip(schedule(count))  # pyright: ignore[reportArgumentType]
+    with_gamma, with_beta = layer.weight is not None, layer.bias is not None
+    return options_of(layer.settings, layer.momentum, layer.eps, clip, with_gamma, with_beta)
+
+
+def _memory_order(x: Tensor) -> tuple[int, ...] | None:
+    """The axes in the order of memory, where the channels come last there."""
+    if x.dim() < 3 or x.is_contiguous():
+        return None
+    order = (0, *range(2, x.dim()), 1)
+    return order if x.permute(order).is_contiguous() else None
+
+
+def _call(function: Callable[[Any], Any], x: Tensor, dtype: torch.dtype) -> Adjustment[Tensor]:
+    """The factor and the offset for an input of this shape, of its rank and the statistics' dtype."""
+    result = function(x.shape)
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise TypeError(
+            refusal(
+                f"The adjustment returned {result!r}",
+                "It takes a factor and an offset",
+                "Return (scale, bias)",
+            )
+        )
+    return Adjustment(*(_of_rank(value, x, dtype) for value in result))
+
+
+def _of_rank(value: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+    value = torch.as_tensor(value, dtype=dtype, device=x.device)
+    if value.dim() > x.dim():
+        raise ValueError(
+            refusal(
+                f"The adjustment returned a tensor of shape {tuple(value.shape)}",
+                f"It must broadcast to the input, whose shape is {tuple(x.shape)}",
+                "Return for instance one value per example, [batch, 1, ..., 1]",
+            )
+        )
+    return value.reshape(*([1] * (x.dim() - value.dim())), *value.shape)
