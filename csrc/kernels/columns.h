@@ -48,12 +48,26 @@ inline void each_run(const Block& b, int64_t rows_in_line, Visit visit) {
 // A number for each channel as one for each column.
 template <class T, class From>
 inline void expand(const Block& b, int64_t rows, const From* per_channel, T* columns) {
+  if (b.inner == 1) {
+    for (int64_t r = 0; r < rows; ++r, columns += b.channels) {
+      for (int64_t c = 0; c < b.channels; ++c) columns[c] = T(per_channel[c]);
+    }
+    return;
+  }
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < b.channels; ++c) {
       const T value = T(per_channel[c]);
       for (int64_t i = 0; i < b.inner; ++i) *columns++ = value;
     }
   }
+}
+
+// The same without a copy where channels are columns already.
+template <class T>
+inline const T* as_columns(const Block& b, int64_t rows, const T* per_channel, Line<T>* room) {
+  if (rows == 1 && b.inner == 1) return per_channel;
+  expand(b, rows, per_channel, room->values);
+  return room->values;
 }
 
 // The weights of `rows` rows, one for each column.
@@ -80,16 +94,20 @@ inline double sum_run(const T* values, int64_t n) {
 // Sums of columns as sums of channels; the columns start again at zero.
 template <class T>
 inline void collect(const Block& b, int64_t rows, T* columns, double* per_channel) {
-  for (int64_t c = 0; c < b.channels; ++c) per_channel[c] = 0.0;
-  const T* next = columns;
-  for (int64_t r = 0; r < rows; ++r, next += b.channels * b.inner) {
-    if (b.inner == 1) {
-      for (int64_t c = 0; c < b.channels; ++c) per_channel[c] += next[c];
+  const int64_t width = b.channels * b.inner;
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* next = columns + r * width;
+    if (b.inner > 1) {
+      for (int64_t c = 0; c < b.channels; ++c) {
+        per_channel[c] = (r == 0 ? 0.0 : per_channel[c]) + sum_run(next + c * b.inner, b.inner);
+      }
+    } else if (r == 0) {
+      for (int64_t c = 0; c < width; ++c) per_channel[c] = next[c];
     } else {
-      for (int64_t c = 0; c < b.channels; ++c) per_channel[c] += sum_run(next + c * b.inner, b.inner);
+      for (int64_t c = 0; c < width; ++c) per_channel[c] += next[c];
     }
   }
-  std::memset(columns, 0, sizeof(T) * size_t(rows * b.channels * b.inner));
+  std::memset(columns, 0, sizeof(T) * size_t(rows * width));
 }
 
 template <int kRows, int N, class T, class Term>

@@ -13,7 +13,7 @@ class ColumnSums {
  public:
   ColumnSums(const Block& block, const Element* dy, const Element* x, const T* mean, double* first, double* second)
       : b_(block), dy_(dy), x_(x), first_out_(first), second_out_(second), rows_(rows_in_line<Element>(block)) {
-    expand(b_, rows_, mean, mean_.values);
+    mean_ = as_columns(b_, rows_, mean, &room_);
     std::memset(first_.values, 0, sizeof(T) * size_t(rows_ * b_.channels * b_.inner));
     std::memset(second_.values, 0, sizeof(T) * size_t(rows_ * b_.channels * b_.inner));
   }
@@ -25,7 +25,7 @@ class ColumnSums {
         const int64_t some = smaller(lines - line, kLongest - pending_), start = offset + line * stride;
         each_group(some, [&](int64_t next, auto together) {
           const int64_t at = start + next * stride;
-          add_lines<together.value>(Pull<Element>{dy_ + at, x_ + at, stride}, width, mean_.values, first_.values,
+          add_lines<together.value>(Pull<Element>{dy_ + at, x_ + at, stride}, width, mean_, first_.values,
                                     second_.values);
         });
         line += some;
@@ -52,7 +52,8 @@ class ColumnSums {
   double* const second_out_;
   const int64_t rows_;
   int64_t pending_ = 0;
-  Line<T> mean_, first_, second_;
+  const T* mean_;
+  Line<T> room_, first_, second_;
   Line<double> sums_;
 };
 

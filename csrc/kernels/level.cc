@@ -47,14 +47,14 @@ void apply(const Block& b, const void* x, const void* mean, const void* scale, c
   } else {
     each_part(b, [&](const Block& part, int64_t c) {
       const int64_t in_line = rows_in_line<Element>(part);
-      Line<T> m, a, s;
-      expand(part, in_line, means + c, m.values);
-      expand(part, in_line, scales + c, a.values);
-      expand(part, in_line, shifts + c, s.values);
+      Line<T> rooms[3];
+      const Row<T> m{as_columns(part, in_line, means + c, &rooms[0])};
+      const Row<T> a{as_columns(part, in_line, scales + c, &rooms[1])};
+      const Row<T> s{as_columns(part, in_line, shifts + c, &rooms[2])};
       each_run(part, in_line, [&](int64_t offset, int64_t, int64_t lines, int64_t stride, int64_t rows) {
         offset += c * part.inner;
         for (int64_t line = 0; line < lines; ++line, offset += stride) {
-          write(Affine<Element, Row>{from + offset, {m.values}, {a.values}, {s.values}},
+          write(Affine<Element, Row>{from + offset, m, a, s},
                 rows * part.channels * part.inner, to + offset, past_caches);
         }
       });
@@ -118,16 +118,16 @@ void grad_input(const Block& b, const void* dy, const void* x, const void* weigh
     each_part(b, [&](const Block& part, int64_t c) {
       const bool by_row = w != nullptr && part.inner == 1 && part.channels >= kWidth<Element>;
       const int64_t in_line = by_row ? 1 : rows_in_line<Element>(part);
-      Line<T> m, s, t, o, each;
-      expand(part, in_line, means + c, m.values);
-      expand(part, in_line, slopes + c, s.values);
-      expand(part, in_line, tilts + c, t.values);
-      expand(part, in_line, offsets + c, o.values);
+      Line<T> rooms[4], each;
+      const Row<T> m{as_columns(part, in_line, means + c, &rooms[0])};
+      const Row<T> s{as_columns(part, in_line, slopes + c, &rooms[1])};
+      const Row<T> t{as_columns(part, in_line, tilts + c, &rooms[2])};
+      const Row<T> o{as_columns(part, in_line, offsets + c, &rooms[3])};
       each_run(part, in_line, [&](int64_t at, int64_t at_weight, int64_t lines, int64_t stride, int64_t rows) {
         at += c * part.inner;
         const int64_t width = rows * part.channels * part.inner;
         for (int64_t line = 0; line < lines; ++line, at += stride, at_weight += rows * part.inner) {
-          const Input<Element, Row> input{pulls + at, from + at, {m.values}, {s.values}, {t.values}, {o.values}};
+          const Input<Element, Row> input{pulls + at, from + at, m, s, t, o};
           if (w == nullptr) {
             write(input, width, to + at, past_caches);
           } else if (by_row) {

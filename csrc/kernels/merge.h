@@ -7,36 +7,32 @@
 namespace batchnorm {
 namespace {
 
-// How the weights of two parts enter their moments; the same for all channels.
-struct Shares {
-  double left;   // weight of the first part
-  double right;  // share of the second part in the whole
-
-  Shares(double first, double second) : left(first), right(second > 0.0 ? second / (first + second) : 0.0) {}
-};
-
-// The second part's mean is center + mean_part, so that a large mean common to both costs no digits.
-inline void join(const Shares& shares, double* mean, double* squares, double center, double mean_part,
-                 double squares_part) {
-  const double other = center + mean_part;
-  if (shares.left == 0.0) {
-    // What is there has no weight; but it may be NaN, which stays.
-    *mean = *mean * 0.0 + other;
-    *squares = *squares + squares_part;
+// Join to each channel's moments those of a second part, whose mean is center + mean, so that a large mean common to
+// both costs no digits. What has no weight yet may be NaN, which stays. Infinite means have no difference: their sum
+// is infinite, or NaN where the signs differ.
+template <class Center>
+inline void join(int64_t channels, double weight, double* mean, double* squares, double other_weight, Center center,
+                 const double* other_mean, const double* other_squares) {
+  if (weight == 0.0) {
+    for (int64_t c = 0; c < channels; ++c) {
+      mean[c] = mean[c] * 0.0 + (center(c) + other_mean[c]);
+      squares[c] += other_squares[c];
+    }
     return;
   }
-  const double apart = (center - *mean) + mean_part;
-  *squares += squares_part + apart * apart * shares.left * shares.right;
-  // Infinite means have no difference: their sum is infinite, or NaN where the signs differ.
-  *mean = is_finite(apart) ? *mean + apart * shares.right : *mean + other;
+  const double share = other_weight / (weight + other_weight), spread = weight * share;
+  for (int64_t c = 0; c < channels; ++c) {
+    const double apart = (center(c) - mean[c]) + other_mean[c], sum = mean[c] + (center(c) + other_mean[c]);
+    squares[c] += other_squares[c] + apart * apart * spread;
+    const double moved = mean[c] + apart * share;
+    mean[c] = apart - apart == 0.0 ? moved : sum;
+  }
 }
 
 inline void merge(int64_t channels, Weight* weight, double* mean, double* squares, Weight other_weight,
                   const double* other_mean, const double* other_squares) {
-  const Shares shares(weight->total, other_weight.total);
-  for (int64_t c = 0; c < channels; ++c) {
-    join(shares, mean + c, squares + c, 0.0, other_mean[c], other_squares[c]);
-  }
+  join(channels, weight->total, mean, squares, other_weight.total, [](int64_t) { return 0.0; }, other_mean,
+       other_squares);
   weight->total += other_weight.total;
   weight->squares += other_weight.squares;
 }

@@ -3,6 +3,7 @@
 // Sums are of x - center and its square, with a center near the mean: the mean so far, and at first a value of the
 // channel itself. That value may be an outlier, at a distance D from the mean; but then D² is among the squared
 // deviations, and few lines are summed with it, so that their rounding (lines * D² * 2^-24) stays small beside it.
+// Were the center the mean of k values, it would be D / k away.
 #pragma once
 
 #include "kernels/columns.h"
@@ -11,6 +12,7 @@ namespace batchnorm {
 namespace {
 
 constexpr int64_t kFirstLines = 8;
+constexpr int64_t kFewLines = 32;
 
 // Where the first weight above zero is; the first position where there is none.
 template <class T>
@@ -48,6 +50,8 @@ class ColumnMoments {
     seed();
     each_run(b_, rows_, [this](int64_t offset, int64_t weights, int64_t lines, int64_t stride, int64_t rows) {
       for (int64_t line = 0; line < lines;) {
+        if (moved_ && weight_.total > 0.0) set_center(mean_);
+        moved_ = false;
         const int64_t some = smaller(lines - line, limit_ - pending_);
         add(offset + line * stride, weights + line * rows * b_.inner, some, stride, rows);
         line += some;
@@ -74,11 +78,12 @@ class ColumnMoments {
     const double share = several ? 1.0 / double(values) : 1.0;
     for (int64_t c = 0; c < b_.channels; ++c) sums_.values[c] *= share;
     set_center(sums_.values);
-    limit_ = several && values >= 16 ? kLongest : kFirstLines;
+    const int64_t lines = b_.segments * ((b_.rows + rows_ - 1) / rows_);
+    limit_ = several && values >= 16 ? kLongest : lines <= kFewLines ? kFewLines : kFirstLines;
   }
 
   void set_center(double* center) {
-    for (int64_t c = 0; c < b_.channels; ++c) sums_.values[c] = is_finite(center[c]) ? center[c] : 0.0;
+    for (int64_t c = 0; c < b_.channels; ++c) sums_.values[c] = center[c] - center[c] == 0.0 ? center[c] : 0.0;
     expand(b_, rows_, sums_.values, center_.values);
   }
 
@@ -116,18 +121,27 @@ class ColumnMoments {
   void flush() {
     collect(b_, rows_, first_.values, sums_.values);
     collect(b_, rows_, second_.values, more_sums_.values);
-    const Shares shares(weight_.total, count_);
     const double share = count_ > 0.0 ? 1.0 / count_ : 0.0;
+    double *mean = sums_.values, *squares = more_sums_.values;
     for (int64_t c = 0; c < b_.channels; ++c) {
-      const double mean = sums_.values[c] * share;
-      const double squares = more_sums_.values[c] - sums_.values[c] * mean;
-      join(shares, mean_ + c, squares_ + c, double(center_.values[c * b_.inner]), mean, squares < 0.0 ? 0.0 : squares);
+      const double sum = mean[c], rest = squares[c] - sum * (sum * share);
+      mean[c] = sum * share;
+      squares[c] = rest < 0.0 ? 0.0 : rest;
+    }
+    const T* center = center_.values;
+    const int64_t inner = b_.inner;
+    if (inner == 1) {
+      join(b_.channels, weight_.total, mean_, squares_, count_, [=](int64_t c) { return double(center[c]); }, mean,
+           squares);
+    } else {
+      join(b_.channels, weight_.total, mean_, squares_, count_, [=](int64_t c) { return double(center[c * inner]); },
+           mean, squares);
     }
     weight_.total += count_;
     limit_ = smaller(limit_ * 8, kLongest);
     pending_ = 0;
     count_ = 0.0;
-    if (weight_.total > 0.0) set_center(mean_);
+    moved_ = true;
   }
 
   const Block b_;
@@ -135,7 +149,7 @@ class ColumnMoments {
   const T* const weights_;
   double* const mean_;
   double* const squares_;
-  bool by_row_;
+  bool by_row_, moved_ = false;
   int64_t rows_, pending_ = 0, limit_ = 0;
   double count_ = 0.0;
   Weight weight_;

@@ -128,8 +128,8 @@ class PlaneMoments {
 
   void flush() {
     const double share = count_ > 0.0 ? 1.0 / count_ : 0.0, sum = sums_.sum_first(), mean = sum * share;
-    const double squares = sums_.sum_second() - sum * mean;
-    join(Shares(weight_.total, count_), mean_, squares_, double(center_), mean, squares < 0.0 ? 0.0 : squares);
+    const double rest = sums_.sum_second() - sum * mean, squares = rest < 0.0 ? 0.0 : rest, center = center_;
+    join(1, weight_.total, mean_, squares_, count_, [=](int64_t) { return center; }, &mean, &squares);
     weight_.total += count_;
     sums_ = PlaneSums<T>();
     limit_ = smaller(limit_ * 8, kPiece);

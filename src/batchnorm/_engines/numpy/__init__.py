@@ -1,33 +1,15 @@
-"""The NumPy engine: the composed passes as they are, of reference grade in float64.
+"""The NumPy engines.
 
-NumPy differentiates nothing, so `differentiable` is the forward pass; `pullback` gives the gradient on request.
+`engine` is the composed passes, of reference grade in float64. `native` is the CPU kernels where they are installed
+and can go, and those passes elsewhere. `pullback` gives the gradient on request, by the one or the other.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-from batchnorm._core.gradient import pull
-from batchnorm._core.step import normalize
-from batchnorm._engines.composed import Composed
-from batchnorm._engines.numpy import ops
-from batchnorm._engines.protocol import Batch, Gradients, Inputs
-from batchnorm.layout import Layout
-from batchnorm.options import Options
+from batchnorm._engines.numpy import kernels
+from batchnorm._engines.numpy.reference import engine, pullback
+from batchnorm._engines.protocol import Engine
 
-__all__ = ["engine", "pullback"]
+__all__ = ["engine", "native", "pullback"]
 
-
-def _forward_only(forward: Callable[..., Any], backward: object, reference: object) -> Callable[..., Any]:
-    del backward, reference
-    return lambda inputs: forward(inputs)[:2]
-
-
-engine: Composed[Any] = Composed(ops, _forward_only, lambda values: values)  # pyright: ignore[reportArgumentType]
-
-
-def pullback(
-    options: Options, layout: Layout, inputs: Inputs[Any]
-) -> tuple[Any, Batch[Any], Callable[[Any], Gradients[Any]]]:
-    """y, the batch's statistics, and the function from ∂L/∂y to the gradients of the inputs."""
-    y, batch, saved = normalize(engine, options, layout, inputs)
-    return y, batch, lambda dy: pull(engine, options, layout, inputs, saved, dy)
+native: Engine[Any] = kernels  # pyright: ignore[reportAssignmentType]

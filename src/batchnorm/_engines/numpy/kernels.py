@@ -1,0 +1,243 @@
+"""The NumPy engine on the CPU kernels (`csrc/`); what they do not take goes the composed way.
+
+They take float32, float64, float16 and ml_dtypes' bfloat16 in every layout that needs no permutation, and weights that
+are the same for all channels. An array with gaps is copied first.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from batchnorm._engines.numpy import ops
+from batchnorm._engines.numpy.reference import engine as composed
+from batchnorm._engines.numpy.reference import forward_only as differentiable
+from batchnorm._engines.protocol import GradTerms, Moments, Saved
+from batchnorm._kernels import load, threads
+from batchnorm._kernels.sizes import KernelSizes, kernel_sizes
+from batchnorm.layout import Layout
+
+__all__ = [
+    "apply",
+    "composed",
+    "differentiable",
+    "fused_gradients",
+    "fused_infer",
+    "fused_train",
+    "grad_input",
+    "grad_sums",
+    "grad_weights",
+    "moments",
+    "ops",
+    "sum_over_replicas",
+]
+
+Array = Any
+
+_TYPES = {"float32": "FLOAT32", "float64": "FLOAT64", "bfloat16": "BFLOAT16", "float16": "FLOAT16"}
+_LINE = 64
+# Large outputs begin on a line of memory, so that they can be written past the caches.
+_ALIGNED = 1 << 20
+
+grad_weights = composed.grad_weights
+sum_over_replicas = composed.sum_over_replicas
+
+
+def moments(x: Array, weights: Array | None, layout: Layout) -> Moments[Array]:
+    """Mean and mean squared deviation over the reduced runs."""
+    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
+    spread = None if weights is None or sizes is None else _spread(weights, x, layout, sizes)
+    if kernel is None or sizes is None or (weights is not None and spread is None):
+        return composed.moments(x, weights, layout)
+    native, kind = kernel
+    x, dtype = _dense(x), ops.stat_dtype(x)
+    mean, variance = _statistics(layout, dtype), _statistics(layout, dtype)
+    totals = np.empty((2, layout.ghosts, 1), dtype)
+    native.moments(
+        kind,
+        sizes.sizes,
+        _address(x),
+        _address(spread),
+        bool(sizes.by_group),
+        _address(totals[0]) if weights is not None else 0,
+        _address(totals[1]) if weights is not None else 0,
+        _address(mean),
+        _address(variance),
+        threads(),
+    )
+    if weights is not None:
+        return Moments(totals[0], totals[1], mean, variance)
+    total = float(layout.count)
+    return Moments(total, total, mean, variance)
+
+
+def apply(x: Array, mean: Array, scale: Array, shift: Array, layout: Layout) -> Array:
+    """(x − mean)·scale + shift."""
+    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
+    if kernel is None or sizes is None:
+        return composed.apply(x, mean, scale, shift, layout)
+    native, kind = kernel
+    x = _dense(x)
+    y = _like(x)
+    known = [_known(value, x, layout) for value in (mean, scale, shift)]
+    native.apply(kind, sizes.sizes, _address(x), *map(_address, known), _address(y), threads())
+    return y
+
+
+def grad_sums(dy: Array, x: Array, mean: Array, layout: Layout) -> tuple[Array, Array]:
+    """Σdy and Σdy·(x − mean)."""
+    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
+    if kernel is None or sizes is None:
+        return composed.grad_sums(dy, x, mean, layout)
+    native, kind = kernel
+    x, dtype = _dense(x), ops.stat_dtype(x)
+    dy, mean = _dense(ops.cast(dy, x.dtype)), _known(mean, x, layout)
+    first, second = _statistics(layout, dtype), _statistics(layout, dtype)
+    native.grad_sums(kind, sizes.sizes, *map(_address, (dy, x, mean, first, second)), threads())
+    return first, second
+
+
+def grad_input(
+    dy: Array, x: Array, weights: Array | None, mean: Array, terms: GradTerms[Array], layout: Layout
+) -> Array:
+    """slope·dy + w·(tilt·(x − mean) + offset)."""
+    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
+    spread = None if weights is None or sizes is None else _spread(weights, x, layout, sizes)
+    if kernel is None or sizes is None or (weights is not None and spread is None):
+        return composed.grad_input(dy, x, weights, mean, terms, layout)
+    native, kind = kernel
+    x = _dense(x)
+    dy, dx = _dense(ops.cast(dy, x.dtype)), _like(x)
+    known = [_known(value, x, layout) for value in (mean, *terms)]
+    native.grad_input(
+        kind,
+        sizes.sizes,
+        _address(dy),
+        _address(x),
+        _address(spread),
+        bool(sizes.by_group),
+        *map(_address, known),
+        _address(dx),
+        threads(),
+    )
+    return dx
+
+
+def fused_train(
+    x: Array, gamma: Array | None, beta: Array | None, epsilon: float, layout: Layout
+) -> tuple[Array, Moments[Array], Array] | None:
+    """y, the moments and the scale in one call; None without kernels."""
+    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
+    if kernel is None or sizes is None:
+        return None
+    native, kind = kernel
+    x, dtype = _dense(x), ops.stat_dtype(x)
+    y, (mean, variance, scale) = _like(x), (_statistics(layout, dtype) for _ in range(3))
+    gamma, beta = (None if value is None else _dense(ops.cast(value, dtype)) for value in (gamma, beta))
+    native.train(
+        kind,
+        sizes.sizes,
+        *map(_address, (x, gamma, beta)),
+        layout.channels,
+        float(epsilon),
+        *map(_address, (y, mean, variance, scale)),
+        threads(),
+    )
+    total = float(layout.count)
+    return y, Moments(total, total, mean, variance), scale
+
+
+def fused_gradients(
+    dy: Array, x: Array, saved: Saved[Array], epsilon: float, layout: Layout
+) -> tuple[Array, Array, Array] | None:
+    """dx, Σdy and Σdy·x̂ in one call; None without kernels."""
+    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
+    if kernel is None or sizes is None:
+        return None
+    native, kind = kernel
+    x, dtype = _dense(x), ops.stat_dtype(x)
+    dy, dx = _dense(ops.cast(dy, x.dtype)), _like(x)
+    first, second = _statistics(layout, dtype), _statistics(layout, dtype)
+    known = [_known(value, x, layout) for value in (saved.mean, saved.variance, saved.scale)]
+    native.gradients(
+        kind,
+        sizes.sizes,
+        *map(_address, (dy, x, *known)),
+        float(epsilon),
+        *map(_address, (dx, first, second)),
+        threads(),
+    )
+    return dx, first, second
+
+
+def fused_infer(
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    mean: Array,
+    variance: Array,
+    epsilon: float,
+    layout: Layout,
+) -> Array | None:
+    """Normalization by given statistics in one call; None without kernels."""
+    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
+    if kernel is None or sizes is None:
+        return None
+    native, kind = kernel
+    x, dtype = _dense(x), ops.stat_dtype(x)
+    y = _like(x)
+    gamma, beta = (None if value is None else _dense(ops.cast(value, dtype)) for value in (gamma, beta))
+    known = [_known(value, x, layout) for value in (mean, variance)]
+    native.infer(
+        kind,
+        sizes.sizes,
+        *map(_address, (x, gamma, beta)),
+        layout.channels,
+        *map(_address, known),
+        float(epsilon),
+        _address(y),
+        threads(),
+    )
+    return y
+
+
+def _kernel(x: Array, layout: Layout) -> tuple[Any, int] | None:
+    """The compiled module and what it calls the dtype of x; None where it is missing or has no such dtype."""
+    native, name = load(), _TYPES.get(ops.dtype(x).name)
+    # Other byte orders have the same name.
+    if native is None or name is None or not ops.dtype(x).isnative:
+        return None
+    return native, getattr(native, name)
+
+
+def _spread(weights: Array, x: Array, layout: Layout, sizes: KernelSizes) -> Array | None:
+    """Weights over all positions; None where they differ between channels, or along a part of the second run."""
+    shape = np.shape(weights)
+    if sizes.by_group is None or any(shape[axis] != 1 for axis in layout.axes):
+        return None
+    return _dense(np.broadcast_to(ops.cast(weights, ops.stat_dtype(x)), layout.weight_shape))
+
+
+def _known(value: Array, x: Array, layout: Layout) -> Array:
+    """A statistic as a dense array [G, C]."""
+    value = ops.cast(value, ops.stat_dtype(x))
+    return _dense(np.broadcast_to(value, (layout.ghosts, layout.channels)))
+
+
+def _statistics(layout: Layout, dtype: Any) -> Array:
+    return np.empty((layout.ghosts, layout.channels), dtype)
+
+
+def _dense(x: Array) -> Array:
+    return np.ascontiguousarray(x)
+
+
+def _like(x: Array) -> Array:
+    if x.nbytes < _ALIGNED:
+        return np.empty(x.shape, x.dtype)
+    room = np.empty(x.nbytes + _LINE, np.uint8)
+    start = -_address(room) % _LINE
+    return room[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+
+
+def _address(array: Array | None) -> int:
+    return 0 if array is None else array.__array_interface__["data"][0]

@@ -1,0 +1,84 @@
+"""The CPU kernels (`csrc/`): which binding loaded, what is missing, and on how many threads they run.
+
+The package works without them. Nothing is loaded before the first question, and the answer is kept.
+"""
+
+import os
+from functools import cache
+from types import ModuleType
+
+from batchnorm.errors import refusal
+
+__all__ = ["available", "instructions", "load", "set_threads", "threads", "why_missing"]
+
+THREADS_VARIABLE = "BATCHNORM_NUM_THREADS"
+
+_chosen_threads: int | None = None
+
+
+@cache
+def load() -> ModuleType | None:
+    """The compiled module, or None where there is none; `why_missing` then says why."""
+    return _import()[0]
+
+
+def available() -> bool:
+    """Whether the kernels can be used."""
+    return load() is not None
+
+
+def why_missing() -> str | None:
+    """Why there are no kernels, in one sentence; None where there are."""
+    return _import()[1]
+
+
+@cache
+def _import() -> tuple[ModuleType | None, str | None]:
+    try:
+        from batchnorm._kernels import _native
+    except ModuleNotFoundError:
+        return None, "not built: no C++17 compiler (GCC or Clang) was found when batchnorm was installed"
+    except ImportError as error:
+        return None, f"built, but not loaded: {error}"
+    return _native, None
+
+
+def instructions() -> str | None:
+    """The instruction set in use: "avx512", "avx2", "neon" or "baseline"; None without kernels.
+
+    It is the best the processor has, unless the environment variable BATCHNORM_INSTRUCTIONS names another one.
+    """
+    native = load()
+    return None if native is None else native.instructions()
+
+
+def threads() -> int:
+    """How many threads work on one call where no framework was told a number.
+
+    What `set_threads` said; or the environment variable BATCHNORM_NUM_THREADS; or the processors this process may use.
+    """
+    return _chosen_threads or _default_threads()
+
+
+def set_threads(number: int | None) -> None:
+    """Let that many threads work on one call; None goes back to the default."""
+    global _chosen_threads
+    if number is not None and number < 1:
+        raise ValueError(
+            refusal(
+                f"set_threads({number}) was asked for",
+                "The calling thread always works, so there is at least one",
+                "Pass a positive int, or None for the default",
+            )
+        )
+    _chosen_threads = number
+
+
+@cache
+def _default_threads() -> int:
+    named = os.environ.get(THREADS_VARIABLE, "")
+    if named.isdecimal() and int(named) > 0:
+        return int(named)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
