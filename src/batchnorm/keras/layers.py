@@ -46,7 +46,8 @@ class BatchNormalization(keras.layers.Layer):
         renorm: batch renormalization (https://arxiv.org/abs/1702.03275).
         renorm_clipping: bounds "rmin", "rmax" and "dmax" of its corrections.
         renorm_momentum: share that its averages keep.
-        synchronized: take the statistics over all replicas of the current `tf.distribute` strategy.
+        synchronized: take the statistics over all replicas: of the current `tf.distribute` strategy, or of
+            `torch.distributed`'s default group. On JAX a sharded batch is one batch, with or without it.
         fused: None takes the fastest way there is. True is refused where Keras 2 had no fused kernel, and
             False takes plain operations. The numbers are the same.
         virtual_batch_size: examples in a ghost batch (https://arxiv.org/abs/1705.08741); it must divide the
@@ -218,4 +219,5 @@ def _as_float(x: Tensor) -> Tensor:
 
 
 def _statistics_dtype(x: Tensor) -> str:
-    return keras.backend.result_type(x.dtype, "float32")
+    # Keras' own rule for mixing dtypes makes float32 of float64 on some backends.
+    return "float64" if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32"

@@ -1,0 +1,46 @@
+"""What the layer needs of frameworks that know every shape, and whether a call trains, before they compute."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from batchnorm.errors import refusal
+
+__all__ = ["divisible", "dynamic_shape", "either", "value"]
+
+Tensor = Any
+
+
+def dynamic_shape(x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape)
+
+
+def value(variable: Any) -> Tensor:
+    """What a variable holds now: in a stateless call the value that was passed for it."""
+    return variable.value
+
+
+def either(training: Any, train: Callable[[], Tensor], infer: Callable[[], Tensor]) -> Tensor:
+    """`train()` or `infer()`.
+
+    Raises:
+        TypeError: a value that JAX traces decides.
+    """
+    try:
+        trains = bool(training)
+    except Exception as error:
+        raise TypeError(
+            refusal(
+                f"training={training!r} was given",
+                f"On Keras' {keras.backend.backend()!r} backend the choice must be known while the call is traced",
+                "Pass True or False, or mark the argument as static",
+            )
+        ) from error
+    return train() if trains else infer()
+
+
+def divisible(x: Tensor, size: int) -> Tensor:
+    """x as it is: the layout refuses a batch that the size does not divide."""
+    del size
+    return x

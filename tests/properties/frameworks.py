@@ -1,0 +1,121 @@
+"""The public function on every framework: arrays in, one training step and its gradients, NumPy arrays out."""
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes  # noqa: F401  # NumPy learns bfloat16 from it
+import numpy as np
+
+import batchnorm
+from batchnorm.options import Options
+from properties.cases import Array, Batch, Step
+
+MODULES = {"numpy": "numpy", "tensorflow": "tensorflow", "torch": "torch", "jax": "jax"}
+INSTALLED = [name for name, module in MODULES.items() if importlib.util.find_spec(module)]
+NAMES = {"dgamma": "gamma", "dbeta": "beta"}
+
+
+def train_step(name: str, options: Options, batch: Batch, state: Mapping[str, Array]) -> Step:
+    """One call of `batchnorm.batch_norm` on arrays of the framework of this name."""
+    steps = {"numpy": _numpy, "tensorflow": _tensorflow, "torch": _torch, "jax": _jax}
+    return steps[name](options, batch, state)
+
+
+def infer(name: str, options: Options, batch: Batch, state: Mapping[str, Array]) -> Array:
+    """y at inference, as a NumPy array."""
+    with_arrays = {"numpy": lambda f: f(np.asarray), "tensorflow": _eager, "torch": _on_torch, "jax": _on_jax}
+
+    def run(array: Any) -> Any:
+        sources = {k: array(v) for k, v in batch.given.items()}
+        held = {k: array(v) for k, v in state.items()}
+        y, after = batchnorm.batch_norm(sources["dx"], parameters_of(sources), held, options, training=False)
+        assert all(after[slot] is held[slot] for slot in held)
+        return y
+
+    return np.asarray(with_arrays[name](run))
+
+
+def parameters_of(sources: Mapping[str, Any]) -> dict[str, Any]:
+    return {short: sources[long] for long, short in NAMES.items() if long in sources}
+
+
+def _call(options: Options, sources: Mapping[str, Any], state: Mapping[str, Any], **more: Any) -> Any:
+    pair = None
+    if "dscale_adjustment" in sources:
+        pair = sources["dscale_adjustment"], sources["dbias_adjustment"]
+    return batchnorm.batch_norm(
+        sources["dx"],
+        parameters_of(sources),
+        state,
+        options,
+        training=True,
+        weights=sources.get("dweights"),
+        adjustment=pair,
+        **more,
+    )
+
+
+def _numpy(options: Options, batch: Batch, state: Mapping[str, Array]) -> Step:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if batch.adjustment is not None:
+            return Step(*_call(options, batch.given, state), {})
+        y, after, pullback = _call(options, batch.given, state, with_pullback=True)
+        found = pullback(batch.dy)._asdict()
+    return Step(y, after, {f"d{name}": value for name, value in found.items() if value is not None})
+
+
+def _tensorflow(options: Options, batch: Batch, state: Mapping[str, Array]) -> Step:
+    import tensorflow as tf
+
+    sources = {name: tf.constant(value) for name, value in batch.given.items()}
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        y, after = _call(options, sources, {k: tf.constant(v) for k, v in state.items()})
+    gradients = tape.gradient(y, sources, tf.constant(batch.dy))
+    return Step(
+        y.numpy(), {k: v.numpy() for k, v in after.items()}, {k: v.numpy() for k, v in gradients.items()}
+    )
+
+
+def _torch(options: Options, batch: Batch, state: Mapping[str, Array]) -> Step:
+    import torch
+
+    sources = {name: torch.tensor(value, requires_grad=True) for name, value in batch.given.items()}
+    y, after = _call(options, sources, {k: torch.tensor(v) for k, v in state.items()})
+    gradients = torch.autograd.grad(y, list(sources.values()), torch.tensor(batch.dy))
+    return Step(
+        y.detach().numpy(),
+        {k: v.numpy() for k, v in after.items()},
+        {k: v.numpy() for k, v in zip(sources, gradients, strict=True)},
+    )
+
+
+def _jax(options: Options, batch: Batch, state: Mapping[str, Array]) -> Step:
+    import jax
+
+    with jax.enable_x64(True):
+        sources = {name: jax.numpy.asarray(value) for name, value in batch.given.items()}
+        held = {k: jax.numpy.asarray(v) for k, v in state.items()}
+        y, pull, after = jax.vjp(lambda given: _call(options, given, held), sources, has_aux=True)
+        (gradients,) = pull(jax.numpy.asarray(batch.dy))
+    return Step(*(jax.tree.map(np.asarray, part) for part in (y, after, gradients)))
+
+
+def _eager(run: Any) -> Any:
+    import tensorflow as tf
+
+    return run(tf.constant).numpy()
+
+
+def _on_torch(run: Any) -> Any:
+    import torch
+
+    return run(torch.tensor).numpy()
+
+
+def _on_jax(run: Any) -> Any:
+    import jax
+
+    with jax.enable_x64(True):
+        return run(jax.numpy.asarray)
