@@ -1,8 +1,40 @@
-"""Counts parity cases: a test that calls the `parity` fixture with an API's name is one."""
+"""Leaves out what needs a framework that is not installed, and counts parity cases; the summary tells of both."""
 
 from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+
+HERE = Path(__file__).parent
+ORIGINALS = ("tensorflow", "keras", "tf_keras", "tf_slim")
+# Which test files import what. Others ask per test.
+NEEDS = {
+    "faces/test_v1_*.py": ("tensorflow", "tf_keras"),
+    "faces/test_contrib_*.py": ("tensorflow", "tf_slim"),
+    "faces/test_tracking*.py": ("tensorflow", "keras", "tf_keras"),
+    "faces/test_keras_*.py": ("keras", "tensorflow", "tf_keras"),
+    "faces/test_keras_backends.py": ("keras", "tensorflow", "jax", "torch"),
+    "faces/test_torch_*.py": ("torch",),
+    "faces/test_jax_*.py": ("jax",),
+    "faces/test_flax_*.py": ("flax",),
+    "parity/test_*.py": ORIGINALS,
+    "test_originals.py": ORIGINALS,
+    "test_demo.py": ("tensorflow", "keras", "sklearn", "matplotlib", "rich"),
+    "unit/test_tensorflow_*.py": ("tensorflow",),
+    "unit/test_torch_*.py": ("torch",),
+    "unit/test_jax_*.py": ("jax",),
+}
+
+
+def missing_for(pattern):
+    return [module for module in NEEDS[pattern] if find_spec(module) is None]
+
+
+LEFT_OUT = {
+    file: missing_for(pattern) for pattern in NEEDS if missing_for(pattern) for file in HERE.glob(pattern)
+}
+collect_ignore = [str(file) for file in LEFT_OUT]
 
 
 @pytest.fixture
@@ -12,6 +44,8 @@ def parity(record_property):
 
 
 def pytest_terminal_summary(terminalreporter):
+    for file, modules in sorted(LEFT_OUT.items()):
+        terminalreporter.write_line(f"left out: {file.relative_to(HERE)}, needs {', '.join(modules)}")
     # Reports carry their properties from pytest-xdist's workers too.
     counts, passed = Counter(), Counter()
     for outcome in ("passed", "failed"):

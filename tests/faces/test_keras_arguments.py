@@ -222,8 +222,8 @@ def test_another_backend_is_refused(monkeypatch):
     with pytest.raises(RuntimeError) as caught:
         BatchNormalization()
     assert str(caught.value) == (
-        "batchnorm.keras was asked to run on Keras' 'numpy' backend. Its only engine so far is TensorFlow's. "
-        "Set the environment variable KERAS_BACKEND=tensorflow before Keras is imported."
+        "batchnorm.keras was asked to run on Keras' 'numpy' backend. Its engines are those for tensorflow, jax, torch. "
+        "Set the environment variable KERAS_BACKEND to one of them before Keras is imported."
     )
 
 

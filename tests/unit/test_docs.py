@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,29 @@ def test_combinations_page_is_the_table():
 
 
 def test_readme_has_examples():
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 10
 
 
 @pytest.mark.parametrize("source", EXAMPLES, ids=lambda source: source.splitlines()[1][:40])
 def test_readme_example_runs(source, tmp_path):
+    for module in re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE):
+        if find_spec(module) is None:
+            pytest.skip(f"needs {module}")
     ran = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+def test_the_same_lines_give_the_same_numbers_in_every_framework(tmp_path):
+    sources = [source for source in EXAMPLES if "batchnorm.batch_norm(" in source]
+    assert len(sources) == 4
+    printed = []
+    for source in sources:
+        modules = re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE)
+        if all(map(find_spec, modules)):
+            ran = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)
+            printed.append(
+                [float(number) for number in re.findall(r"-?\d+\.\d+", ran.stdout.splitlines()[-1])]
+            )
+    assert len(printed[0]) == 3
+    for numbers in printed[1:]:
+        assert numbers == pytest.approx(printed[0], rel=1e-5, abs=1e-6)

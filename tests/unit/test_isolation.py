@@ -21,8 +21,14 @@ IMPORTS = {
     "batchnorm._core.state": "numpy",
     "batchnorm._core.adjustment": "numpy",
     "batchnorm._engines.composed": "numpy",
+    "batchnorm.functional": "numpy",
+    "batchnorm._engines.lookup": "numpy",
     "batchnorm._engines.numpy": "numpy",
     "batchnorm._engines.tensorflow": "tensorflow",
+    "batchnorm._engines.torch": "torch",
+    "batchnorm._engines.jax": "jax",
+    "batchnorm.torch": "torch",
+    "batchnorm.flax": "flax",
     "batchnorm.contrib.framework": "tensorflow",
     "batchnorm.compat.v1.layers": "tensorflow",
 }
@@ -34,6 +40,7 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", IMPORTS)
 def test_an_import_brings_no_other_framework(name: str) -> None:
+    pytest.importorskip(IMPORTS[name])
     assert imported_with(name) == imported_with(IMPORTS[name])
 
 
@@ -84,6 +91,17 @@ MISSING = [
         "tensorflow",
         "batchnorm.contrib was imported. It needs TensorFlow, which is not installed. "
         "Run: pip install 'batchnorm[tensorflow]'.",
+    ),
+    (
+        "batchnorm.torch",
+        "torch",
+        "batchnorm.torch was imported. It needs PyTorch, which is not installed. "
+        "Run: pip install 'batchnorm[torch]'.",
+    ),
+    (
+        "batchnorm.flax",
+        "flax",
+        "batchnorm.flax was imported. It needs Flax, which is not installed. Run: pip install 'batchnorm[flax]'.",
     ),
     (
         "batchnorm.keras.layers",
