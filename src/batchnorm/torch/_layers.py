@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from batchnorm._engines.torch.plain import batch_norm
+from batchnorm._engines.torch.tracing import is_traced
 from batchnorm.errors import refusal
 from batchnorm.options import Options
 from batchnorm.torch import _recompute, _state, _training
@@ -91,6 +92,8 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
             return self._infer(input)
         if not self._plain or input.numel() == 0 or (self.momentum is None and torch.compiler.is_compiling()):
             refuse_shared_statistics(self, input)
+            if self._grouped and self.momentum is not None and input.numel() and not is_traced():
+                return _training.train_grouped(self, input)
             return _training.train(self, input, None, None)
         mean = variance = None
         momentum = 0.0 if self.momentum is None else self.momentum
@@ -181,7 +184,7 @@ def plan(layer: Any, settings: Settings) -> Options:
 def configure(layer: Any, settings: Settings) -> None:
     """Give a layer its settings, and the buffers that they ask for."""
     options = plan(layer, settings)
-    layer.settings, layer._plain = settings, settings.is_plain
+    layer.settings, layer._plain, layer._grouped = settings, settings.is_plain, settings.is_grouped
     layer._key, layer._options = None, options
     _state.register(layer, options)
 

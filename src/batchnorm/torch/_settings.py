@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from batchnorm.errors import refusal
 from batchnorm.options import Clip, Ghost, Options, Renorm
@@ -72,8 +72,13 @@ class Settings:
     @property
     def is_plain(self) -> bool:
         """Whether this is what `torch.nn`'s own layers do."""
-        asked = (self.renorm, self.size, self.adjustment, self.zero_debias, self.fused is False)
-        return not any(asked) and self.axes == (1,) and self.estimator == "sample"
+        return self.is_grouped and self.axes == (1,) and self.size is None
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether this is what they do, but for the axes and ghost batches."""
+        asked = (self.renorm, self.adjustment, self.zero_debias, self.fused is False)
+        return not any(asked) and self.estimator == "sample"
 
     @property
     def given(self) -> dict[str, Any]:
@@ -106,7 +111,7 @@ def _asked(bounds: Mapping[str, Any]) -> str:
     return f"renorm_clipping={bounds!r} was asked for"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float)
 
 

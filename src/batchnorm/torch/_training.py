@@ -9,7 +9,7 @@ from batchnorm._core import step
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._engines.protocol import Inputs
 from batchnorm._engines.torch import engine
-from batchnorm._engines.torch.plain import check_epsilon, refuse_single
+from batchnorm._engines.torch.plain import check_epsilon, grouped_batch_norm, refuse_single
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, canonical_axes, plan_layout
 from batchnorm.options import Ghost, Options
@@ -17,7 +17,7 @@ from batchnorm.torch import _recompute, _state
 from batchnorm.torch._settings import options_of, read_clip
 from batchnorm.torch._weights import merge_weights
 
-__all__ = ["infer", "train"]
+__all__ = ["infer", "train", "train_grouped"]
 
 Tensor = torch.Tensor
 
@@ -50,7 +50,28 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     y, batch = step.train(engine, options, layout, _inputs(layer, x, weights, state), adjustment)
     if layer.training and layer.track_running_stats and not _recompute.is_frozen():
         _state.advance(layer, options, batch, dtype)
-    return y if order is None else y.permute(sorted(range(len(order)), key=order.__getitem__))
+    return y if order is None else y.permute(_inverse(order))
+
+
+def train_grouped(layer: Any, x: Tensor) -> Tensor:
+    """The same by PyTorch's kernel alone, for layers with ghost batches or other axes and no more."""
+    check_epsilon(layer.eps)
+    axes = canonical_axes(layer.settings.axes, x.dim())
+    order = _memory_order(x)
+    if order is not None:
+        x, axes = x.permute(order), tuple(sorted(order.index(axis) for axis in axes))
+    layout = _layout(layer, x, axes, layer.options.ghost if layer.training else None)
+    if layout.count == 1:
+        refuse_single(x)
+    mean = variance = None
+    if layer.training and layer.track_running_stats and not _recompute.is_frozen():
+        mean, variance = layer.running_mean, layer.running_var
+        if layer.num_batches_tracked is not None:
+            layer.num_batches_tracked.add_(1)
+    dtype = ops.stat_dtype(x)
+    gamma, beta = (None if value is None else value.to(dtype) for value in (layer.weight, layer.bias))
+    y = grouped_batch_norm(x, gamma, beta, mean, variance, layer.momentum, layer.eps, layout)
+    return y if order is None else y.permute(_inverse(order))
 
 
 def infer(layer: Any, x: Tensor) -> Tensor:
@@ -96,6 +117,10 @@ def _memory_order(x: Tensor) -> tuple[int, ...] | None:
         return None
     order = (0, *range(2, x.dim()), 1)
     return order if x.permute(order).is_contiguous() else None
+
+
+def _inverse(order: tuple[int, ...]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def _call(function: Callable[[Any], Any], x: Tensor, dtype: torch.dtype) -> Adjustment[Tensor]:

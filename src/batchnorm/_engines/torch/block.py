@@ -38,13 +38,15 @@ class Block:
 
     @property
     def width(self) -> Size:
+        """Groups times channels."""
         return self.shape[1]
 
     def view(self, x: Tensor) -> Tensor:
         """x as the block, dense."""
         if self.order is not None:
             x = x.reshape(self.split).permute(self.order)
-        return x.reshape(self.shape).contiguous()
+        x = x.reshape(self.shape)
+        return x if x.is_contiguous() else x.contiguous()
 
     def restore(self, y: Tensor) -> Tensor:
         """A block in the shape of the input."""
@@ -61,7 +63,7 @@ class Block:
         """gamma or beta, [C], for every group."""
         if parameter is None or self.width == self.layout.channels:
             return parameter
-        return parameter.expand(self.layout.ghosts, -1).reshape(-1)
+        return parameter.repeat(self.layout.ghosts)
 
 
 def plan_block(layout: Layout) -> Block:
