@@ -17,7 +17,8 @@ from properties.cases import Array, Batch, Step
 from properties.runners import Moving, check_dtypes, step_of
 
 ops = engine.ops
-EXAMPLES = {"eager": 30, "jit": 20}
+# Each new shape is compiled, operation by operation or whole.
+EXAMPLES = {"eager": 15, "jit": 10}
 
 
 class Jax:

@@ -1,0 +1,127 @@
+"""Run by `test_jax_engine`: on four devices, each way to spread a batch gives the whole batch's numbers."""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import batchnorm
+from batchnorm import Options
+from batchnorm._engines.jax import Grouped
+
+jax.config.update("jax_enable_x64", True)
+WHOLE, SPREAD = PartitionSpec(), PartitionSpec("devices")
+random = np.random.RandomState(0)
+x, dy = (jnp.asarray(random.randn(8, 3) + offset) for offset in (2.0, 0.0))
+weights = jnp.asarray([1.0, 0, 0, 0, 2, 0.5, 1, 1]).reshape(8, 1)
+params = {"gamma": jnp.asarray(random.rand(3)), "beta": jnp.asarray(random.rand(3))}
+_, state = batchnorm.init(Options(), x.shape, like=x)
+EACH, TOGETHER = Options(), Options(synchronized=True)
+
+
+def loss(x, params, weights, dy, options=EACH, axis_name=None):
+    y, after = batchnorm.batch_norm(
+        x, params, state, options, training=True, weights=weights, axis_name=axis_name
+    )
+    return jnp.sum(y * dy), after
+
+
+def agree(name: str, got, want) -> None:
+    for mine, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-12, atol=1e-12, err_msg=name)
+    print(name)
+
+
+gradient = jax.grad(loss, (0, 1, 2), has_aux=True)
+expected = gradient(x, params, weights, dy)
+
+
+def sharded(kind: AxisType) -> None:
+    mesh = jax.make_mesh((4,), ("devices",), axis_types=(kind,))
+    placed = [jax.device_put(value, NamedSharding(mesh, SPREAD)) for value in (x, weights, dy)]
+    got = jax.jit(gradient)(placed[0], params, *placed[1:])
+    assert got[0][0].sharding.spec[0] == "devices"
+    agree("sharded-jit" if kind == AxisType.Auto else "explicit-sharding", got, expected)
+
+
+sharded(AxisType.Auto)
+sharded(AxisType.Explicit)
+mesh = jax.make_mesh((4,), ("devices",), axis_types=(AxisType.Auto,))
+IN = (SPREAD, WHOLE, SPREAD, SPREAD)
+
+
+def outside(checked: bool):
+    def one(x, params, weights, dy):
+        value, after = loss(x, params, weights, dy, TOGETHER, "devices")
+        return jax.lax.psum(value, "devices"), after
+
+    mapped = jax.shard_map(one, mesh=mesh, in_specs=IN, out_specs=(WHOLE, WHOLE), check_vma=checked)
+    return jax.jit(jax.grad(mapped, (0, 1, 2), has_aux=True))(x, params, weights, dy)
+
+
+agree("shard_map", outside(True), expected)
+agree("shard_map-unchecked", outside(False), expected)
+
+
+def inside(x, params, weights, dy):
+    return jax.grad(loss, (0, 1, 2), has_aux=True)(x, params, weights, dy, TOGETHER, "devices")
+
+
+out = ((SPREAD, WHOLE, SPREAD), WHOLE)
+agree(
+    "gradient-inside",
+    jax.jit(jax.shard_map(inside, mesh=mesh, in_specs=IN, out_specs=out))(x, params, weights, dy),
+    expected,
+)
+
+
+def on_device(x, params, weights, dy):
+    (dx, dparams, dweights), after = inside(x, params, weights, dy)
+    return (dx, jax.lax.psum(dparams, "devices"), dweights), after
+
+
+split = [value.reshape(4, 2, -1) for value in (x, weights, dy)]
+(dx, dparams, dweights), after = jax.pmap(on_device, axis_name="devices", in_axes=(0, None, 0, 0))(
+    split[0], params, *split[1:]
+)
+first = jax.tree.map(lambda value: value[0], (dparams, after))
+agree("pmap", ((dx.reshape(8, 3), first[0], dweights.reshape(8, 1)), first[1]), expected)
+
+# Two valid rows on one device and eight on another: the mean of ten rows.
+rows, valid = jnp.asarray(random.randn(16, 3) + 5), jnp.arange(16) >= 6
+pair = jax.make_mesh((2,), ("devices",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+
+
+def statistics(rows, valid):
+    return loss(rows, params, valid, 1.0, Options(decay=0.0, synchronized=True), "devices")[1]
+
+
+found = jax.shard_map(statistics, mesh=pair, in_specs=(SPREAD, SPREAD), out_specs=WHOLE)(rows, valid)
+ten = rows[6:]
+assert len(ten) == 10
+agree("two-and-eight", (found["moving_mean"], found["moving_variance"]), (ten.mean(0), ten.var(0)))
+
+groups = Grouped("devices", ((0, 1), (2, 3)))
+_, after = jax.pmap(
+    lambda x, dy: loss(x, params, None, dy, Options(decay=0.0, synchronized=True), groups),
+    axis_name="devices",
+)(split[0], split[2])
+means = [x[:4].mean(0)] * 2 + [x[4:].mean(0)] * 2
+agree("groups", after["moving_mean"], jnp.stack(means))
+
+square = jax.make_mesh((2, 2), ("rows", "columns"), axis_types=(AxisType.Auto,) * 2)
+both = PartitionSpec(("rows", "columns"))
+_, after = jax.shard_map(
+    lambda x, weights: (
+        jnp.zeros(()),
+        loss(x, params, weights, 1.0, TOGETHER, ("rows", "columns"))[1],
+    ),
+    mesh=square,
+    in_specs=(both, both),
+    out_specs=(WHOLE, WHOLE),
+)(x, weights)
+agree("two-axes", after, expected[1])
