@@ -3,6 +3,7 @@
 The package works without them. Nothing is loaded before the first question, and the answer is kept.
 """
 
+import importlib
 import os
 from functools import cache
 from types import ModuleType
@@ -35,12 +36,11 @@ def why_missing() -> str | None:
 @cache
 def _import() -> tuple[ModuleType | None, str | None]:
     try:
-        from batchnorm._kernels import _native
+        return importlib.import_module("batchnorm._kernels._native"), None
     except ModuleNotFoundError:
         return None, "not built: no C++17 compiler (GCC or Clang) was found when batchnorm was installed"
     except ImportError as error:
         return None, f"built, but not loaded: {error}"
-    return _native, None
 
 
 def instructions() -> str | None:
