@@ -14,6 +14,7 @@ from batchnorm.options import Clip, Ghost, Options, Renorm
 
 __all__ = [
     "Clipping",
+    "adjustment_of",
     "check_features",
     "first_given",
     "merge_weights",
@@ -63,6 +64,14 @@ def replicas_of(module: Any) -> AxisName | None:
     if module.axis_index_groups is None:
         return module.axis_name
     return Grouped(module.axis_name, module.axis_index_groups)
+
+
+def adjustment_of(module: Any, x: Array) -> tuple[Array, Array] | None:
+    """The factor and the offset for this input."""
+    if module.adjustment is None:
+        return None
+    scale, bias = module.adjustment(x.shape)
+    return jnp.asarray(scale), jnp.asarray(bias)
 
 
 def read_axis(axis: Any) -> int | tuple[int, ...]:

@@ -192,7 +192,7 @@ class BatchNorm(nnx.Module):
             options,
             training=training,
             weights=weights,
-            adjustment=self.adjustment(x.shape) if training and self.adjustment is not None else None,
+            adjustment=_arguments.adjustment_of(self, x) if training else None,
             axis_name=replicas,
         )
         if training:
