@@ -3,16 +3,17 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml src/batchnorm/_version.py
+SOURCES := pyproject.toml src/batchnorm/_version.py CMakeLists.txt \
+	$(wildcard csrc/*.cc csrc/include/* csrc/kernels/* csrc/library/*)
 # pytest's workers; every one of them talks to TensorFlow processes of its own.
 WORKERS ?= 2
 
-.PHONY: demo test lint types unit bench format clean
+.PHONY: demo test lint types unit sanitize bench format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m batchnorm demo
 
-test: lint types unit
+test: lint types unit sanitize
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks docs examples
@@ -23,6 +24,10 @@ types: $(VENV)/.test
 
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# The CPU kernels under the compiler's sanitizers; says so and succeeds where there is no compiler.
+sanitize:
+	csrc/test/sanitize.sh
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
@@ -43,6 +48,7 @@ $(VENV)/.demo: $(VENV)/.made $(SOURCES)
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.made $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@
 

@@ -10,7 +10,10 @@ namespace batchnorm {
 extern const Level baseline_level;
 #endif
 #if defined(BATCHNORM_X86)
-extern const Level avx2_level, avx512_level;
+extern const Level avx2_level;
+#endif
+#if defined(BATCHNORM_AVX512)
+extern const Level avx512_level;
 #endif
 #if defined(BATCHNORM_NEON)
 extern const Level neon_level;
@@ -25,13 +28,15 @@ struct Choice {
 
 // Best first.
 const Choice kChoices[] = {
-#if defined(BATCHNORM_X86)
+#if defined(BATCHNORM_AVX512)
     {&avx512_level,
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
               __builtin_cpu_supports("fma") != 0;
      }},
+#endif
+#if defined(BATCHNORM_X86)
     // Every processor with AVX2 has F16C.
     {&avx2_level, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") != 0; }},
 #endif

@@ -3,6 +3,7 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from batchnorm._kernels import report
 from batchnorm._version import __version__
 
 __all__ = ["print_info"]
@@ -25,7 +26,7 @@ FACES = {
 
 
 def print_info() -> None:
-    """Print the versions and the faces, a line each."""
+    """Print the versions, the faces and the CPU kernels, a line each."""
     found = {name: _find_version(distributions) for name, distributions in LIBRARIES.items()}
     print(f"batchnorm   {__version__}")
     print(f"python      {platform.python_version()}")
@@ -35,6 +36,8 @@ def print_info() -> None:
         missing = [name for name in needed if found[name] is None]
         verdict = f"needs {' and '.join(missing)}: pip install 'batchnorm[{extra}]'" if missing else "usable"
         print(f"{face:<31} {verdict}")
+    for name, verdict in report.describe():
+        print(f"{name:<31} {verdict}")
 
 
 def _find_version(distributions: tuple[str, ...]) -> str | None:

@@ -1,0 +1,129 @@
+// Every kernel on random sizes, types, alignments, weights and instruction sets against plain loops.
+#include <cstdio>
+#include <cstdlib>
+
+#include "test/reference.h"
+
+namespace {
+
+using reference::Array;
+
+std::mt19937 source;
+
+int64_t below(int64_t n) { return int64_t(source() % uint64_t(n)); }
+
+void fill(Array* array, double center) {
+  for (int64_t i = 0; i < array->size(); ++i) array->set(i, center + double(below(512) - 256) / 128.0);
+}
+
+struct Tester {
+  int type;
+  bn_sizes n;
+  const char* level;
+
+  void near(const char* what, double got, double want, double tolerance) const {
+    if (std::fabs(got - want) <= tolerance * std::fmax(1.0, std::fabs(want))) return;
+    std::printf("%s at %s, type %d, sizes %ld %ld %ld %ld %ld: got %.9g, expected %.9g\n", what, level, type,
+                long(n.outer), long(n.group), long(n.middle), long(n.channel), long(n.inner), got, want);
+    std::exit(1);
+  }
+
+  void ok(int status) const { near("status", status, BN_OK, 0.0); }
+};
+
+void run_case(const char* level) {
+  const int type = int(below(4)), statistics = type == BN_FLOAT64 ? BN_FLOAT64 : BN_FLOAT32;
+  const int64_t longest[] = {4, 40, 300, 900};
+  const auto size = [&] { return 1 + below(longest[below(2)]); };
+  bn_sizes n{1 + below(4), 1 + below(4), size(), size(), below(2) == 0 ? 1 : 1 + below(longest[below(4)])};
+  if (below(20) == 0) n.outer = 0;
+  const Tester t{type, n, level};
+  const int64_t many = n.group * n.channel, size_of_x = n.outer * many * n.middle * n.inner;
+  const bool by_group = below(2) == 0, weighted = below(2) == 0;
+  const int threads = 1 + int(below(3));
+  Array x(type, size_of_x, below(4)), dy(type, size_of_x, below(4)), y(type, size_of_x, below(4));
+  Array weights(statistics, n.outer * (by_group ? n.group : 1) * n.middle * n.inner, below(2));
+  Array mean(statistics, many), variance(statistics, many), scale(statistics, many), tilt(statistics, many),
+      total(statistics, by_group ? n.group : 1), first(statistics, many), second(statistics, many);
+  // A mean far from zero, where 16 bits can hold it.
+  fill(&x, statistics == type && below(2) == 0 ? 1e4 : 0.0);
+  fill(&dy, 0.0);
+  for (int64_t i = 0; i < weights.size(); ++i) weights.set(i, double(below(3)));
+  const double loose = type == BN_FLOAT64 ? 1e-9 : type == BN_FLOAT32 ? 2e-3 : type == BN_FLOAT16 ? 4e-3 : 2e-2;
+  void* w = weighted ? weights.data() : nullptr;
+
+  t.ok(bn_moments(type, &n, x.data(), w, by_group, total.data(), nullptr, mean.data(), variance.data(), threads));
+  const auto wanted = reference::moments(n, x, weighted ? &weights : nullptr, by_group);
+  for (int64_t k = 0; k < many; ++k) {
+    t.near("mean", mean.at(k), wanted.mean[size_t(k)], type == BN_FLOAT64 ? 1e-12 : 1e-5);
+    t.near("variance", variance.at(k), wanted.variance[size_t(k)], type == BN_FLOAT64 ? 1e-9 : 1e-5);
+    scale.set(k, 0.5 + double(k % 3));
+    tilt.set(k, 0.25 * double(k % 5));
+  }
+
+  t.ok(bn_apply(type, &n, x.data(), mean.data(), scale.data(), tilt.data(), y.data(), threads));
+  reference::each(n, by_group, [&](int64_t e, int64_t k, int64_t) {
+    t.near("y", y.at(e), (x.at(e) - mean.at(k)) * scale.at(k) + tilt.at(k), loose);
+  });
+
+  t.ok(bn_grad_sums(type, &n, dy.data(), x.data(), mean.data(), first.data(), second.data(), threads));
+  std::vector<double> sum(size_t(many), 0.0), centered(size_t(many), 0.0);
+  reference::each(n, by_group, [&](int64_t e, int64_t k, int64_t) {
+    sum[size_t(k)] += dy.at(e);
+    centered[size_t(k)] += dy.at(e) * (x.at(e) - mean.at(k));
+  });
+  const double terms = std::fmax(1.0, double(n.outer * n.middle * n.inner));
+  for (int64_t k = 0; k < many; ++k) {
+    t.near("dy_sum", first.at(k) / terms, sum[size_t(k)] / terms, 1e-5);
+    t.near("dy_centered_sum", second.at(k) / terms, centered[size_t(k)] / terms, 1e-5);
+  }
+
+  t.ok(bn_grad_input(type, &n, dy.data(), x.data(), w, by_group, mean.data(), scale.data(), tilt.data(),
+                     scale.data(), y.data(), threads));
+  reference::each(n, by_group, [&](int64_t e, int64_t k, int64_t at) {
+    const double pulled = tilt.at(k) * (x.at(e) - mean.at(k)) + scale.at(k);
+    t.near("dx", y.at(e), scale.at(k) * dy.at(e) + (weighted ? weights.at(at) : 1.0) * pulled, loose);
+  });
+
+  Array gamma(statistics, n.channel), beta(statistics, n.channel);
+  fill(&gamma, 2.0);
+  fill(&beta, 0.0);
+  const bool plain = below(4) == 0;
+  t.ok(bn_train(type, &n, x.data(), plain ? nullptr : gamma.data(), plain ? nullptr : beta.data(), n.channel, 0.125,
+                y.data(), mean.data(), variance.data(), scale.data(), threads));
+  reference::each(n, by_group, [&](int64_t e, int64_t k, int64_t) {
+    const double g = plain ? 1.0 : gamma.at(k % n.channel), b = plain ? 0.0 : beta.at(k % n.channel);
+    t.near("normalized", y.at(e), g * (x.at(e) - mean.at(k)) / std::sqrt(variance.at(k) + 0.125) + b, loose);
+  });
+  t.ok(bn_infer(type, &n, x.data(), gamma.data(), beta.data(), n.channel, mean.data(), variance.data(), 0.125,
+                y.data(), threads));
+
+  t.ok(bn_gradients(type, &n, dy.data(), x.data(), mean.data(), variance.data(), scale.data(), 0.125, y.data(),
+                    first.data(), second.data(), threads));
+  std::vector<double> other(size_t(many), 0.0);
+  reference::each(n, by_group,
+                  [&](int64_t e, int64_t k, int64_t) { other[size_t(k)] += dy.at(e) * (x.at(e) - mean.at(k)); });
+  reference::each(n, by_group, [&](int64_t e, int64_t k, int64_t) {
+    const double share = other[size_t(k)] / terms / (variance.at(k) + 0.125);
+    const double want = scale.at(k) * (dy.at(e) - sum[size_t(k)] / terms - (x.at(e) - mean.at(k)) * share);
+    t.near("gradient", y.at(e), want, 2.0 * loose);
+  });
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int cases = count > 1 ? std::atoi(arguments[1]) : 200;
+  int tried = 0;
+  for (const char* level : {"baseline", "avx2", "avx512", "neon"}) {
+    if (bn_select_instructions(level) != BN_OK) continue;
+    source.seed(7);
+    for (int i = 0; i < cases; ++i, ++tried) run_case(level);
+  }
+  const bn_sizes negative{1, -1, 1, 1, 1}, huge{int64_t(1) << 40, int64_t(1) << 40, 1, 1, 1};
+  if (bn_apply(BN_FLOAT32, &negative, nullptr, nullptr, nullptr, nullptr, nullptr, 1) != BN_BAD_SIZE) return 1;
+  if (bn_apply(BN_FLOAT32, &huge, nullptr, nullptr, nullptr, nullptr, nullptr, 1) != BN_BAD_SIZE) return 1;
+  if (bn_apply(9, &negative, nullptr, nullptr, nullptr, nullptr, nullptr, 1) != BN_BAD_TYPE) return 1;
+  std::printf("%d random calls agree\n", tried);
+  return tried > 0 ? 0 : 1;
+}

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# The kernels under AddressSanitizer and UndefinedBehaviorSanitizer, and calls at once under ThreadSanitizer.
+# The plain instruction set stands in for AVX-512 by its width where the machine lacks that.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+CXX=${CXX:-c++}
+if ! command -v "$CXX" >/dev/null; then
+  echo "sanitize: skipped, there is no C++ compiler ($CXX)"
+  exit 0
+fi
+
+build=$(mktemp -d)
+trap 'rm -rf "$build"' EXIT
+flags=(-std=c++17 -O1 -g1 -Wall -Wextra -Werror -fno-math-errno -fno-trapping-math -fno-omit-frame-pointer -pthread -I.)
+library=(library/calls.cc library/interface.cc library/levels.cc library/plan.cc library/pool.cc)
+
+levels=(baseline)
+defines=(-DNDEBUG)
+case "$(uname -m)" in
+  x86_64) levels+=(avx2) defines+=(-DBATCHNORM_X86) ;;
+esac
+if grep -qs avx512vl /proc/cpuinfo; then
+  levels+=(avx512)
+  defines+=(-DBATCHNORM_AVX512)
+fi
+
+level_flags() {
+  case "$1" in
+    baseline) echo "-DBATCHNORM_VECTOR_BYTES=64 -Wno-psabi" ;;
+    avx2) echo "-mavx2 -mfma -mf16c" ;;
+    avx512) echo "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c" ;;
+  esac
+}
+
+# compile NAME SANITIZERS DRIVER LEVEL...
+compile() {
+  local name=$1 sanitizers=$2 driver=$3 objects=() waiting=()
+  shift 3
+  for level in "$@"; do
+    # shellcheck disable=SC2046
+    "$CXX" "${flags[@]}" "$sanitizers" $(level_flags "$level") -DBATCHNORM_LEVEL="$level" \
+      -c kernels/level.cc -o "$build/$name-$level.o" &
+    waiting+=($!)
+    objects+=("$build/$name-$level.o")
+  done
+  for pid in "${waiting[@]}"; do wait "$pid"; done
+  "$CXX" "${flags[@]}" "$sanitizers" "${wanted[@]}" "${library[@]}" "$driver" "${objects[@]}" -o "$build/$name"
+}
+
+wanted=("${defines[@]}")
+compile address -fsanitize=address,undefined test/random_calls.cc "${levels[@]}"
+UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 "$build/address" "${1:-60}"
+
+wanted=(-DNDEBUG)
+compile thread -fsanitize=thread test/concurrent_calls.cc baseline
+# ThreadSanitizer of some compilers needs addresses where it expects them.
+fixed=()
+if command -v setarch >/dev/null && setarch -R true 2>/dev/null; then fixed=(setarch -R); fi
+TSAN_OPTIONS=halt_on_error=1 "${fixed[@]}" "$build/thread"
