@@ -1,13 +1,25 @@
-"""`python -m benchmarks`: time every case, print a table, write docs/performance.md.
+"""`python -m benchmarks`: time every case in every framework, print a table, write docs/performance.md and a picture.
 
-The script starts itself again with glibc's allocator told to keep large buffers, for all competitors alike: by default
-it hands them back to the system at each free, and page faults would drown the kernels.
+Each framework runs in a process of its own, where its competitors take turns. glibc's allocator is told to keep large
+buffers, for all alike: by default it hands them back to the system at each free, and page faults would drown the
+kernels.
 """
 
 import argparse
+import json
 import os
+import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.cases import CASES, OPTIONS, SHAPES, Case
+from benchmarks.measure import Row
+from benchmarks.report import markdown, picture, table
+from benchmarks.worker import FRAMEWORKS
 
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -17,44 +29,62 @@ ALLOCATOR = {
 
 
 def main() -> None:
-    arguments = _parse()
-    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
-        os.environ.update(ALLOCATOR, TF_CPP_MIN_LOG_LEVEL="3")
-        os.execv(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]])
-
-    import tensorflow as tf
-    from rich.console import Console
-    from rich.progress import track
-
-    from benchmarks.cases import CASES
-    from benchmarks.measure import measure
-    from benchmarks.report import markdown, table
-
-    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
-    cases = [case for case in CASES if not arguments.shapes or case.shape_name in arguments.shapes]
-    if arguments.quick:
-        cases = [case for case in cases if case.phase == "training step"]
-    rows = [
-        measure(case, arguments.rounds) for case in track(cases, "Measuring", console=Console(stderr=True))
-    ]
+    asked = _parse()
+    cases = [number for number, case in enumerate(CASES) if _is_asked(case, asked)]
+    rows: list[Row] = []
+    with Progress(console=Console(stderr=True)) as progress:
+        for framework in asked.frameworks:
+            task = progress.add_task(framework, total=len(cases))
+            for row in _run(framework, cases, asked.rounds, asked.threads):
+                rows.append(row)
+                progress.advance(task)
     Console().print(table(rows))
-    page = markdown(rows, arguments.threads, arguments.rounds, ALLOCATOR)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(page)
-    print(f"written to {arguments.output}")
+    asked.output.parent.mkdir(parents=True, exist_ok=True)
+    drawn = asked.output.with_suffix(".png")
+    picture(rows, drawn)
+    asked.output.write_text(markdown(rows, asked.threads, asked.rounds, ALLOCATOR, drawn.name))
+    print(f"written to {asked.output} and {drawn}")
+
+
+def _run(framework: str, cases: Sequence[int], rounds: int, threads: int) -> Iterator[Row]:
+    environment = (
+        os.environ | ALLOCATOR | {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": FRAMEWORKS[framework][1]}
+    )
+    environment |= {"OMP_NUM_THREADS": str(threads), "BATCHNORM_THREADS": str(threads)}
+    numbers = [str(number) for number in cases]
+    command = [sys.executable, "-m", "benchmarks.worker", framework, "--rounds", str(rounds)]
+    command += ["--threads", str(threads), "--cases", *numbers]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as worker:
+        for line in worker.stdout or ():
+            found = json.loads(line)
+            yield Row(**{**found, "case": CASES[found["case"]]})
+    if worker.returncode:
+        raise SystemExit(
+            f"benchmarks: {framework} ended with code {worker.returncode}; its message stands above"
+        )
+
+
+def _is_asked(case: Case, asked: argparse.Namespace) -> bool:
+    return (
+        (not asked.shapes or case.shape_name in asked.shapes)
+        and (not asked.options or case.option in asked.options)
+        and (not asked.quick or case.phase == "training step")
+    )
 
 
 def _parse() -> argparse.Namespace:
-    from benchmarks.cases import SHAPES
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="training steps only")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="only these")
+    parser.add_argument("--options", nargs="+", choices=OPTIONS, help="only these")
     parser.add_argument(
-        "--rounds", type=int, default=15, help="how often each is timed, in turns (default: 15)"
+        "--frameworks", nargs="+", choices=FRAMEWORKS, default=list(FRAMEWORKS), help="only these"
     )
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="TensorFlow's threads (default: all)"
+        "--rounds", type=int, default=11, help="how often each is timed, in turns (default: 11)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of each framework (default: all)"
     )
     parser.add_argument(
         "--output", type=Path, default=Path("docs/performance.md"), help="where the page goes"

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-__all__ = ["CASES", "SHAPES", "Case", "Phase", "least_bytes"]
+__all__ = ["CASES", "GHOST_SIZE", "OPTIONS", "SHAPES", "Case", "Phase", "least_bytes"]
 
-Option = Literal["plain", "renorm", "ghost 16", "weighted"]
+Option = Literal["plain", "renorm", "ghost 16", "weighted", "bfloat16"]
 Phase = Literal["training step", "forward", "inference"]
 
 GHOST_SIZE = 16
@@ -14,10 +14,20 @@ GHOST_SIZE = 16
 # Name, shape, channel axis.
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "32x56x56x64": ((32, 56, 56, 64), -1),
+    "128x56x56x64": ((128, 56, 56, 64), -1),
     "64x7x7x512": ((64, 7, 7, 512), -1),
+    "32x14x14x256": ((32, 14, 14, 256), -1),
     "8192x1024": ((8192, 1024), -1),
+    "128x1024": ((128, 1024), -1),
+    "256x32": ((256, 32), -1),
     "32x64x56x56": ((32, 64, 56, 56), 1),
+    "128x64x56x56": ((128, 64, 56, 56), 1),
+    "64x512x7x7": ((64, 512, 7, 7), 1),
+    "32x256x14x14": ((32, 256, 14, 14), 1),
 }
+OPTIONS: tuple[Option, ...] = ("plain", "renorm", "ghost 16", "weighted", "bfloat16")
+# Forward and inference add little to what training steps tell, so they are measured on a few shapes.
+SHORT = ("32x56x56x64", "8192x1024", "32x64x56x56", "256x32")
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ class Case:
 
 
 def least_bytes(case: Case) -> int:
-    """The float32 bytes that cross the memory bus if every pass is perfect and no array fits the cache.
+    """The bytes that cross the memory bus if every pass is perfect and no array fits the cache.
 
     Channels last, each statistic needs all rows before the first output: the forward pass reads x twice and writes
     y, the backward pass reads x and dy twice and writes dx. Channels first, the numbers of one channel could stay
@@ -51,14 +61,10 @@ def least_bytes(case: Case) -> int:
     """
     first = case.axis == 1
     passes = {"inference": 2, "forward": 2 if first else 3, "training step": 5 if first else 8}
-    return 4 * prod(case.shape) * passes[case.phase]
+    return (2 if case.option == "bfloat16" else 4) * prod(case.shape) * passes[case.phase]
 
 
-CASES = tuple(
-    Case(name, option, phase)
-    for name in SHAPES
-    for phase in ("training step", "forward", "inference")
-    for option in ("plain", "renorm", "ghost 16", "weighted")
-    # At inference the options have no part.
-    if phase != "inference" or option == "plain"
+CASES = (
+    *(Case(name, option, "training step") for name in SHAPES for option in OPTIONS),
+    *(Case(name, "plain", phase) for name in SHORT for phase in ("forward", "inference")),
 )

@@ -1,13 +1,16 @@
 """Timing in turns, so that whatever else the machine does hits every competitor alike."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from benchmarks.cases import Case, least_bytes
-from benchmarks.competitors import OURS, check_agreement, copy, inputs, steps
+from benchmarks.competitors.data import OURS, Data, Step, check_agreement, make_data
 
 __all__ = ["Row", "measure"]
 
@@ -16,8 +19,9 @@ WARM_UP = 3
 
 @dataclass(frozen=True)
 class Row:
-    """Times in seconds of one case, by competitor, each list in the order of the rounds; and those of a copy."""
+    """Times in seconds of one case, by competitor, each list in the order of the rounds; and those of a copy of x."""
 
+    framework: str
     case: Case
     times: dict[str, list[float]]
     copies: list[float]
@@ -32,33 +36,43 @@ class Row:
         return median(theirs / ours for theirs, ours in zip(self.times[name], self.times[OURS], strict=True))
 
     @property
-    def bandwidth(self) -> float:
-        """Bytes that must move by our time, per second."""
-        return least_bytes(self.case) / median(self.times[OURS])
+    def peers(self) -> list[str]:
+        return [name for name in self.times if name != OURS]
 
     @property
-    def of_copy(self) -> float:
-        """The same as a share of what copying an array of this size achieved."""
-        copied = least_bytes(Case(self.case.shape_name, "plain", "inference"))
-        return self.bandwidth / (copied / median(self.copies))
+    def phase_is_training(self) -> bool:
+        return self.case.phase == "training step"
+
+    @property
+    def of_floor(self) -> float:
+        """Our time over that of moving the bytes that must move, at the speed at which x was copied."""
+        copied = 2 * 4 * int(np.prod(self.case.shape))
+        return median(self.times[OURS]) / (least_bytes(self.case) * median(self.copies) / copied)
 
 
-def measure(case: Case, rounds: int) -> Row:
+def measure(
+    framework: str, case: Case, steps: Callable[[Case, Data], dict[str, Step]], rounds: int, threads: int
+) -> Row:
     """Check that all competitors agree, then time them in turns."""
-    x, dy, mask = inputs(case)
-    competitors = steps(case, x, dy, mask)
-    results = {name: (step(), step.state()) for name, step in competitors.items()}
-    check_agreement(case, results)
-    del results
-    everyone = {**competitors, "": copy(x)}
-    for step in everyone.values():
-        for _ in range(WARM_UP):
-            step()
-    times: dict[str, list[float]] = {name: [] for name in everyone}
-    for _ in range(rounds):
-        for name, step in everyone.items():
-            times[name].append(_time(step))
-    return Row(case, times, times.pop(""))
+    data = make_data(case)
+    competitors = steps(case, data)
+    check_agreement(case, {name: step(read=True) for name, step in competitors.items()})
+    with ThreadPoolExecutor(threads) as pool:
+        everyone = {**competitors, "": _copy(data.x, pool, threads)}
+        for step in everyone.values():
+            for _ in range(WARM_UP):
+                step()
+        times: dict[str, list[float]] = {name: [] for name in everyone}
+        for _ in range(rounds):
+            for name, step in everyone.items():
+                times[name].append(_time(step))
+    return Row(framework, case, times, times.pop(""))
+
+
+def _copy(x: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> Step:
+    """One reading and one writing of an array, on as many threads."""
+    parts = list(zip(np.array_split(np.empty_like(x), threads), np.array_split(x, threads), strict=True))
+    return lambda: list(pool.map(lambda part: np.copyto(*part), parts))
 
 
 def _time(step: Callable[[], Any]) -> float:

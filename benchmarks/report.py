@@ -1,33 +1,52 @@
-"""The measurements as a table for the terminal and as a page for the docs."""
+"""The measurements as a table for the terminal, as a page for the docs, and as a picture."""
 
 import datetime
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import geometric_mean
 
+import matplotlib as mpl
 from rich.table import Table
 
-from benchmarks.competitors import OURS
+from benchmarks.competitors.data import OURS
 from benchmarks.measure import Row
 
-__all__ = ["markdown", "table"]
+__all__ = ["markdown", "picture", "table"]
 
-HEAD = ("shape", "phase", "options", "ours, ms", "tf_keras", "Keras 3", "GB/s", "of copy")
-PEERS = ("tf_keras", "Keras 3")
+HEAD = (
+    "framework",
+    "shape",
+    "phase",
+    "options",
+    "ours, ms",
+    "peers: how many times as long",
+    "over the floor",
+)
+VERSIONS = ("numpy", "tensorflow-cpu", "tf-keras", "keras", "torch", "jax", "flax")
 PAGE = """# Performance
 
-Made by `make bench` on {date}: {processor}, {threads} threads, Python {python}, TensorFlow {tensorflow}, tf_keras
-{tf_keras}, Keras {keras}. Medians of {rounds} rounds in which all competitors took turns, in `tf.function`, float32;
-glibc's allocator was told to keep large buffers, for all alike ({allocator}). Every
-competitor's output, gradients and moving averages were compared with ours before it was timed.
+Made by `make bench` on {date}: {processor}, {threads} threads, Python {python}, {versions}.
 
-The columns tf_keras and Keras 3 say how many times as long as ours they took. GB/s counts the bytes that must move
-(channels last: forward two reads and one write of x, backward four reads and one write more; channels first: forward
-one read and one write, backward two reads and one write more; inference one read and one write) over our time, and the
-last column is its share of what copying an array of that size reached in the same run. tf_keras is measured with
-`fused=False` under a mask, which its fused kernel ignores; Keras 3 has no ghost batches. "weighted" is a mask that
-leaves out a fifth of the positions.
+Each framework ran in a process of its own, in which its competitors took turns for {rounds} rounds; the figures
+are medians. glibc's allocator was told to keep large buffers, for all alike ({allocator}), and all had the same
+number of threads. Before it was timed, every competitor's output and gradients were compared with ours.
+TensorFlow ran in `tf.function`, JAX under `jit`, PyTorch eagerly; "Keras on ..." is our Keras layer beside Keras
+3's own on that backend.
+
+A training step is forward and backward and the update of the averages. "weighted" is a mask that leaves out a
+fifth of the positions; tf_keras counts one with `fused=False` only. "ghost 16" is compared with a loop over
+chunks where the peer has no ghost batches. The last column is our time over the bandwidth floor: the bytes that
+must move (channels last: forward two reads and one write of x, backward four reads and one write more; channels
+first: forward one read and one write, backward two reads and one write more; inference one read and one write) at
+the speed at which copying x went in the same rounds. What fits the cache can be below 1.
+
+![How many times as long the peers take]({picture})
+
+| summary: training steps, geometric mean | rows | times as long |
+|---|---|---|
+{summary}
 
 | {head} |
 |{rule}|
@@ -43,7 +62,9 @@ def table(rows: Sequence[Row]) -> Table:
     return made
 
 
-def markdown(rows: Sequence[Row], threads: int, rounds: int, allocator: Mapping[str, str]) -> str:
+def markdown(
+    rows: Sequence[Row], threads: int, rounds: int, allocator: Mapping[str, str], picture_name: str
+) -> str:
     """The page, with all that decides the figures."""
     return PAGE.format(
         date=datetime.date.today().isoformat(),
@@ -51,27 +72,73 @@ def markdown(rows: Sequence[Row], threads: int, rounds: int, allocator: Mapping[
         threads=threads,
         python=platform.python_version(),
         rounds=rounds,
+        versions=", ".join(f"{name} {_version(name)}" for name in VERSIONS),
         allocator=", ".join(f"`{name}={value}`" for name, value in allocator.items()),
+        picture=picture_name,
+        summary="\n".join(
+            f"| {framework}: {peer} | {len(ratios)} | {geometric_mean(ratios):.2f}× |"
+            for (framework, peer), ratios in _ratios(rows).items()
+        ),
         head=" | ".join(HEAD),
         rule="---|" * (len(HEAD) - 1) + "---",
         body="\n".join(f"| {' | '.join(_cells(row))} |" for row in rows),
-        tensorflow=version("tensorflow-cpu"),
-        tf_keras=version("tf-keras"),
-        keras=version("keras"),
     )
 
 
+def picture(rows: Sequence[Row], file: Path) -> None:
+    """A panel per framework: every peer's time over ours, by row."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    frameworks = list(dict.fromkeys(row.framework for row in rows))
+    figure, panels = plt.subplots(1, len(frameworks), figsize=(3.6 * len(frameworks), 9), squeeze=False)
+    for panel, framework in zip(panels[0], frameworks, strict=True):
+        own = [row for row in rows if row.framework == framework and row.phase_is_training]
+        for peer in dict.fromkeys(peer for row in own for peer in row.peers):
+            points = [(row.ratio(peer), place) for place, row in enumerate(own) if peer in row.times]
+            panel.plot(*zip(*points, strict=True), "o", markersize=4, label=peer)
+        panel.axvline(1.0, color="black", linewidth=0.8)
+        panel.set_xscale("log")
+        panel.set_yticks(
+            range(len(own)), [f"{row.case.shape_name} {row.case.option}" for row in own], fontsize=5
+        )
+        panel.invert_yaxis()
+        panel.set_title(framework, loc="left")
+        panel.set_xlabel("time over ours")
+        panel.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+
+
+def _ratios(rows: Sequence[Row]) -> dict[tuple[str, str], list[float]]:
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        for peer in row.peers:
+            ratio = row.ratio(peer)
+            if ratio is not None and row.phase_is_training:
+                option = " (ghost 16)" if row.case.option == "ghost 16" else ""
+                found.setdefault((row.framework, peer + option), []).append(ratio)
+    return found
+
+
 def _cells(row: Row) -> list[str]:
-    ratios = [row.ratio(peer) for peer in PEERS]
+    peers = [f"{peer} {row.ratio(peer):.2f}×" for peer in row.peers]
     return [
+        row.framework,
         row.case.shape_name,
         row.case.phase,
         row.case.option,
-        f"{row.milliseconds(OURS):.2f}",
-        *("–" if ratio is None else f"{ratio:.2f}×" for ratio in ratios),
-        f"{row.bandwidth / 1e9:.1f}",
-        f"{row.of_copy:.0%}",
+        f"{row.milliseconds(OURS):.3g}",
+        ", ".join(peers) or "–",
+        f"{row.of_floor:.2f}",
     ]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

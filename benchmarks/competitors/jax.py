@@ -1,0 +1,72 @@
+"""JAX, under `jit`: our nnx module and Flax's; for ghost batches a loop over chunks that XLA compiles as a whole."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from batchnorm.flax import BatchNorm
+from benchmarks.cases import GHOST_SIZE, Case
+from benchmarks.competitors.data import OURS, Data, Step, historical_options
+
+__all__ = ["steps"]
+
+
+def steps(case: Case, data: Data) -> dict[str, Step]:
+    dtype = jnp.bfloat16 if case.option == "bfloat16" else jnp.float32
+    x, dy = (jnp.asarray(value, dtype) for value in (data.x, data.dy))
+    common: dict[str, Any] = {"axis": case.axis, "epsilon": 1e-3, "rngs": nnx.Rngs(0)}
+    if case.option == "bfloat16":
+        common["dtype"] = jnp.bfloat16
+    channels = case.shape[case.axis]
+    masked = {"mask": jnp.asarray(data.mask)[..., None]} if case.option == "weighted" else {}
+    made = {OURS: _step(BatchNorm(channels, **common, **historical_options(case)), case, x, dy, masked)}
+    if case.option not in ("renorm", "ghost 16"):
+        made["flax.nnx"] = _step(nnx.BatchNorm(channels, **common), case, x, dy, masked)
+    if case.option == "ghost 16":
+        layer = nnx.BatchNorm(channels, **common)
+        made["loop over chunks"] = _step(layer, case, x, dy, masked, _by_chunks)
+    return made
+
+
+def _step(
+    layer: Any, case: Case, x: Any, dy: Any, masked: dict[str, Any], call: Callable[..., Any] | None = None
+) -> Step:
+    graph, params, rest = nnx.split(layer, nnx.Param, ...)
+    average = case.phase == "inference"
+
+    def forward(params: Any, rest: Any, x: Any) -> tuple[Any, Any]:
+        module = nnx.merge(graph, params, rest, copy=True)
+        y = (call or type(module).__call__)(module, x, use_running_average=average, **masked)
+        return y, nnx.state(module)
+
+    def training_step(params: Any, rest: Any, x: Any, dy: Any) -> Any:
+        y, pull, state = jax.vjp(lambda p, x: forward(p, rest, x), params, x, has_aux=True)
+        return y, pull(dy), state
+
+    compiled = jax.jit(training_step if case.phase == "training step" else forward)
+    arguments = (params, rest, x, dy) if case.phase == "training step" else (params, rest, x)
+
+    def step(read: bool = False) -> Any:
+        results = jax.block_until_ready(compiled(*arguments))
+        return _read(results, case) if read else results
+
+    return step
+
+
+def _read(results: Any, case: Case) -> list[np.ndarray]:
+    y = np.asarray(results[0], np.float32)
+    if case.phase != "training step":
+        return [y]
+    parameters, dx = results[1]
+    named = [parameters[name].get_value() for name in ("scale", "bias")]
+    return [np.asarray(value, np.float32) for value in (y, dx, *named)]
+
+
+def _by_chunks(module: Any, x: Any, **how: Any) -> Any:
+    groups = x.shape[0] // GHOST_SIZE
+    chunks = [module(x[group::groups], **how) for group in range(groups)]
+    return jnp.stack(chunks, axis=1).reshape(x.shape)

@@ -1,0 +1,69 @@
+"""PyTorch, eager: our layers and torch.nn's; for ghost batches a loop of torch's own function over chunks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+import batchnorm.torch as ours
+from benchmarks.cases import GHOST_SIZE, Case
+from benchmarks.competitors.data import OURS, Data, Step, historical_options
+
+__all__ = ["steps"]
+
+
+def steps(case: Case, data: Data) -> dict[str, Step]:
+    x, dy, mask = (_channels_second(case, torch.from_numpy(v)) for v in (data.x, data.dy, _full(data.mask)))
+    if case.option == "bfloat16":
+        x, dy = x.bfloat16(), dy.bfloat16()
+    name, channels = ("BatchNorm1d" if x.ndim == 2 else "BatchNorm2d"), x.shape[1]
+    layer = getattr(ours, name)(channels, **historical_options(case))
+    masked = {"mask": mask} if case.option == "weighted" else {}
+    made = {OURS: _step(lambda x: layer(x, **masked), layer, case, x, dy)}
+    peer = getattr(nn, name)(channels)
+    if case.option in ("plain", "bfloat16"):
+        made["torch.nn"] = _step(peer, peer, case, x, dy)
+    if case.option == "ghost 16":
+        made["loop over chunks"] = _step(lambda x: _by_chunks(peer, x), peer, case, x, dy)
+    return made
+
+
+def _step(call: Callable[[Any], Any], layer: Any, case: Case, x: Any, dy: Any) -> Step:
+    layer.train(case.phase != "inference")
+    x = x.detach().requires_grad_(case.phase == "training step")
+
+    def step(read: bool = False) -> Any:
+        if case.phase == "inference":
+            with torch.no_grad():
+                results = [call(x)]
+        elif case.phase == "forward":
+            results = [call(x)]
+        else:
+            y = call(x)
+            results = [y, *torch.autograd.grad(y, [x, layer.weight, layer.bias], dy)]
+        return [value.detach().float().numpy() for value in results] if read else results
+
+    return step
+
+
+def _by_chunks(layer: Any, x: Any) -> Any:
+    """Each ghost batch through torch's kernel; examples are interleaved as in TensorFlow."""
+    groups = x.shape[0] // GHOST_SIZE
+    y = torch.empty_like(x)
+    for group in range(groups):
+        chunk = x[group::groups]
+        y[group::groups] = nn.functional.batch_norm(
+            chunk, None, None, layer.weight, layer.bias, True, 0.0, layer.eps
+        )
+    return y
+
+
+def _channels_second(case: Case, x: Any) -> Any:
+    """torch's order of axes; where the channels lie last they go on lying last, as torch.channels_last."""
+    return x.permute(0, 3, 1, 2) if case.axis == -1 and x.ndim == 4 else x
+
+
+def _full(mask: Any) -> Any:
+    """The mask with the axis that Keras' masks lack."""
+    return mask[..., None]
