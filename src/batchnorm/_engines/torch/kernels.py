@@ -23,10 +23,20 @@ def fits(x: Tensor, layout: Layout) -> bool:
 
 
 def statistics(x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each group and channel, [G, C]."""
+    """Mean and variance of each group and channel, [G, C].
+
+    The kernel rounds the mean to the dtype of the statistics before it subtracts it, which a mean far from zero does
+    not bear; so the first number of each channel is subtracted beforehand.
+    """
     block = plan_block(layout)
+    view = block.view(x)
+    center = view[:1] if view.dim() == 2 else view[:1, :, :1]
+    # From an infinite center every finite number would deviate by infinity.
+    center = torch.where(torch.isfinite(center), center, 0.0)
     mean, variance = _fresh(block, x)
-    torch.batch_norm_update_stats(block.view(x), mean, variance, 1.0)
+    dtype = ops.stat_dtype(x)
+    torch.batch_norm_update_stats(view.to(dtype) - center, mean, variance, 1.0)
+    mean = mean + center.reshape(-1)
     return block.grouped(mean), block.grouped(variance * _population(layout))
 
 

@@ -79,7 +79,9 @@ def grouped_batch_norm(
         gamma, beta = block.spread(gamma), block.spread(beta)
         y = block.restore(_kernel(block.view(x), gamma, beta, mean, variance, epsilon))
     if running_mean is not None and running_variance is not None:
-        average = statistics if groups == 1 else statistics.view(2, groups, channels).mean(1)
+        average = (
+            statistics if groups == 1 else statistics.view(2, groups, channels).sum(1).mul_(1.0 / groups)
+        )
         mean, variance = average.to(running_mean.dtype).unbind()
         running_mean.lerp_(mean, momentum)
         running_variance.lerp_(variance, momentum)
