@@ -1,11 +1,15 @@
 // The kernels for Python: addresses in, numbers written there. The callers own the arrays and know their shapes.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
 
 #include <array>
 #include <cstdint>
 #include <new>
+#include <optional>
 #include <stdexcept>
+#include <string>
 
 #include "include/batchnorm_kernels.h"
 
@@ -106,7 +110,8 @@ NB_MODULE(_native, module) {
   module.def("infer", infer);
   module.def("gradients", gradients);
   module.def("instructions", bn_instructions);
-  module.def("select_instructions", [](const char* name) { check(bn_select_instructions(name)); },
-             nb::arg("name").none());
+  module.def("select_instructions", [](std::optional<std::string> name) {
+    check(bn_select_instructions(name.has_value() ? name->c_str() : nullptr));
+  }, nb::arg("name").none());
   module.def("has_instructions", [](const char* name) { return bn_has_instructions(name) != 0; });
 }
