@@ -32,7 +32,9 @@ def buffer_names(options: Options) -> dict[str, str]:
 
 def start(options: Options, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
     """What each slot's buffer holds where training begins with these running statistics."""
-    return core.initial_state(ops, options, mean.detach().clone(), variance.detach().clone())
+    values = core.initial_state(ops, options, mean.detach(), variance.detach())
+    # Several start from the same tensor, and each goes its own way.
+    return {slot: value.clone() for slot, value in values.items()}
 
 
 def register(layer: Module, options: Options) -> None:

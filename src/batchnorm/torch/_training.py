@@ -36,7 +36,7 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     adjustment = None
     if layer.training and layer.adjustment is not None:
         adjustment = _call(layer.adjustment, x, dtype)
-    order = None if torch.compiler.is_compiling() else _memory_order(x)
+    order = None if torch.compiler.is_compiling() else _memory_order(x, axes)
     if order is not None:
         x = x.permute(order)
         axes = tuple(sorted(order.index(axis) for axis in axes))
@@ -57,7 +57,7 @@ def train_grouped(layer: Any, x: Tensor) -> Tensor:
     """The same by PyTorch's kernel alone, for layers with ghost batches or other axes and no more."""
     check_epsilon(layer.eps)
     axes = canonical_axes(layer.settings.axes, x.dim())
-    order = _memory_order(x)
+    order = _memory_order(x, axes)
     if order is not None:
         x, axes = x.permute(order), tuple(sorted(order.index(axis) for axis in axes))
     layout = _layout(layer, x, axes, layer.options.ghost if layer.training else None)
@@ -111,9 +111,9 @@ def _at_step(layer: Any, options: Options, count: Tensor | None) -> Options:
     return options_of(layer.settings, layer.momentum, layer.eps, clip, with_gamma, with_beta)
 
 
-def _memory_order(x: Tensor) -> tuple[int, ...] | None:
-    """The axes in the order of memory, where the channels come last there."""
-    if x.dim() < 3 or x.is_contiguous():
+def _memory_order(x: Tensor, axes: Sequence[int]) -> tuple[int, ...] | None:
+    """The axes in the order of memory, where axis 1 comes last there. Of several axes the order would change."""
+    if x.dim() < 3 or len(axes) > 1 or x.is_contiguous():
         return None
     order = (0, *range(2, x.dim()), 1)
     return order if x.permute(order).is_contiguous() else None

@@ -52,7 +52,7 @@ class Block:
         """A block in the shape of the input."""
         if self.order is not None:
             y = y.reshape([self.split[axis] for axis in self.order])
-            y = y.permute(sorted(range(len(self.order)), key=self.order.__getitem__))
+            y = y.permute(sorted(range(len(self.order)), key=self.order.__getitem__)).contiguous()
         return y.reshape(self.layout.shape)
 
     def grouped(self, statistic: Tensor) -> Tensor:
