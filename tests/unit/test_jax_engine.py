@@ -273,3 +273,22 @@ def test_devices_are_one_batch() -> None:
         *("sharded-jit", "explicit-sharding", "shard_map", "shard_map-unchecked", "gradient-inside", "pmap"),
         *("two-and-eight", "groups", "two-axes"),
     ]
+
+
+def test_sums_of_wide_ghost_batches_come_in_pieces(x64) -> None:
+    """More columns than one sum takes on a CPU, the last piece shorter: the same numbers, and gradients of them."""
+    options, (x, dy) = Options((-1,), ghost=Ghost(2)), arrays((12, 3000), "float64")
+    params, state = started(options, x)
+
+    def step(x, dy, options):
+        y, after = batchnorm.batch_norm(x, params, state, options, training=True)
+        return jnp.sum(y * dy), (y, after["moving_variance"])
+
+    # Example i is in group i mod 6.
+    order = jnp.arange(12).reshape(2, 6).T.reshape(-1)
+    dx, (y, variance) = jax.grad(step, has_aux=True)(x, dy, options)
+    beside = replace(options, ghost=Ghost(2, "contiguous"))
+    expected, (expected_y, expected_variance) = jax.grad(step, has_aux=True)(x[order], dy[order], beside)
+    assert_close(y[order], expected_y, "float64", "y")
+    assert_close(dx[order], expected, "float64", "dx")
+    assert_close(variance, expected_variance, "float64", "variance")
