@@ -19,7 +19,8 @@ class Framework:
     Attributes:
         title: its name in messages.
         module: what must be imported for its arrays to exist.
-        package: ours, which has `engine`.
+        package: ours, which has the engine.
+        attribute: the engine's name there.
         array_types: the types of its arrays, given the imported module.
         from_numpy: a NumPy array as one of its own, beside another of its arrays.
         takes_numpy: whether its functions take NumPy arrays as they are.
@@ -31,10 +32,11 @@ class Framework:
     array_types: Callable[[Any], tuple[type, ...]]
     from_numpy: Callable[[Any, Any], Any]
     takes_numpy: bool
+    attribute: str = "engine"
 
     @property
     def engine(self) -> Engine[Any]:
-        return importlib.import_module(self.package).engine
+        return getattr(importlib.import_module(self.package), self.attribute)
 
     def owns(self, value: object) -> bool:
         module = sys.modules.get(self.module)
@@ -62,6 +64,7 @@ NUMPY = Framework(
     array_types=lambda numpy: (numpy.ndarray, numpy.generic),
     from_numpy=lambda array, like: array,
     takes_numpy=True,
+    attribute="native",
 )
 
 FRAMEWORKS = (

@@ -15,13 +15,19 @@ LIBRARIES = {
     "keras": ("keras", "keras-nightly"),
     "tf_keras": ("tf-keras", "tf-keras-nightly"),
     "tf_slim": ("tf-slim",),
+    "torch": ("torch",),
+    "jax": ("jax",),
+    "flax": ("flax",),
 }
 # What each face imports, and the extra that installs it.
 FACES = {
     "batchnorm.compat.v1.layers": (("tensorflow",), "tensorflow"),
     "batchnorm.compat.v1.keras.utils": (("tensorflow",), "tensorflow"),
     "batchnorm.contrib.layers": (("tensorflow",), "tensorflow"),
-    "batchnorm.keras.layers": (("tensorflow", "keras"), "keras"),
+    "batchnorm.keras.layers": (("keras",), "keras"),
+    "batchnorm.torch": (("torch",), "torch"),
+    "batchnorm.flax": (("jax", "flax"), "flax"),
+    "batchnorm.batch_norm": (("numpy",), ""),
 }
 
 
