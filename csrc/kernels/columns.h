@@ -115,6 +115,8 @@ inline void add_at(const Term& term, int64_t j, const T* center, T* first, T* se
   const Vector<T, N> c = load<N>(center + j);
   Vector<T, N> a = load<N>(first + j), b = load<N>(second + j);
   for (int r = 0; r < kRows; ++r) {
+    // The lines of the next time are far enough ahead.
+    if (kRows > 1 && N > 1) term.fetch_at(r + kRows, j);
     const Pair<T, N> pair = term.template at<N>(r, j, c);
     a += pair.first;
     b += pair.first * pair.second;

@@ -100,6 +100,21 @@ inline double sum_lanes(Vector<T, N> v) {
   }
 }
 
+// Fetch what will be read soon. One core has too few reads in flight by itself to use the memory's speed; an address
+// past the end of an array does no harm.
+template <class Element>
+inline void fetch(const Element* base, int64_t offset) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(base) +
+                                                   uintptr_t(offset) * sizeof(Element)));
+}
+
+// The same for what will be written.
+template <class Element>
+inline void claim(Element* base, int64_t offset) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(base) +
+                                                   uintptr_t(offset) * sizeof(Element)), 1);
+}
+
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 

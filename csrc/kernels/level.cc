@@ -53,9 +53,9 @@ void apply(const Block& b, const void* x, const void* mean, const void* scale, c
       const Row<T> s{as_columns(part, in_line, shifts + c, &rooms[2])};
       each_run(part, in_line, [&](int64_t offset, int64_t, int64_t lines, int64_t stride, int64_t rows) {
         offset += c * part.inner;
+        const int64_t width = rows * part.channels * part.inner, jump = stride == width ? 0 : stride;
         for (int64_t line = 0; line < lines; ++line, offset += stride) {
-          write(Affine<Element, Row>{from + offset, m, a, s},
-                rows * part.channels * part.inner, to + offset, past_caches);
+          write(Affine<Element, Row>{from + offset, m, a, s}, width, to + offset, past_caches, jump);
         }
       });
     });
@@ -82,7 +82,8 @@ void grad_sums(const Block& b, const void* dy, const void* x, const void* mean, 
       };
       each_piece(b, [&](int64_t offset, int64_t, int64_t n) {
         offset += c * b.inner;
-        sums.add(Pull<Element>{pulls + offset, from + offset, 0}, n, means[c]);
+        sums.add(Pull<Element>{pulls + offset, from + offset, 0}, n, means[c],
+                 n == b.inner ? b.row_stride : n);
         pending += n;
         if (pending >= kPiece) flush();
       });
@@ -125,16 +126,16 @@ void grad_input(const Block& b, const void* dy, const void* x, const void* weigh
       const Row<T> o{as_columns(part, in_line, offsets + c, &rooms[3])};
       each_run(part, in_line, [&](int64_t at, int64_t at_weight, int64_t lines, int64_t stride, int64_t rows) {
         at += c * part.inner;
-        const int64_t width = rows * part.channels * part.inner;
+        const int64_t width = rows * part.channels * part.inner, jump = stride == width ? 0 : stride;
         for (int64_t line = 0; line < lines; ++line, at += stride, at_weight += rows * part.inner) {
           const Input<Element, Row> input{pulls + at, from + at, m, s, t, o};
           if (w == nullptr) {
-            write(input, width, to + at, past_caches);
+            write(input, width, to + at, past_caches, jump);
           } else if (by_row) {
-            write(WeightedInput<Element, Row, Same>{input, {w[at_weight]}}, width, to + at, past_caches);
+            write(WeightedInput<Element, Row, Same>{input, {w[at_weight]}}, width, to + at, past_caches, jump);
           } else {
             expand_weights(part, rows, w + at_weight, each.values);
-            write(WeightedInput<Element, Row, Row>{input, {each.values}}, width, to + at, past_caches);
+            write(WeightedInput<Element, Row, Row>{input, {each.values}}, width, to + at, past_caches, jump);
           }
         }
       });

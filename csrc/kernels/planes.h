@@ -29,13 +29,19 @@ struct PlaneSums {
   static constexpr int kMany = 4;
   Vector<T, N> first[kMany] = {}, second[kMany] = {};
 
+  // Of elements to fetch ahead, some 2 KiB.
+  static constexpr int64_t kAhead = 512;
+
+  // `jump` elements on lies what will be added next.
   template <class Term>
-  void add(const Term& term, int64_t n, T center) {
+  void add(const Term& term, int64_t n, T center, int64_t jump) {
     const Vector<T, N> c = fill<T, N>(center);
     Vector<T, N> a[kMany], b[kMany];
     for (int k = 0; k < kMany; ++k) a[k] = first[k], b[k] = second[k];
     int64_t j = 0;
     for (; j + kMany * N <= n; j += kMany * N) {
+      const int64_t ahead = j + kAhead < n ? j + kAhead : j + kAhead - n + jump;
+      for (int64_t line = 0; line < kMany * N; line += 64 / int64_t(sizeof(T))) term.fetch_at(0, ahead + line);
 #pragma GCC unroll 4
       for (int k = 0; k < kMany; ++k) {
         const Pair<T, N> pair = term.template at<N>(0, j + k * N, c);
@@ -119,11 +125,11 @@ class PlaneMoments {
   void add(const Element* x, const T* w, int64_t n) {
     if (w == nullptr) {
       count_ += double(n);
-      sums_.add(Deviation<Element>{x, 0}, n, center_);
+      sums_.add(Deviation<Element>{x, 0}, n, center_, n == b_.inner ? b_.row_stride : n);
       return;
     }
     count_ += sum_run(w, n);
-    sums_.add(EachWeighted<Element>{x, 0, w, 0}, n, center_);
+    sums_.add(EachWeighted<Element>{x, 0, w, 0}, n, center_, n == b_.inner ? b_.row_stride : n);
   }
 
   void flush() {

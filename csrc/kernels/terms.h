@@ -49,6 +49,8 @@ struct Deviation {
     Vector<T, N> d = load<N>(x + r * stride + j) - center;
     return {d, d};
   }
+
+  void fetch_at(int64_t r, int64_t j) const { fetch(x, r * stride + j); }
 };
 
 // The same with a weight for each row.
@@ -64,6 +66,8 @@ struct RowWeighted {
     Vector<T, N> d = load<N>(x + r * stride + j) - center;
     return {d * weights[r], d};
   }
+
+  void fetch_at(int64_t r, int64_t j) const { fetch(x, r * stride + j); }
 };
 
 // The same with a weight for each element.
@@ -80,6 +84,8 @@ struct EachWeighted {
     Vector<T, N> d = load<N>(x + r * stride + j) - center;
     return {d * load<N>(weights + r * weight_stride + j), d};
   }
+
+  void fetch_at(int64_t r, int64_t j) const { fetch(x, r * stride + j); }
 };
 
 // dy, and dy * (x - mean).
@@ -93,6 +99,11 @@ struct Pull {
   template <int N>
   Pair<T, N> at(int64_t r, int64_t j, Vector<T, N> mean) const {
     return {load<N>(dy + r * stride + j), load<N>(x + r * stride + j) - mean};
+  }
+
+  void fetch_at(int64_t r, int64_t j) const {
+    fetch(dy, r * stride + j);
+    fetch(x, r * stride + j);
   }
 };
 
@@ -141,9 +152,10 @@ struct WeightedInput {
   }
 };
 
-// Write a term along `n` elements. A last vector that is not full overlaps the one before it.
+// Write a term along `n` elements. A last vector that is not full overlaps the one before it. `jump` elements on lies
+// what will be written next, 0 where it follows at once.
 template <class Element, class Term>
-inline void write(const Term& term, int64_t n, Element* out, bool past_caches) {
+inline void write(const Term& term, int64_t n, Element* out, bool past_caches, int64_t jump = 0) {
   constexpr int N = kWidth<Element>;
   constexpr int64_t kBytes = N * sizeof(Element);
   if (n < N) {
@@ -158,6 +170,11 @@ inline void write(const Term& term, int64_t n, Element* out, bool past_caches) {
       j = (kBytes - odd) / int64_t(sizeof(Element));
     }
     for (; j + N <= n; j += N) stream<N>(out + j, term.template at<N>(j));
+  } else if (jump != 0) {
+    for (; j + N <= n; j += N) {
+      claim(out, j + jump);
+      store<N>(out + j, term.template at<N>(j));
+    }
   } else {
     for (; j + N <= n; j += N) store<N>(out + j, term.template at<N>(j));
   }

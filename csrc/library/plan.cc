@@ -137,10 +137,13 @@ Plan plan_sums(const Runs& n, int64_t bytes) {
 Plan plan_each(const Runs& n, int64_t bytes) {
   Plan plan = whole(n, bytes);
   if (plan.small || n.statistics() == 0) return plan;
-  const int64_t wanted = std::clamp<int64_t>(n.count() * n.channel * bytes / (kPart / 2), 1, 4 * kMostParts);
-  cut_rows(&plan, wanted);
+  const int64_t size = n.count() * n.channel * bytes;
+  const int64_t wanted = std::clamp<int64_t>(size / (kPart / 2), 1, 4 * kMostParts);
+  // What is known of short runs is spread over a line first, which many rows should share.
+  const bool short_runs = n.inner > 1 && n.inner * bytes < 2 * kRun;
+  cut_rows(&plan, short_runs ? std::clamp<int64_t>(n.outer * n.middle / 64, 1, wanted) : wanted);
   if (plan.parts() * n.group < wanted && n.channel > 1) {
-    set_tile(&plan, round_tile(n, up(n.channel, up(wanted, plan.parts()))));
+    set_tile(&plan, round_tile(n, up(n.channel, up(wanted, plan.parts() * n.group))));
   }
   return plan;
 }
