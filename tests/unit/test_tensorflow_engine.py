@@ -9,7 +9,8 @@ import tensorflow as tf
 from batchnorm._core.step import infer, train
 from batchnorm._engines import numpy as reference
 from batchnorm._engines.protocol import GradTerms, Inputs
-from batchnorm._engines.tensorflow import compiled, engine, few, ops
+from batchnorm._engines.tensorflow import compiled, engine, few, native, ops
+from batchnorm._kernels import tensorflow as kernels
 from batchnorm.layout import plan_layout
 from batchnorm.options import Ghost, Options, Renorm
 from tolerances import assert_close
@@ -56,14 +57,47 @@ WEIGHTS = ("none", "examples", "positions", "channels", "numbers", "one")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
+class Recorder:
+    """The module of ops, and the names of those that were asked of it."""
+
+    def __init__(self) -> None:
+        self.used: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        self.used.append(name.removeprefix("batchnorm_kernels_"))
+        return getattr(kernels.load(), name)
+
+
 @pytest.fixture
-def compile_all(monkeypatch):
+def native_ops(monkeypatch):
+    """The ops on the CPU kernels, and a record of their use."""
+    if kernels.load() is None:
+        pytest.skip(kernels.why_missing())
+    recorder = Recorder()
+    monkeypatch.setattr(native, "load", lambda: recorder)
+    return recorder
+
+
+@pytest.fixture
+def no_kernels(monkeypatch):
+    """As if the ops had not been built."""
+    monkeypatch.setattr(native, "load", lambda: None)
+
+
+@pytest.fixture(params=["native_ops", "no_kernels"])
+def either(request):
+    """With the ops, and without."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def compile_all(monkeypatch, no_kernels):
     """Compile for arrays of any size, into an empty cache, which is returned."""
-    kernels: dict[Any, Any] = {}
+    loops: dict[Any, Any] = {}
     monkeypatch.setattr(compiled, "LEAST_ELEMENTS", 0)
     monkeypatch.setattr(few, "LEAST_ELEMENTS", 0)
-    monkeypatch.setattr(compiled, "_kernels", kernels)
-    return kernels
+    monkeypatch.setattr(compiled, "_kernels", loops)
+    return loops
 
 
 def weight_shape(kind: str, case: Case) -> tuple[int, ...] | None:
@@ -142,14 +176,35 @@ def check(case: Case, kind: str, dtype: str, unknown: bool = False) -> None:
     + [(kind, dtype) for dtype in DTYPES[1:] for kind in ("none", "positions")],
 )
 @pytest.mark.parametrize("name", CASES)
-def test_plain_passes(name, kind, dtype):
+def test_plain_passes(name, kind, dtype, no_kernels):
     check(CASES[name], kind, dtype)
     assert not compiled._kernels
 
 
+PASSES = {"moments", "apply", "grad_sums", "grad_input"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [(kind, "float32") for kind in WEIGHTS]
+    + [(kind, dtype) for dtype in DTYPES[1:] for kind in ("none", "positions")],
+)
+@pytest.mark.parametrize("name", CASES)
+def test_native_passes(name, kind, dtype, native_ops):
+    case = CASES[name]
+    check(case, kind, dtype)
+    if plan_layout(case.shape, case.axes, case.ghost).permutation is not None:
+        assert not native_ops.used
+        return
+    # Weights that differ between channels, or along a part of a run, go the other way.
+    goes = all(size == 1 for axis, size in enumerate(weight_shape(kind, case) or ()) if axis in case.axes)
+    apart = kind != "none" and name in ("ghosts, two axes apart",)
+    assert set(native_ops.used) == PASSES - (set() if goes and not apart else {"moments", "grad_input"})
+
+
 @pytest.mark.parametrize("kind", ["none", "positions"])
 @pytest.mark.parametrize("name", CASES)
-def test_passes_on_unknown_shapes(name, kind):
+def test_passes_on_unknown_shapes(name, kind, either):
     check(CASES[name], kind, "float32", unknown=True)
 
 
@@ -241,10 +296,15 @@ LARGE = {
 @pytest.mark.parametrize("mean", [1e4, 1e6])
 @pytest.mark.parametrize(
     ("name", "way"),
-    [*((name, way) for name in LARGE for way in ("compiled", "plain")), ("images", "weighted")],
+    [
+        *((name, way) for name in LARGE for way in ("native", "compiled", "plain")),
+        *(("images", f"weighted {way}") for way in ("native", "compiled")),
+    ],
 )
-def test_large_mean(name, mean, way, monkeypatch):
+def test_large_mean(name, mean, way, monkeypatch, request):
     case = LARGE[name]
+    is_native = way.endswith("native")
+    request.getfixturevalue("native_ops" if is_native else "no_kernels")
     monkeypatch.setattr(compiled, "_kernels", {})
     if way == "plain":
         monkeypatch.setattr(compiled, "LEAST_ELEMENTS", 10**9)
@@ -253,11 +313,11 @@ def test_large_mean(name, mean, way, monkeypatch):
     # Numbers that get larger all along, so that no part of them is like the whole.
     drift = np.linspace(-1.0, 1.0, case.shape[0]).reshape(-1, *[1] * (len(case.shape) - 1))
     x = (random.standard_normal(case.shape) + drift + mean).astype(np.float32)
-    weights = tf.ones([case.shape[0], *[1] * (len(case.shape) - 1)]) if way == "weighted" else None
+    weights = tf.ones([case.shape[0], *[1] * (len(case.shape) - 1)]) if "weighted" in way else None
     options = Options(axes=case.axes, ghost=case.ghost)
     ones = tf.ones([layout.channels])
     y, _, variance, *_ = steps(options, tf.constant(x), ones, 0.0 * ones, weights, tf.ones_like(x))
-    assert bool(compiled._kernels) == (way != "plain")
+    assert bool(compiled._kernels) == (way != "plain" and not is_native)
     moments = reference.engine.moments(x.astype(np.float64), None, layout)
     want = reference.engine.apply(
         x.astype(np.float64),
@@ -274,13 +334,12 @@ def test_large_mean(name, mean, way, monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("way", ["compiled", "plain"])
+@pytest.mark.parametrize("way", ["native_ops", "compile_all", "no_kernels"])
 @pytest.mark.parametrize(
     "name", ["matrix", "images", "images, channels first", "ghosts", "ghosts of a matrix"]
 )
 def test_what_is_not_finite_stays_in_its_channel(name, way, bad, request):
-    if way == "compiled":
-        request.getfixturevalue("compile_all")
+    request.getfixturevalue(way)
     case = CASES[name]
     x, *others = step_inputs(case)
     axis = case.axes[0]
@@ -299,7 +358,7 @@ def test_what_is_not_finite_stays_in_its_channel(name, way, bad, request):
 
 @pytest.mark.parametrize("unknown", [False, True])
 @pytest.mark.parametrize("name", ["matrix", "images", "images, channels first", "ghosts", "two axes apart"])
-def test_an_empty_batch(name, unknown):
+def test_an_empty_batch(name, unknown, either):
     case = CASES[name]._replace(shape=(0, *CASES[name].shape[1:]))
     x, gamma, beta, _, dy = step_inputs(case._replace(ghost=None))
     options = Options(axes=case.axes, ghost=case.ghost)
@@ -319,8 +378,10 @@ def test_an_empty_batch(name, unknown):
         assert_close(value, np.zeros(gamma.shape), "float32", "a gradient")
 
 
+@pytest.mark.parametrize("way", ["native_ops", "compile_all"])
 @pytest.mark.parametrize("name", ["images", "ghosts of a matrix"])
-def test_second_derivatives(name, compile_all):
+def test_second_derivatives(name, way, request):
+    record = request.getfixturevalue(way)
     case = CASES[name]
     x, gamma, beta, _, dy = step_inputs(case, "float64")
 
@@ -339,12 +400,17 @@ def test_second_derivatives(name, compile_all):
 
     for value, expected in zip(second(None), second(False), strict=True):
         assert_close(value, expected, "float64", "a second derivative", within=1e-9)
-    assert compile_all
+    assert record.used if way == "native_ops" else record
 
 
 def test_fused_false_compiles_nothing(compile_all):
     steps(Options(axes=(3,), fused=False), *step_inputs(CASES["images"]))
     assert not compile_all
+
+
+def test_fused_false_uses_no_op(native_ops):
+    steps(Options(axes=(3,), fused=False), *step_inputs(CASES["images"]))
+    assert not native_ops.used
 
 
 def test_shapes_beyond_the_most_are_not_compiled(compile_all, monkeypatch):

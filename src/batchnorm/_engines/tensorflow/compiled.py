@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["LEAST_ELEMENTS", "is_cpu", "kernel", "pays"]
+__all__ = ["LEAST_ELEMENTS", "is_confined", "is_cpu", "kernel", "pays"]
 
 Tensor = Any
 Function = Callable[..., Any]
@@ -34,7 +34,7 @@ def pays(*arrays: Tensor) -> bool:
     size = arrays[0].shape.num_elements()
     if size is None or size < LEAST_ELEMENTS or not all(array.shape.is_fully_defined() for array in arrays):
         return False
-    return _can_compile() and not _is_confined()
+    return _can_compile() and not is_confined()
 
 
 def kernel(function: Function, static: tuple[Any, ...], arrays: tuple[Tensor, ...]) -> Function:
@@ -53,7 +53,7 @@ def _can_compile() -> bool:
     return is_cpu() and tf.test.is_built_with_xla()
 
 
-def _is_confined() -> bool:
+def is_confined() -> bool:
     """Whether what is being built compiles as a whole, or is a loop of TensorFlow 1.
 
     XLA compiles loops inside a larger program badly, and TensorFlow 1 cannot differentiate its loops through a call.

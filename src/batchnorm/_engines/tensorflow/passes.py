@@ -1,7 +1,8 @@
-"""The TensorFlow engine: the four passes on blocks, and TensorFlow's own operation for inference.
+"""The TensorFlow engine: the passes on the CPU kernels, and TensorFlow's own operation for inference.
 
-A module with the names that the engine protocol asks for. On hosts with an accelerator the passes are the
-composed ones: multiplying by ones, as `sums` does, would round there.
+A module with the names that the engine protocol asks for. Where the kernels cannot go, or were not built, the passes
+are loops over blocks that XLA compiles one by one. On hosts with an accelerator they are the composed ones:
+multiplying by ones, as `sums` does, would round there.
 """
 
 from typing import Any
@@ -9,12 +10,11 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._engines.composed import Composed, finite
-from batchnorm._engines.protocol import GradTerms, Moments
-from batchnorm._engines.tensorflow import elementwise, ops
+from batchnorm._engines.protocol import GradTerms, Moments, Saved
+from batchnorm._engines.tensorflow import elementwise, few, native, ops
 from batchnorm._engines.tensorflow.block import Block, plan_block
 from batchnorm._engines.tensorflow.compiled import is_cpu
 from batchnorm._engines.tensorflow.differentiable import differentiable
-from batchnorm._engines.tensorflow.few import fused_gradients, fused_train
 from batchnorm._engines.tensorflow.inference import fused_infer
 from batchnorm._engines.tensorflow.replicas import sum_over_replicas
 from batchnorm._engines.tensorflow.sums import sum_length
@@ -53,6 +53,9 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
     sample of S numbers out of N, δ² ≤ σ²·N/S whatever the numbers, so that little is lost in the difference.
     An infinite mean is left to δ: from an infinite center every finite number would deviate by infinity.
     """
+    done = native.moments(x, weights, layout)
+    if done is not None:
+        return done
     if not is_cpu():
         return composed.moments(x, weights, layout)
     block = plan_block(layout)
@@ -79,6 +82,9 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
 
 def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
     """(x − mean)·scale + shift."""
+    done = native.apply(x, mean, scale, shift, layout)
+    if done is not None:
+        return done
     if not is_cpu():
         return composed.apply(x, mean, scale, shift, layout)
     block = plan_block(layout)
@@ -90,6 +96,9 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
 
 def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """Σdy and Σdy·(x − mean)."""
+    done = native.grad_sums(dy, x, mean, layout)
+    if done is not None:
+        return done
     if not is_cpu():
         return composed.grad_sums(dy, x, mean, layout)
     block = plan_block(layout)
@@ -103,6 +112,9 @@ def grad_input(
     dy: Tensor, x: Tensor, weights: Tensor | None, mean: Tensor, terms: GradTerms[Tensor], layout: Layout
 ) -> Tensor:
     """slope·dy + w·(tilt·(x − mean) + offset)."""
+    done = native.grad_input(dy, x, weights, mean, terms, layout)
+    if done is not None:
+        return done
     if not is_cpu():
         return composed.grad_input(dy, x, weights, mean, terms, layout)
     block = plan_block(layout)
@@ -111,6 +123,22 @@ def grad_input(
     return block.restore(
         elementwise.run(elementwise.pulled, block.repeats, block.view(dy), block.view(x), *statistics, *w)
     )
+
+
+def fused_train(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
+    """y, the moments and the scale in one call, or None."""
+    done = native.fused_train(x, gamma, beta, epsilon, layout)
+    return few.fused_train(x, gamma, beta, epsilon, layout) if done is None else done
+
+
+def fused_gradients(
+    dy: Tensor, x: Tensor, saved: Saved[Tensor], epsilon: float, layout: Layout
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """dx, Σdy and Σdy·x̂ in one call, or None."""
+    done = native.fused_gradients(dy, x, saved, epsilon, layout)
+    return few.fused_gradients(dy, x, saved, epsilon, layout) if done is None else done
 
 
 def _sample_mean(x: Tensor, block: Block, dtype: Any) -> Tensor:

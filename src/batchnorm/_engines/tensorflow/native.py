@@ -1,0 +1,255 @@
+"""The passes as ops on the CPU kernels (`csrc/`), where these can go; None elsewhere.
+
+They go wherever the process computes on its CPU alone and the layout needs no permutation, in eager and graph mode,
+with known and unknown sizes. Where they do not go is decided in `_find` alone.
+
+XLA cannot compile them. What is built for XLA from the start has no such op. A function that was traced before, and is
+then called from one that XLA compiles, is not traced again: therefore each op in a function stands in a branch beside
+the composed pass, and an index that XLA replaces by a constant of its own chooses between them.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from batchnorm._core.affine import fold, invert_deviation
+from batchnorm._engines import composed
+from batchnorm._engines.protocol import GradTerms, Moments, Saved
+from batchnorm._engines.tensorflow import ops
+from batchnorm._engines.tensorflow.compiled import is_confined, is_cpu
+from batchnorm._kernels.runs import kernel_runs
+from batchnorm._kernels.tensorflow import load
+from batchnorm.layout import Layout
+
+__all__ = ["apply", "fused_gradients", "fused_train", "grad_input", "grad_sums", "moments"]
+
+Tensor = Any
+
+DTYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16)
+CONTIGUOUS, INTERLEAVED = 1, 2
+
+
+class _Kernels(NamedTuple):
+    """The ops, and the attributes by which they find the runs of a layout in any shape."""
+
+    ops: Any
+    attributes: dict[str, Any]
+    by_group: bool | None
+
+
+def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor] | None:
+    """Mean and mean squared deviation over the reduced runs."""
+    kernels, spread = _find(x, layout), None
+    if kernels is not None and weights is not None:
+        spread = _spread(weights, x, layout, kernels)
+        kernels = None if spread is None else kernels
+    if kernels is None:
+        return None
+    dtype = ops.stat_dtype(x)
+
+    def native(layout: Layout) -> tuple[Tensor, ...]:
+        total, effective, mean, variance = kernels.ops.batchnorm_kernels_moments(
+            x,
+            [] if spread is None else [spread],
+            U=dtype,
+            weights_by_group=int(spread is not None and bool(kernels.by_group)),
+            **kernels.attributes,
+        )
+        statistics = (_statistic(mean, layout), _statistic(variance, layout))
+        return statistics if spread is None else (*statistics, total, effective)
+
+    def plain(layout: Layout) -> tuple[Tensor, ...]:
+        total, effective, *statistics = composed.moments(ops, x, weights, layout)
+        return tuple(statistics) if spread is None else (*statistics, total, effective)
+
+    mean, variance, *totals = _either(layout, native, plain)
+    total, effective = totals or [ops.as_float(layout.count, dtype)] * 2
+    return Moments(total, effective, mean, variance)
+
+
+def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor | None:
+    """(x − mean)·scale + shift."""
+    kernels = _find(x, layout)
+    if kernels is None:
+        return None
+    known = _known((mean, scale, shift), layout)
+    return _either(
+        layout,
+        lambda layout: _large(kernels.ops.batchnorm_kernels_apply(x, *known, **kernels.attributes), layout),
+        lambda layout: composed.apply(ops, x, *known, layout),
+    )
+
+
+def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
+    """Σdy and Σdy·(x − mean)."""
+    kernels = _find(x, layout)
+    if kernels is None:
+        return None
+    (known,) = _known((mean,), layout)
+
+    def native(layout: Layout) -> tuple[Tensor, ...]:
+        sums = kernels.ops.batchnorm_kernels_grad_sums(dy, x, known, **kernels.attributes)
+        return tuple(_statistic(part, layout) for part in sums)
+
+    return _either(layout, native, lambda layout: composed.grad_sums(ops, dy, x, known, layout))
+
+
+def grad_input(
+    dy: Tensor, x: Tensor, weights: Tensor | None, mean: Tensor, terms: GradTerms[Tensor], layout: Layout
+) -> Tensor | None:
+    """slope·dy + w·(tilt·(x − mean) + offset)."""
+    kernels, spread = _find(x, layout), None
+    if kernels is not None and weights is not None:
+        spread = _spread(weights, x, layout, kernels)
+        kernels = None if spread is None else kernels
+    if kernels is None:
+        return None
+    mean, *known = _known((mean, *terms), layout)
+
+    def native(layout: Layout) -> Tensor:
+        dx = kernels.ops.batchnorm_kernels_grad_input(
+            dy,
+            x,
+            mean,
+            *known,
+            [] if spread is None else [spread],
+            weights_by_group=int(spread is not None and bool(kernels.by_group)),
+            **kernels.attributes,
+        )
+        return _large(dx, layout)
+
+    return _either(
+        layout,
+        native,
+        lambda layout: composed.grad_input(ops, dy, x, weights, mean, GradTerms(*known), layout),
+    )
+
+
+def fused_train(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
+    """y, the moments and the scale in one call."""
+    kernels = _find(x, layout)
+    if kernels is None:
+        return None
+    dtype = ops.stat_dtype(x)
+
+    def native(layout: Layout) -> tuple[Tensor, ...]:
+        y, *statistics = kernels.ops.batchnorm_kernels_train(
+            x,
+            [] if gamma is None else [gamma],
+            [] if beta is None else [beta],
+            U=dtype,
+            epsilon_bits=_bits(epsilon),
+            **kernels.attributes,
+        )
+        return _large(y, layout), *(_statistic(value, layout) for value in statistics)
+
+    def plain(layout: Layout) -> tuple[Tensor, ...]:
+        _, _, mean, variance = composed.moments(ops, x, None, layout)
+        scale, shift = fold(ops, epsilon, variance, None, None, gamma, beta, layout)
+        return composed.apply(ops, x, mean, scale, shift, layout), mean, variance, scale
+
+    y, mean, variance, scale = _either(layout, native, plain)
+    total = ops.as_float(layout.count, dtype)
+    return y, Moments(total, total, mean, variance), scale
+
+
+def fused_gradients(
+    dy: Tensor, x: Tensor, saved: Saved[Tensor], epsilon: float, layout: Layout
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """dx, Σdy and Σdy·x̂ in one call."""
+    kernels = _find(x, layout)
+    if kernels is None:
+        return None
+    mean, variance, scale = known = _known((saved.mean, saved.variance, saved.scale), layout)
+
+    def native(layout: Layout) -> tuple[Tensor, ...]:
+        dx, *sums = kernels.ops.batchnorm_kernels_gradients(
+            dy, x, *known, epsilon_bits=_bits(epsilon), **kernels.attributes
+        )
+        return _large(dx, layout), *(_statistic(part, layout) for part in sums)
+
+    def plain(layout: Layout) -> tuple[Tensor, ...]:
+        dy_sum, dy_centered_sum = composed.grad_sums(ops, dy, x, mean, layout)
+        inverse = invert_deviation(ops, epsilon, variance)
+        dy_xhat_sum = dy_centered_sum * inverse
+        pulled = scale / ops.maximum(ops.as_float(layout.count, scale.dtype), 1.0)
+        terms = GradTerms(scale, -pulled * inverse * dy_xhat_sum, -pulled * dy_sum)
+        return composed.grad_input(ops, dy, x, None, mean, terms, layout), dy_sum, dy_xhat_sum
+
+    return _either(layout, native, plain)
+
+
+def _find(x: Tensor, layout: Layout) -> _Kernels | None:
+    """The kernels for x, or None where they cannot go."""
+    if x.dtype not in DTYPES or not is_cpu():
+        return None
+    runs, kernels = kernel_runs(layout), load()
+    if runs is None or kernels is None or (not tf.executing_eagerly() and (is_confined() or _is_sent_away())):
+        return None
+    attributes: dict[str, Any] = {"bounds": runs.bounds}
+    if len(layout.split) > len(layout.shape):
+        interleaved = 0 in layout.reduced
+        attributes["ghost_order"] = INTERLEAVED if interleaved else CONTIGUOUS
+        attributes["ghost_size"] = layout.split[0 if interleaved else 1]
+    return _Kernels(kernels, attributes, runs.by_group)
+
+
+def _is_sent_away() -> bool:
+    """Whether what is being built runs in other processes, which may know nothing of our ops."""
+    if not tf.distribute.has_strategy():
+        return False
+    return isinstance(tf.distribute.get_strategy(), tf.distribute.experimental.ParameterServerStrategy)
+
+
+def _either(layout: Layout, native: Callable[[Layout], Any], plain: Callable[[Layout], Any]) -> Any:
+    """`native(layout)`, and beside it `plain(layout)` for the case that XLA compiles the function being built."""
+    graph: Any = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    if graph is None or not graph.building_function or hasattr(graph, "_captured"):
+        return native(layout)
+    # 0 on a CPU; XLA, which computes on no device yet, takes the number of devices for it, while compiling.
+    index = tf.raw_ops.DeviceIndex(device_names=["CPU"])
+    # A layout keeps the sizes it has worked out, and those of a branch do not leave it.
+    return tf.switch_case(index, [partial(branch, replace(layout)) for branch in (native, plain)])
+
+
+def _spread(weights: Tensor, x: Tensor, layout: Layout, kernels: _Kernels) -> Tensor | None:
+    """Weights over all positions; None where they differ between channels, or along a part of the second run."""
+    shape = ops.shape(weights)
+    if kernels.by_group is None or not all(_is_one(shape[axis]) for axis in layout.axes):
+        return None
+    return ops.broadcast_to(ops.cast(weights, ops.stat_dtype(x)), layout.weight_shape)
+
+
+def _known(values: Sequence[Tensor], layout: Layout) -> list[Tensor]:
+    """Statistics as [G, C], which some only broadcast to."""
+    return [ops.broadcast_to(value, (layout.ghosts, layout.channels)) for value in values]
+
+
+def _statistic(value: Tensor, layout: Layout) -> Tensor:
+    return _shaped(value, (layout.ghosts, layout.channels))
+
+
+def _large(value: Tensor, layout: Layout) -> Tensor:
+    return _shaped(value, layout.shape)
+
+
+def _shaped(value: Tensor, shape: Sequence[Any]) -> Tensor:
+    """The same tensor, with what is known of its shape told to the graph."""
+    if not tf.executing_eagerly():
+        value.set_shape([size if isinstance(size, int) else None for size in shape])
+    return value
+
+
+def _bits(epsilon: float) -> int:
+    """A double as the integer of the same bits."""
+    return struct.unpack("q", struct.pack("d", epsilon))[0]
+
+
+def _is_one(size: Any) -> bool:
+    return isinstance(size, int) and size == 1

@@ -1,0 +1,59 @@
+"""A layout as the five runs that the kernels take, told by axes: what holds before any size is known.
+
+    [outer, group, middle, channel, inner]
+
+`group` and `channel` are kept, the other three reduced; a run that the layout lacks has no axes.
+"""
+
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple
+
+from batchnorm.layout import Layout
+
+__all__ = ["KernelRuns", "kernel_runs"]
+
+OUTER, GROUP, MIDDLE, CHANNEL, INNER = range(5)
+
+
+class KernelRuns(NamedTuple):
+    """Which axes of a layout's `split` make up each run.
+
+    Attributes:
+        bounds: run k is the axes from bounds[k] to bounds[k + 1].
+        by_group: whether weights that are the same for all channels differ along the second run; None where they
+            differ along a part of it, which no kernel can take.
+    """
+
+    bounds: tuple[int, ...]
+    by_group: bool | None
+
+
+def kernel_runs(layout: Layout) -> KernelRuns | None:
+    """The layout's runs, or None where the view needs a permutation."""
+    if layout.permutation is not None:
+        return None
+    return _plan(layout.runs, layout.reduced, len(layout.split) > len(layout.shape))
+
+
+@lru_cache(maxsize=1024)
+def _plan(runs: tuple[tuple[int, ...], ...], reduced: tuple[int, ...], ghosts: bool) -> KernelRuns | None:
+    parts = [(index in reduced, len(run)) for index, run in enumerate(runs)]
+    kept = [index for index, (is_reduced, _) in enumerate(parts) if not is_reduced]
+    by_group: bool | None = ghosts
+    if len(kept) == 3 and kept[1] == kept[0] + 1:
+        # [v, G, C1, R, C2]: the groups and the first channels are one run, along a part of which weights differ.
+        parts[kept[0] : kept[1] + 1] = [(False, len(runs[kept[0]]) + len(runs[kept[1]]))]
+        kept, by_group = [kept[0], kept[2] - 1], None
+    if not 1 <= len(kept) <= 2:
+        return None
+    lengths = [0] * 5
+    for index, (is_reduced, length) in enumerate(parts):
+        if is_reduced:
+            run = OUTER if index < kept[0] else INNER if index > kept[-1] else MIDDLE
+        else:
+            run = CHANNEL if index == kept[-1] else GROUP
+        if lengths[run]:
+            return None
+        lengths[run] = length
+    return KernelRuns((0, *accumulate(lengths)), by_group)

@@ -1,0 +1,66 @@
+"""TensorFlow's ops on the CPU kernels (`csrc/tensorflow`): loaded when first asked for, and why they are missing.
+
+A graph that was saved while training holds these ops by name, so whoever loads it calls `load` first.
+"""
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from batchnorm import _kernels
+
+__all__ = ["load", "why_missing"]
+
+LIBRARY = Path(__file__).with_name("libbatchnorm_tensorflow.so")
+FRAMEWORK = "libtensorflow_framework.so.2"
+
+_told: int | None = None
+
+
+def load() -> Any:
+    """The module of ops, told on how many threads to run; None where there is none; `why_missing` then says why."""
+    ops, library, _ = _import()
+    if library is not None:
+        _tell_threads(library)
+    return ops
+
+
+def why_missing() -> str | None:
+    """Why there are no ops, in one sentence; None where there are."""
+    return _import()[2]
+
+
+@cache
+def _import() -> tuple[Any, ctypes.CDLL | None, str | None]:
+    if not LIBRARY.exists():
+        return (
+            None,
+            None,
+            "not built: no C++17 compiler (GCC or Clang) was found when batchnorm was installed",
+        )
+    try:
+        _show_framework()
+        ops = tf.load_op_library(str(LIBRARY))
+        return ops, ctypes.CDLL(str(LIBRARY)), None
+    except (OSError, RuntimeError, tf.errors.OpError) as error:
+        return None, None, f"built, but not loaded: {error}"
+
+
+def _show_framework() -> None:
+    """Let the library find TensorFlow's functions, which are in the process but maybe not in sight of others."""
+    path = Path(tf.sysconfig.get_lib()) / FRAMEWORK
+    if path.exists() and hasattr(os, "RTLD_NOLOAD"):
+        ctypes.CDLL(str(path), os.RTLD_NOLOAD | os.RTLD_NOW | os.RTLD_GLOBAL)
+
+
+def _tell_threads(library: ctypes.CDLL) -> None:
+    """As many threads as TensorFlow uses inside one op. That may change until TensorFlow computes for the first time."""
+    global _told
+    number = tf.config.threading.get_intra_op_parallelism_threads() or _kernels.threads()
+    if number != _told:
+        library.batchnorm_tensorflow_set_threads(ctypes.c_int(number))
+        _told = number
