@@ -97,10 +97,13 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
             return _training.train(self, input, None, None)
         mean = variance = None
         momentum = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.track_running_stats and not _recompute.is_frozen():
+        if self.training and self.track_running_stats:
             refuse_shared_statistics(self, input)
             mean, variance = self.running_mean, self.running_var
-            if self.num_batches_tracked is not None:
+            if _recompute.is_frozen():
+                # Checkpointing wants the same tensors saved as in the first run.
+                mean, variance = mean.clone(), variance.clone()
+            elif self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
                 if self.momentum is None:
                     momentum = 1.0 / float(self.num_batches_tracked)

@@ -19,14 +19,14 @@ __all__ = ["checkpoint_contexts", "frozen_statistics", "is_frozen", "recall"]
 Seen = tuple[dict[str, torch.Tensor], torch.Tensor | None]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Record:
     """What each layer read, call by call, in a first run; a replay reads it again in the same order."""
 
     seen: dict[int, list[Seen]] = field(default_factory=dict[int, list[Seen]])
 
 
-@dataclass
+@dataclass(eq=False)
 class _Frame:
     """One run inside a context: recording, or replaying with the number of calls so far of each layer."""
 

@@ -86,7 +86,9 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> Any:
-        arrays, tensors = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        # Read once: checkpointing recomputes them, and hands them out one time.
+        kept = ctx.saved_tensors
+        arrays, tensors = kept[: ctx.count], kept[ctx.count :]
         saved = ctx.saved._replace(**dict(zip(ctx.places, tensors, strict=True)))
         return None, *_Pull.apply(ctx.plan, saved, outputs[0], *arrays)  # pyright: ignore[reportGeneralTypeIssues]
 
