@@ -200,7 +200,7 @@ def test_apis_agree_within_the_tolerance(field, difference, agreed):
 
 
 def test_renorm_bounds_start_as_plain_batch_norm_and_open():
-    from batchnorm.demo.noniid import renorm_bounds
+    from batchnorm.demo.schedule import renorm_bounds
 
     assert renorm_bounds(0.0) == {"rmin": 1.0, "rmax": 1.0, "dmax": 0.0}
     assert renorm_bounds(0.3) == pytest.approx({"rmin": 0.5, "rmax": 2.0, "dmax": 2.5})

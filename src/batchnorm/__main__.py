@@ -9,18 +9,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from batchnorm._version import __version__
+from batchnorm.demo.engines import ENGINES, Engine
 from batchnorm.errors import refusal
 
 __all__ = ["main"]
-
-# What the demo imports, and the name under which pip knows it.
-DEMO_NEEDS = {
-    "tensorflow": "tensorflow-cpu",
-    "keras": "keras",
-    "sklearn": "scikit-learn",
-    "matplotlib": "matplotlib",
-    "rich": "rich",
-}
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print_info()
         return 0
-    check_needs()
+    engine = ENGINES[asked.engine]
+    check_needs(engine)
     check_output(asked.output)
-    # The demo is for the CPU and for TensorFlow, whatever else this machine has and Keras is set to.
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    os.environ |= engine.environment
     from batchnorm.demo.run import run
 
-    return run(asked.epochs, asked.output, asked.seed, asked.quick)
+    return run(asked.engine, asked.epochs, asked.output, asked.seed, asked.quick)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -64,9 +56,18 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser("info", help="show versions, and which APIs are usable here")
     demo = commands.add_parser(
         "demo",
-        help="train one small network through each of the four APIs, then on batches of few labels",
-        description="Train one small network on scikit-learn's digits: through each of the four APIs, which must "
-        "agree; then on minibatches of two or three labels with plain, renorm, ghost and no normalization.",
+        help="train one small network through each of the APIs, then on batches of few labels",
+        description="Train one small network on scikit-learn's digits: through each API of an engine, which must "
+        "agree; then on minibatches of two or three labels with plain, renorm, ghost and no normalization. On "
+        "TensorFlow the APIs are its four historical ones; elsewhere the framework's own layer, ours, and the "
+        "pure function.",
+    )
+    demo.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="tensorflow",
+        metavar="ENGINE",
+        help=f"what computes: {', '.join(ENGINES)} (default: %(default)s)",
     )
     demo.add_argument("--epochs", type=at_least(1), metavar="N", help="epochs of each training")
     demo.add_argument(
@@ -90,12 +91,12 @@ def at_least(lowest: int) -> Callable[[str], int]:
     return read
 
 
-def check_needs() -> None:
-    """End with a line that names what the demo lacks."""
-    missing = [name for module, name in DEMO_NEEDS.items() if importlib.util.find_spec(module) is None]
+def check_needs(engine: Engine) -> None:
+    """End with a line that names what the demo lacks on an engine."""
+    missing = [name for module, name in engine.needs.items() if importlib.util.find_spec(module) is None]
     if missing:
         installed = "is not installed" if len(missing) == 1 else "are not installed"
-        remedy = "Run: pip install 'batchnorm[demo]'"
+        remedy = f"Run: pip install 'batchnorm[{engine.extras}]'"
         fail(refusal("The demo was asked for", f"It needs {', '.join(missing)}, which {installed}", remedy))
 
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batchnorm.demo.apis import APIS
 from batchnorm.demo.data import BATCH, Digits, mixed_batches
-from batchnorm.demo.network import initial_weights
+from batchnorm.demo.network import Build, initial_weights
 
 __all__ = ["TOLERANCE", "Trained", "agree", "train_through_each"]
 
@@ -36,13 +35,17 @@ class Trained:
 
 
 def train_through_each(
-    digits: Digits, epochs: int, seed: int, tick: Callable[[str, float, float], None]
+    apis: Mapping[str, Build],
+    digits: Digits,
+    epochs: int,
+    seed: int,
+    tick: Callable[[str, float, float], None],
 ) -> dict[str, Trained]:
     """Train through every API with the same initial weights and batches; `tick(api, share done, loss)` at each step."""
     batches = list(mixed_batches(digits.train_labels, epochs, seed))
     first: _Outcome | None = None
     results: dict[str, Trained] = {}
-    for name, build in APIS.items():
+    for name, build in apis.items():
         started = time.perf_counter()
         network = build(initial_weights(seed))
         losses: list[float] = []
@@ -50,7 +53,6 @@ def train_through_each(
             losses.append(network.train(digits.train_images[batch], digits.train_labels[batch], {}))
             tick(name, len(losses) / len(batches), losses[-1])
         seconds = time.perf_counter() - started
-        # The last of the three reads may move the statistics.
         outcome = _Outcome(
             network.statistics(),
             network.logits(digits.test_images, training=False),

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from batchnorm.demo.network import CONVOLUTIONS, LEARNING_RATE, norm_name
+from batchnorm.demo.network import CONVOLUTIONS, LEARNING_RATE, Weights, norm_name
 
 __all__ = ["Call", "GraphNetwork", "Normalize"]
 
@@ -22,7 +22,7 @@ class GraphNetwork:
 
     def __init__(
         self,
-        weights: dict[str, NDArray[Any]],
+        weights: Weights,
         normalize: Normalize,
         defaults: Mapping[str, float] | None = None,
     ) -> None:
@@ -60,7 +60,7 @@ class GraphNetwork:
         return self._session.run(self._moving)
 
 
-def _predict(images: Tensor, weights: dict[str, NDArray[Any]], normalize: Normalize, call: Call) -> Tensor:
+def _predict(images: Tensor, weights: Weights, normalize: Normalize, call: Call) -> Tensor:
     variables = {name: v1.get_variable(name, initializer=value) for name, value in weights.items()}
     x = images
     for name, (_, _, stride, padding) in CONVOLUTIONS.items():

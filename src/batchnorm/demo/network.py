@@ -5,7 +5,7 @@ than ReLU because its slope has no jump: a rounding error beside ReLU's zero tur
 two trainings differ in is then no longer rounding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -16,8 +16,12 @@ __all__ = [
     "CONVOLUTIONS",
     "DECAY",
     "EPSILON",
+    "GHOST_SIZE",
     "LEARNING_RATE",
+    "Build",
     "Network",
+    "Networks",
+    "Weights",
     "initial_weights",
     "norm_name",
 ]
@@ -26,6 +30,9 @@ CLASSES = 10
 DECAY = 0.98
 EPSILON = 1e-3
 LEARNING_RATE = 0.1
+GHOST_SIZE = 12
+
+Weights = Mapping[str, NDArray[Any]]
 
 
 class Convolution(NamedTuple):
@@ -46,13 +53,32 @@ CONVOLUTIONS = {
 
 
 class Network(Protocol):
-    """The network built through one API. `statistics` has its moving averages, as "norm_1/moving_mean" and so on."""
+    """The network built through one API.
+
+    train: one step of gradient descent; the batch's loss before it. `given` may hold the learning "rate", and renorm's
+        bounds "rmin", "rmax" and "dmax".
+    logits: by the batch's statistics in training, else by the moving ones, none of which move.
+    statistics: the moving averages, as "norm_1/moving_mean" and so on.
+    """
 
     def train(self, images: NDArray[Any], labels: NDArray[Any], given: Mapping[str, float]) -> float: ...
 
     def logits(self, images: NDArray[Any], training: bool) -> NDArray[Any]: ...
 
     def statistics(self) -> dict[str, NDArray[Any]]: ...
+
+
+Build = Callable[[Weights], Network]
+
+
+class Networks(Protocol):
+    """What the module of an engine has: the network through each API, and with each method of part 2."""
+
+    @property
+    def APIS(self) -> Mapping[str, Build]: ...  # noqa: N802
+
+    @property
+    def METHODS(self) -> Mapping[str, Build]: ...  # noqa: N802
 
 
 def initial_weights(seed: int) -> dict[str, NDArray[np.float32]]:

@@ -8,7 +8,9 @@ import matplotlib as mpl
 import numpy as np
 
 from batchnorm.demo.compare import Trained
-from batchnorm.demo.noniid import OPENING, TRACED, Course
+from batchnorm.demo.noniid import TRACED, Course
+from batchnorm.demo.report import name_count
+from batchnorm.demo.schedule import OPENING
 
 __all__ = ["draw"]
 
@@ -40,14 +42,14 @@ STROKES = (
 )
 
 
-def draw(results: Mapping[str, Trained], courses: Mapping[str, Course], path: Path) -> None:
-    """Save the picture as a PNG."""
+def draw(title: str, results: Mapping[str, Trained], courses: Mapping[str, Course], path: Path) -> None:
+    """Save the picture as a PNG; the title says on what the network ran."""
     mpl.use("Agg")
     from matplotlib import pyplot
 
     with mpl.rc_context(STYLE):
         figure, axes = pyplot.subplots(2, 3, figsize=(14, 7.6), layout="constrained")
-        figure.suptitle("One network on scikit-learn's digits", fontsize=13, fontweight="bold")
+        figure.suptitle(f"One network on scikit-learn's digits: {title}", fontsize=13, fontweight="bold")
         _draw_apis(axes[0, 0], results)
         _draw_losses(axes[0, 1], courses)
         _draw_readings(axes[0, 2], courses, "accuracy", "Few labels: test accuracy at inference")
@@ -59,9 +61,9 @@ def draw(results: Mapping[str, Trained], courses: Mapping[str, Course], path: Pa
 
 
 def _draw_apis(axes: Axes, results: Mapping[str, Trained]) -> None:
-    for (name, result), stroke in zip(results.items(), STROKES, strict=True):
+    for (name, result), stroke in zip(results.items(), STROKES[: len(results)], strict=True):
         axes.plot(result.losses, label=name, **stroke)
-    _finish(axes, "Four APIs: training loss", "cross-entropy")
+    _finish(axes, f"{name_count(results).capitalize()} APIs: training loss", "cross-entropy")
     axes.set_yscale("log")
 
 

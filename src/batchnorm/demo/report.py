@@ -1,6 +1,6 @@
 """What the demo prints: progress bars, a table for each part, and what they come to."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,17 +13,19 @@ from batchnorm.demo.compare import TOLERANCE, Trained, agree
 from batchnorm.demo.data import LABEL_GROUPS
 from batchnorm.demo.noniid import Course
 
-__all__ = ["final_loss", "print_apis", "print_courses", "show_progress"]
+__all__ = ["final_loss", "name_count", "print_apis", "print_courses", "show_progress"]
 
+COUNTS = {3: "three", 4: "four"}
 # The last batches whose mean is called the final loss: one alone says little.
 LAST = 25
 
 
 @contextmanager
-def show_progress(console: Console) -> Generator[Callable[[str, float, float], None]]:
-    """A bar for each name that the yielded `tick(name, share done, loss)` is called with."""
+def show_progress(console: Console, names: Iterable[str]) -> Generator[Callable[[str, float, float], None]]:
+    """A bar for each of the names that the yielded `tick(name, share done, loss)` is called with."""
+    width = max(12, *map(len, names))
     columns = (
-        TextColumn("  {task.description:<12}"),
+        TextColumn(f"  {{task.description:<{width}}}"),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("loss {task.fields[loss]:.4f}"),
@@ -45,7 +47,7 @@ def print_apis(console: Console, results: Mapping[str, Trained]) -> None:
     first = next(iter(results))
     table = Table(
         box=SIMPLE_HEAD,
-        title="One training through each of the four APIs",
+        title=f"One training through each of the {name_count(results)} APIs",
         caption=f"last three: largest difference from the {first}, relative",
     )
     table.add_column("API", no_wrap=True)
@@ -64,18 +66,12 @@ def print_apis(console: Console, results: Mapping[str, Trained]) -> None:
         )
     console.print(table)
     largest = float(np.max([(r.by_moving, r.by_batch, r.statistics) for r in results.values()]))
-    if agree(results):
-        _say(
-            console,
-            f"The four APIs agree: the largest difference, {largest:.1e}, is within {TOLERANCE:.0e}.",
-            "green",
-        )
-    else:
-        _say(
-            console,
-            f"The four APIs do NOT agree: the largest difference, {largest:.1e}, is over {TOLERANCE:.0e}.",
-            "red",
-        )
+    agreed = agree(results)
+    say, side, style = ("agree", "within", "green") if agreed else ("do NOT agree", "over", "red")
+    text = (
+        f"{name_count(results)} APIs {say}: the largest difference, {largest:.1e}, is {side} {TOLERANCE:.0e}"
+    )
+    _say(console, f"The {text}.", style)
 
 
 def print_courses(console: Console, courses: Mapping[str, Course]) -> None:
@@ -108,6 +104,11 @@ def print_courses(console: Console, courses: Mapping[str, Course]) -> None:
         console,
         f"At inference plain batch norm loses {plain:.1f} points of accuracy, and renorm {renorm:.1f}.",
     )
+
+
+def name_count(results: Mapping[str, Trained]) -> str:
+    """How many APIs there are, in a word."""
+    return COUNTS[len(results)]
 
 
 def final_loss(losses: Sequence[float]) -> float:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from batchnorm.demo.engines import ENGINES
+
 __all__ = ["run"]
 
 MIXED_EPOCHS, FEW_LABEL_EPOCHS, QUICK_EPOCHS = 5, 30, 1
@@ -17,30 +19,31 @@ MIXED_EPOCHS, FEW_LABEL_EPOCHS, QUICK_EPOCHS = 5, 30, 1
 WIDTH = 100
 
 
-def run(epochs: int | None, output: Path, seed: int, quick: bool) -> int:
+def run(engine: str, epochs: int | None, output: Path, seed: int, quick: bool) -> int:
     """Train, print the tables and save the picture; 0, or 1 where the APIs disagree."""
     started = time.perf_counter()
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-    with console.status("Starting TensorFlow"), _quiet():
-        import tensorflow as tf
+    title = ENGINES[engine].title
+    with console.status(f"Starting {title}"), _quiet():
+        networks = ENGINES[engine].load()
+        from batchnorm.demo import compare, data, network, noniid, picture, report
 
-        tf.config.list_physical_devices()
-        from batchnorm.demo import compare, data, noniid, picture, report
-
+        # The first network has the framework look for its devices.
+        next(iter(networks.APIS.values()))(network.initial_weights(seed))
     digits = data.load(seed)
     chosen = epochs or (QUICK_EPOCHS if quick else None)
     console.print(
         f"{len(digits.train_labels)} digits to train on, {len(digits.test_labels)} to test, seed {seed}",
         highlight=False,
     )
-    with report.show_progress(console) as tick:
-        results = compare.train_through_each(digits, chosen or MIXED_EPOCHS, seed, tick)
+    with report.show_progress(console, networks.APIS) as tick:
+        results = compare.train_through_each(networks.APIS, digits, chosen or MIXED_EPOCHS, seed, tick)
     report.print_apis(console, results)
-    with report.show_progress(console) as tick:
-        courses = noniid.train_by_each(digits, chosen or FEW_LABEL_EPOCHS, seed, tick)
+    with report.show_progress(console, networks.METHODS) as tick:
+        courses = noniid.train_by_each(networks.METHODS, digits, chosen or FEW_LABEL_EPOCHS, seed, tick)
     report.print_courses(console, courses)
-    path = output / "digits.png"
-    picture.draw(results, courses, path)
+    path = output / ("digits.png" if engine == "tensorflow" else f"digits-{engine}.png")
+    picture.draw(title, results, courses, path)
     seconds = time.perf_counter() - started
     console.print(
         f"Loss curves and moving statistics: {path} ({seconds:.0f} seconds in all)",
@@ -52,7 +55,7 @@ def run(epochs: int | None, output: Path, seed: int, quick: bool) -> int:
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Keep back what TensorFlow's C++ side writes at its start, of missing GPUs mostly, unless the start fails."""
+    """Keep back what a framework's C++ side writes at its start, of missing GPUs mostly, unless the start fails."""
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as kept:
