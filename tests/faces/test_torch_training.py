@@ -167,7 +167,7 @@ def test_it_learns() -> None:
         loss = (net(x) - target).pow(2).mean()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
 
 

@@ -95,7 +95,8 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
             if self._grouped and self.momentum is not None and input.numel() and not is_traced():
                 return _training.train_grouped(self, input)
             return _training.train(self, input, None, None)
-        mean = variance = None
+        mean: Any = None
+        variance: Any = None
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats:
             refuse_shared_statistics(self, input)
