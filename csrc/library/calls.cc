@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "library/passes.h"
 
@@ -62,7 +63,8 @@ auto gradient_sums_of(const Call& call, const void* dy, const void* x, const T* 
   };
 }
 
-void nothing(const Located&, const Task&) {}
+template <class T>
+void nothing(const Located&, const Task&, const T*, const T*) {}
 
 }  // namespace
 
@@ -73,9 +75,10 @@ void find_moments(const Call& call, const void* x, const T* weights, int64_t tot
   for (T* each : {total, effective}) {
     if (each != nullptr) std::fill(each, each + totals, weights == nullptr ? T(n.count()) : T(0));
   }
-  sum_and_follow(
+  sum_and_follow<T>(
       plan_sums(n, call.element), call.threads, moments_of(call, x, weights), call.level->merge,
-      [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares) {
+      [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares,
+          T*, T*) {
         const int64_t k = group * n.channel + from;
         store_moments(weight, to - from, means, squares, mean + k, variance + k);
         if (weights == nullptr || from > 0 || group >= totals) return;
@@ -84,7 +87,7 @@ void find_moments(const Call& call, const void* x, const T* weights, int64_t tot
           effective[group] = T(weight.total > 0.0 ? weight.total * weight.total / weight.squares : 0.0);
         }
       },
-      nothing);
+      nothing<T>);
 }
 
 template <class T>
@@ -99,16 +102,16 @@ void apply(const Call& call, const void* x, const T* mean, const T* scale, const
 
 template <class T>
 void sum_gradients(const Call& call, const void* dy, const void* x, const T* mean, T* dy_sum, T* dy_centered_sum) {
-  sum_and_follow(
+  sum_and_follow<T>(
       plan_sums(call.runs, 2 * call.element), call.threads, gradient_sums_of(call, dy, x, mean), add,
-      [&](int64_t group, int64_t from, int64_t to, const Weight&, const double* first, const double* second) {
+      [&](int64_t group, int64_t from, int64_t to, const Weight&, const double* first, const double* second, T*, T*) {
         const int64_t k = group * call.runs.channel;
         for (int64_t c = from; c < to; ++c) {
           dy_sum[k + c] = T(first[c - from]);
           dy_centered_sum[k + c] = T(second[c - from]);
         }
       },
-      nothing);
+      nothing<T>);
 }
 
 template <class T>
@@ -128,20 +131,20 @@ void train(const Call& call, const void* x, const T* gamma, const T* beta, int64
            T* mean, T* variance, T* scale) {
   const Runs& n = call.runs;
   const bool past_caches = streams(call);
-  std::vector<T> shift(size_t(n.statistics()), T(0));
-  sum_and_follow(
+  sum_and_follow<T>(
       plan_sums(n, call.element), call.threads, moments_of<T>(call, x, nullptr), call.level->merge,
-      [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares) {
+      [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares,
+          T* shift, T*) {
         const int64_t k = group * n.channel;
         store_moments(weight, to - from, means, squares, mean + k + from, variance + k + from);
         for (int64_t s = k + from; s < k + to; ++s) {
           scale[s] = slope(variance[s], epsilon, gamma, s % channels);
-          if (beta != nullptr) shift[size_t(s)] = beta[s % channels];
+          shift[s - k - from] = beta == nullptr ? T(0) : beta[s % channels];
         }
       },
-      [&](const Located& at_, const Task& task) {
+      [&](const Located& at_, const Task& task, const T* shift, const T*) {
         const int64_t k = task.group * n.channel + task.channel_from;
-        call.kernels->apply(at_.block, at(call, x, at_.offset), mean + k, scale + k, shift.data() + k,
+        call.kernels->apply(at_.block, at(call, x, at_.offset), mean + k, scale + k, shift,
                             at(call, y, at_.offset), past_caches);
       });
 }
@@ -164,23 +167,23 @@ void find_gradients(const Call& call, const void* dy, const void* x, const T* me
   const Runs& n = call.runs;
   const bool past_caches = streams(call);
   const double share = n.count() > 0 ? 1.0 / double(n.count()) : 0.0;
-  std::vector<T> tilt(size_t(n.statistics())), offset(size_t(n.statistics()));
-  sum_and_follow(
+  sum_and_follow<T>(
       plan_sums(n, 2 * call.element), call.threads, gradient_sums_of(call, dy, x, mean), add,
-      [&](int64_t group, int64_t from, int64_t to, const Weight&, const double* first, const double* second) {
+      [&](int64_t group, int64_t from, int64_t to, const Weight&, const double* first, const double* second, T* tilt,
+          T* offset) {
         for (int64_t c = from; c < to; ++c) {
           const int64_t k = group * n.channel + c;
           const double inverse = 1.0 / std::sqrt(double(variance[k]) + epsilon), pulled = double(scale[k]) * share;
           dy_sum[k] = T(first[c - from]);
           dy_xhat_sum[k] = T(second[c - from] * inverse);
-          tilt[size_t(k)] = T(-pulled * inverse * inverse * second[c - from]);
-          offset[size_t(k)] = T(-pulled * first[c - from]);
+          tilt[c - from] = T(-pulled * inverse * inverse * second[c - from]);
+          offset[c - from] = T(-pulled * first[c - from]);
         }
       },
-      [&](const Located& at_, const Task& task) {
+      [&](const Located& at_, const Task& task, const T* tilt, const T* offset) {
         const int64_t k = task.group * n.channel + task.channel_from;
         call.kernels->grad_input(at_.block, at(call, dy, at_.offset), at(call, x, at_.offset), nullptr, mean + k,
-                                 scale + k, tilt.data() + k, offset.data() + k, at(call, dx, at_.offset),
+                                 scale + k, tilt, offset, at(call, dx, at_.offset),
                                  past_caches);
       });
 }

@@ -2,42 +2,60 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
+#include <memory>
 
 #include "library/plan.h"
 #include "library/pool.h"
 
 namespace batchnorm {
 
+// Numbers whose first values do not matter; null for none.
+template <class T>
+std::unique_ptr<T[]> room_for(int64_t many) {
+  return std::unique_ptr<T[]>(many > 0 ? new T[size_t(many)] : nullptr);
+}
+
+// What a task keeps of each channel, on the stack: a helper must not run out of memory.
+constexpr int64_t kMostOnStack = 4096;
+
 // Sum, then finish the statistics, then go over the numbers again.
 //
 //   sum(located, task, weight, first, second)   two sums of each channel of the task's, and its weight
 //   join(channels, weight, first, second, other weight, other first, other second)
-//   finish(group, channel from, channel to, weight, first, second)
-//   follow(located, task)
-template <class Sum, class Join, class Finish, class Follow>
+//   finish(group, channel from, channel to, weight, first, second, kept, kept too)
+//   follow(located, task, kept, kept too)       two numbers of each channel, as `finish` left them
+template <class T, class Sum, class Join, class Finish, class Follow>
 void sum_and_follow(const Plan& plan, int threads, Sum sum, Join join, Finish finish, Follow follow) {
   const Runs& n = plan.runs;
   const int64_t parts = plan.parts(), many = plan.tasks_in_group();
   if (n.statistics() == 0) return;
   if (plan.small) threads = 1;
+  if (parts == 1 && plan.tile <= kMostOnStack) {
+    for_each_task(threads, n.group * many, [&](int64_t index) {
+      double first[kMostOnStack], second[kMostOnStack];
+      T kept[kMostOnStack], kept_too[kMostOnStack];
+      Weight weight;
+      const Task task = plan.task(index / many, index % many);
+      const Located located = locate(n, task);
+      sum(located, task, &weight, first, second);
+      finish(task.group, task.channel_from, task.channel_to, weight, first, second, kept, kept_too);
+      follow(located, task, kept, kept_too);
+    });
+    return;
+  }
   const int64_t rows = parts * plan.groups_at_once;
-  std::vector<double> first(size_t(rows * n.channel)), second(size_t(rows * n.channel));
-  std::vector<Weight> weights(size_t(rows * plan.tiles));
+  const auto first = room_for<double>(rows * n.channel), second = room_for<double>(rows * n.channel);
+  const auto kept = room_for<T>(n.statistics()), kept_too = room_for<T>(n.statistics());
+  const auto weights = room_for<Weight>(rows * plan.tiles);
   for (int64_t start = 0; start < n.group; start += plan.groups_at_once) {
     const int64_t groups = std::min(plan.groups_at_once, n.group - start);
     for_each_task(threads, groups * many, [&](int64_t index) {
       const int64_t group = index / many, part = index % many / plan.tiles, row = group * parts + part;
       const Task task = plan.task(start + group, index % many);
-      double *a = &first[size_t(row * n.channel + task.channel_from)], *b = a - first.data() + second.data();
-      Weight* weight = &weights[size_t(row * plan.tiles + task.channel_from / plan.tile)];
-      const Located located = locate(n, task);
-      sum(located, task, weight, a, b);
-      if (parts > 1) return;
-      finish(task.group, task.channel_from, task.channel_to, *weight, a, b);
-      follow(located, task);
+      const int64_t at = row * n.channel + task.channel_from;
+      sum(locate(n, task), task, &weights[size_t(row * plan.tiles + task.channel_from / plan.tile)], &first[size_t(at)],
+          &second[size_t(at)]);
     });
-    if (parts == 1) continue;
     // Channels in strips, since many parts of many channels are work enough to share.
     constexpr int64_t kStrip = 128;
     const int64_t strips = (plan.tile + kStrip - 1) / kStrip, in_group = plan.tiles * strips;
@@ -54,13 +72,15 @@ void sum_and_follow(const Plan& plan, int threads, Sum sum, Join join, Finish fi
         const int64_t other = part * n.channel;
         join(to - from, &weight, a, b, weights[size_t((row + part) * plan.tiles + tile)], a + other, b + other);
       }
-      finish(start + group, from, to, weight, a, b);
+      const int64_t k = (start + group) * n.channel + from;
+      finish(start + group, from, to, weight, a, b, &kept[size_t(k)], &kept_too[size_t(k)]);
     });
     // Backwards: what was read last is still in the cache.
     for_each_task(threads, groups * many, [&](int64_t index) {
       index = groups * many - 1 - index;
       const Task task = plan.task(start + index / many, index % many);
-      follow(locate(n, task), task);
+      const int64_t k = task.group * n.channel + task.channel_from;
+      follow(locate(n, task), task, &kept[size_t(k)], &kept_too[size_t(k)]);
     });
   }
 }
