@@ -4,9 +4,11 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 from numpy.exceptions import AxisError
 
 from batchnorm.errors import refusal
+from batchnorm.keras._backend import framework
 from batchnorm.layout import canonical_axes, plan_layout
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
@@ -80,7 +82,7 @@ def options_of(layer: Any) -> Options:
     """What the layer's attributes ask for by now; programs do assign `layer.momentum` on a built layer."""
     renorm = None
     if layer.renorm:
-        clip = Clip(**{key: layer.renorm_clipping.get(key) for key in CLIP_KEYS})
+        clip = Clip(**{key: _read_bound(layer.renorm_clipping.get(key)) for key in CLIP_KEYS})
         renorm = Renorm(clip, layer.renorm_momentum)
     ghost = Ghost(1 if layer.virtual_batch_size is None else layer.virtual_batch_size, layer.ghost_order)
     options = Options(
@@ -153,6 +155,11 @@ def build_axes(options: Options, shape: Sequence[int | None]) -> tuple[int, ...]
             )
         )
     return axes
+
+
+def _read_bound(bound: Any) -> Any:
+    """What a bound is by now: a schedule keeps it in a variable."""
+    return framework().value(bound) if isinstance(bound, keras.Variable) else bound
 
 
 def _read_one_axis(axis: Any, whole: Any) -> int:

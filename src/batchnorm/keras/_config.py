@@ -3,6 +3,8 @@
 import warnings
 from typing import Any
 
+import keras
+
 from batchnorm.errors import refusal
 
 __all__ = ["DEFAULTS", "plain", "translate"]
@@ -18,9 +20,12 @@ DEFAULTS: dict[str, Any] = {
 
 
 def plain(value: Any) -> Any:
-    """Keras' tracked containers and our tuples as what JSON can hold."""
+    """Keras' tracked containers, our tuples and variables as what JSON can hold."""
     if isinstance(value, dict):
-        return dict(value)
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, keras.Variable):
+        array: Any = keras.ops.convert_to_numpy(value.value)
+        return array.tolist()
     return list(value) if isinstance(value, list | tuple) else value
 
 
