@@ -17,15 +17,17 @@ DEFAULTS: dict[str, Any] = {
     "zero_debias_moving_mean": False,
     "variance": "population",
 }
+# What stands for a variable in a configuration; a number would lack its place among the layer's weights.
+VARIABLE = "variable"
 
 
 def plain(value: Any) -> Any:
-    """Keras' tracked containers, our tuples and variables as what JSON can hold."""
+    """Keras' tracked containers, our tuples, and variables among renorm's bounds as what JSON can hold."""
     if isinstance(value, dict):
         return {name: plain(each) for name, each in value.items()}
     if isinstance(value, keras.Variable):
         array: Any = keras.ops.convert_to_numpy(value.value)
-        return array.tolist()
+        return {VARIABLE: array.tolist()}
     return list(value) if isinstance(value, list | tuple) else value
 
 
@@ -40,6 +42,10 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
     if isinstance(dtype, dict) and dtype.get("class_name") == "Policy":
         config["dtype"] = dtype["config"]["name"]
     axis = config.get("axis")
+    if isinstance(config.get("renorm_clipping"), dict):
+        config["renorm_clipping"] = {
+            name: _read_bound(name, bound) for name, bound in config["renorm_clipping"].items()
+        }
     of_tf_keras = config.get("virtual_batch_size") is not None and "ghost_order" not in config
     # Axis 0 cannot be a channel axis there, so that all axes beyond 1 are the mark of a layer that was built.
     if of_tf_keras and isinstance(axis, list | tuple) and axis and all(each > 1 for each in axis):
@@ -53,3 +59,10 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
             stacklevel=3,
         )
     return config
+
+
+def _read_bound(name: str, bound: Any) -> Any:
+    """A bound on renorm's corrections, and what a configuration has in place of a variable as one."""
+    if isinstance(bound, dict) and VARIABLE in bound:
+        return keras.Variable(bound[VARIABLE], trainable=False, name=name)
+    return bound

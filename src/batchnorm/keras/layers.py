@@ -45,7 +45,7 @@ class BatchNormalization(keras.layers.Layer):
         scale: whether gamma is trained.
         renorm: batch renormalization (https://arxiv.org/abs/1702.03275).
         renorm_clipping: bounds "rmin", "rmax" and "dmax" of its corrections: numbers, or `keras.Variable`s that a
-            training changes, of which a configuration has what they hold.
+            training changes, which are then weights of the layer.
         renorm_momentum: share that its averages keep.
         synchronized: take the statistics over all replicas: of the current `tf.distribute` strategy, or of
             `torch.distributed`'s default group. On JAX a sharded batch is one batch, with or without it.
