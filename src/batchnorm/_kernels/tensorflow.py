@@ -13,20 +13,36 @@ import tensorflow as tf
 
 from batchnorm import _kernels
 
-__all__ = ["load", "why_missing"]
+__all__ = ["load", "tell_threads", "why_missing"]
 
 LIBRARY = Path(__file__).with_name("libbatchnorm_tensorflow.so")
 FRAMEWORK = "libtensorflow_framework.so.2"
 
 _told: int | None = None
+_settled: int | None = None
 
 
 def load() -> Any:
-    """The module of ops, told on how many threads to run; None where there is none; `why_missing` then says why."""
-    ops, library, _ = _import()
-    if library is not None:
-        _tell_threads(library)
-    return ops
+    """The module of ops, or None where there is none; `why_missing` then says why."""
+    return _import()[0]
+
+
+def tell_threads(computing: bool) -> None:
+    """Let the ops run on as many threads as TensorFlow uses inside one.
+
+    Args:
+        computing: whether TensorFlow computes already; what it says is then settled.
+    """
+    global _settled, _told
+    number = _settled
+    if number is None:
+        number = tf.config.threading.get_intra_op_parallelism_threads()
+        _settled = number if computing else None
+    number = number or _kernels.threads()
+    library = _import()[1]
+    if number != _told and library is not None:
+        library.batchnorm_tensorflow_set_threads(ctypes.c_int(number))
+        _told = number
 
 
 def why_missing() -> str | None:
@@ -55,12 +71,3 @@ def _show_framework() -> None:
     path = Path(tf.sysconfig.get_lib()) / FRAMEWORK
     if path.exists() and hasattr(os, "RTLD_NOLOAD"):
         ctypes.CDLL(str(path), os.RTLD_NOLOAD | os.RTLD_NOW | os.RTLD_GLOBAL)
-
-
-def _tell_threads(library: ctypes.CDLL) -> None:
-    """As many threads as TensorFlow uses inside one op. That may change until TensorFlow computes for the first time."""
-    global _told
-    number = tf.config.threading.get_intra_op_parallelism_threads() or _kernels.threads()
-    if number != _told:
-        library.batchnorm_tensorflow_set_threads(ctypes.c_int(number))
-        _told = number

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import record
 
 from batchnorm._engines.protocol import Batch, Gradients, Inputs, Saved
 
@@ -21,7 +22,6 @@ def differentiable(
 
     def step(inputs: Inputs[Tensor]) -> tuple[Tensor, Batch[Tensor]]:
         fields = [name for name in Gradients._fields if _has_gradient(getattr(inputs, name))]
-        ordered = _order(inputs)
 
         def with_arrays(arrays: Sequence[Tensor]) -> Inputs[Tensor]:
             return inputs._replace(**dict(zip(fields, arrays, strict=True)))
@@ -31,12 +31,10 @@ def differentiable(
 
         batches: list[Batch[Tensor]] = []
 
-        @tf.custom_gradient
         def first_order(*arrays: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
             y, batch, saved = forward(with_arrays(arrays))
             batches.append(batch)
 
-            @tf.custom_gradient
             def gradient(dy: Tensor, *arrays: Tensor) -> Any:
                 def second_order(*upstream: Tensor) -> list[Tensor]:
                     sources = [dy, *arrays]
@@ -49,17 +47,38 @@ def differentiable(
 
                 return chosen(backward(with_arrays(arrays), saved, dy)), second_order
 
-            def pull(dy: Tensor) -> list[Tensor]:
-                return gradient(dy, *arrays)
+            return y, lambda dy: list(_with_own_gradient(gradient, dy, *arrays))
 
-            return y, pull
-
-        y = first_order(*(getattr(ordered, name) for name in fields))
-        # No gradient flows through the moving averages, and none is to be sought through what feeds them.
-        batch = batches[0]
-        return y, Batch(*(None if value is None else tf.stop_gradient(value) for value in batch))
+        ordered = _order(inputs)
+        (y,) = _with_own_gradient(first_order, *(getattr(ordered, name) for name in fields))
+        return y, _constant(batches[0])
 
     return step
+
+
+def _with_own_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]], *arrays: Tensor) -> Any:
+    """The tensors that the function returns first; the second that it returns is their gradient.
+
+    As `tf.custom_gradient`, which in eager mode takes longer for its bookkeeping than small arrays do for their
+    arithmetic: it looks for variables, copies, and lets the tape remember all that happens inside.
+    """
+    if not tf.executing_eagerly():
+        result = tf.custom_gradient(function)(*arrays)
+        return result if isinstance(result, (list, tuple)) else [result]
+    # The reading of a variable is recorded as ever.
+    arrays = tuple(array if isinstance(array, tf.Tensor) else tf.convert_to_tensor(array) for array in arrays)
+    with record.stop_recording():
+        result, pull = function(*arrays)
+    result = result if isinstance(result, (list, tuple)) else [result]
+    record.record_operation("BatchNormalization", result, arrays, pull)
+    return result
+
+
+def _constant(batch: Batch[Tensor]) -> Batch[Tensor]:
+    """The same: no gradient flows through the moving averages, and none is to be sought through what feeds them."""
+    if tf.executing_eagerly():
+        return batch
+    return Batch(*(None if value is None else tf.stop_gradient(value) for value in batch))
 
 
 def _order(inputs: Inputs[Tensor]) -> Inputs[Tensor]:

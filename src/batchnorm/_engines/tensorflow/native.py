@@ -11,7 +11,6 @@ the composed pass, and an index that XLA replaces by a constant of its own choos
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -22,13 +21,15 @@ from batchnorm._engines.protocol import GradTerms, Moments, Saved
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.compiled import is_confined, is_cpu
 from batchnorm._kernels.runs import kernel_runs
-from batchnorm._kernels.tensorflow import load
+from batchnorm._kernels.tensorflow import load, tell_threads
 from batchnorm.layout import Layout
 
 __all__ = ["apply", "fused_gradients", "fused_train", "grad_input", "grad_sums", "moments"]
 
 Tensor = Any
 
+# A module has the functions that the protocol asks for, with narrower types.
+_ops: Any = ops
 DTYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16)
 CONTIGUOUS, INTERLEAVED = 1, 2
 
@@ -63,10 +64,10 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
         return statistics if spread is None else (*statistics, total, effective)
 
     def plain(layout: Layout) -> tuple[Tensor, ...]:
-        total, effective, *statistics = composed.moments(ops, x, weights, layout)
-        return tuple(statistics) if spread is None else (*statistics, total, effective)
+        total, effective, mean, variance = composed.moments(_ops, x, weights, layout)
+        return (mean, variance) if spread is None else (mean, variance, total, effective)
 
-    mean, variance, *totals = _either(layout, native, plain)
+    mean, variance, *totals = _either(x, layout, native, plain)
     total, effective = totals or [ops.as_float(layout.count, dtype)] * 2
     return Moments(total, effective, mean, variance)
 
@@ -76,12 +77,14 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
     kernels = _find(x, layout)
     if kernels is None:
         return None
-    known = _known((mean, scale, shift), layout)
-    return _either(
-        layout,
-        lambda layout: _large(kernels.ops.batchnorm_kernels_apply(x, *known, **kernels.attributes), layout),
-        lambda layout: composed.apply(ops, x, *known, layout),
-    )
+    mean, scale, shift = _known((mean, scale, shift), layout)
+
+    def native(layout: Layout) -> Tensor:
+        return _large(
+            kernels.ops.batchnorm_kernels_apply(x, mean, scale, shift, **kernels.attributes), layout
+        )
+
+    return _either(x, layout, native, lambda layout: composed.apply(_ops, x, mean, scale, shift, layout))
 
 
 def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
@@ -89,13 +92,13 @@ def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tens
     kernels = _find(x, layout)
     if kernels is None:
         return None
-    (known,) = _known((mean,), layout)
+    (mean,) = _known((mean,), layout)
 
     def native(layout: Layout) -> tuple[Tensor, ...]:
-        sums = kernels.ops.batchnorm_kernels_grad_sums(dy, x, known, **kernels.attributes)
+        sums = kernels.ops.batchnorm_kernels_grad_sums(dy, x, mean, **kernels.attributes)
         return tuple(_statistic(part, layout) for part in sums)
 
-    return _either(layout, native, lambda layout: composed.grad_sums(ops, dy, x, known, layout))
+    return _either(x, layout, native, lambda layout: composed.grad_sums(_ops, dy, x, mean, layout))
 
 
 def grad_input(
@@ -123,9 +126,10 @@ def grad_input(
         return _large(dx, layout)
 
     return _either(
+        x,
         layout,
         native,
-        lambda layout: composed.grad_input(ops, dy, x, weights, mean, GradTerms(*known), layout),
+        lambda layout: composed.grad_input(_ops, dy, x, weights, mean, GradTerms(*known), layout),
     )
 
 
@@ -150,11 +154,11 @@ def fused_train(
         return _large(y, layout), *(_statistic(value, layout) for value in statistics)
 
     def plain(layout: Layout) -> tuple[Tensor, ...]:
-        _, _, mean, variance = composed.moments(ops, x, None, layout)
-        scale, shift = fold(ops, epsilon, variance, None, None, gamma, beta, layout)
-        return composed.apply(ops, x, mean, scale, shift, layout), mean, variance, scale
+        _, _, mean, variance = composed.moments(_ops, x, None, layout)
+        scale, shift = fold(_ops, epsilon, variance, None, None, gamma, beta, layout)
+        return composed.apply(_ops, x, mean, scale, shift, layout), mean, variance, scale
 
-    y, mean, variance, scale = _either(layout, native, plain)
+    y, mean, variance, scale = _either(x, layout, native, plain)
     total = ops.as_float(layout.count, dtype)
     return y, Moments(total, total, mean, variance), scale
 
@@ -175,47 +179,65 @@ def fused_gradients(
         return _large(dx, layout), *(_statistic(part, layout) for part in sums)
 
     def plain(layout: Layout) -> tuple[Tensor, ...]:
-        dy_sum, dy_centered_sum = composed.grad_sums(ops, dy, x, mean, layout)
-        inverse = invert_deviation(ops, epsilon, variance)
+        dy_sum, dy_centered_sum = composed.grad_sums(_ops, dy, x, mean, layout)
+        inverse = invert_deviation(_ops, epsilon, variance)
         dy_xhat_sum = dy_centered_sum * inverse
         pulled = scale / ops.maximum(ops.as_float(layout.count, scale.dtype), 1.0)
         terms = GradTerms(scale, -pulled * inverse * dy_xhat_sum, -pulled * dy_sum)
-        return composed.grad_input(ops, dy, x, None, mean, terms, layout), dy_sum, dy_xhat_sum
+        return composed.grad_input(_ops, dy, x, None, mean, terms, layout), dy_sum, dy_xhat_sum
 
-    return _either(layout, native, plain)
+    return _either(x, layout, native, plain)
 
 
 def _find(x: Tensor, layout: Layout) -> _Kernels | None:
     """The kernels for x, or None where they cannot go."""
     if x.dtype not in DTYPES or not is_cpu():
         return None
-    runs, kernels = kernel_runs(layout), load()
-    if runs is None or kernels is None or (not tf.executing_eagerly() and (is_confined() or _is_sent_away())):
+    runs, kernels, eager = kernel_runs(layout), load(), tf.executing_eagerly()
+    if runs is None or kernels is None or not (eager or _may_hold_ops()):
         return None
-    attributes: dict[str, Any] = {"bounds": runs.bounds}
-    if len(layout.split) > len(layout.shape):
-        interleaved = 0 in layout.reduced
-        attributes["ghost_order"] = INTERLEAVED if interleaved else CONTIGUOUS
-        attributes["ghost_size"] = layout.split[0 if interleaved else 1]
+    tell_threads(computing=eager)
+    order, size = _ghosts(layout)
+    attributes = {"bounds": runs.bounds, "ghost_order": order, "ghost_size": size}
     return _Kernels(kernels, attributes, runs.by_group)
 
 
-def _is_sent_away() -> bool:
-    """Whether what is being built runs in other processes, which may know nothing of our ops."""
-    if not tf.distribute.has_strategy():
-        return False
-    return isinstance(tf.distribute.get_strategy(), tf.distribute.experimental.ParameterServerStrategy)
+def _may_hold_ops() -> bool:
+    """Whether the graph that is being built is neither for XLA nor for other processes, which may lack our ops."""
+    strategy = tf.distribute.get_strategy()
+    return not is_confined() and not isinstance(strategy, tf.distribute.ParameterServerStrategy)
 
 
-def _either(layout: Layout, native: Callable[[Layout], Any], plain: Callable[[Layout], Any]) -> Any:
+def _either(
+    x: Tensor, layout: Layout, native: Callable[[Layout], Any], plain: Callable[[Layout], Any]
+) -> Any:
     """`native(layout)`, and beside it `plain(layout)` for the case that XLA compiles the function being built."""
     graph: Any = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     if graph is None or not graph.building_function or hasattr(graph, "_captured"):
         return native(layout)
     # 0 on a CPU; XLA, which computes on no device yet, takes the number of devices for it, while compiling.
     index = tf.raw_ops.DeviceIndex(device_names=["CPU"])
-    # A layout keeps the sizes it has worked out, and those of a branch do not leave it.
-    return tf.switch_case(index, [partial(branch, replace(layout)) for branch in (native, plain)])
+    return tf.switch_case(index, [lambda: native(_measured(x, layout)), lambda: plain(_measured(x, layout))])
+
+
+def _measured(x: Tensor, layout: Layout) -> Layout:
+    """The layout, with unknown sizes taken from x in the graph being built: from outside XLA would not know them."""
+    if all(isinstance(size, int) for size in layout.shape):
+        return layout
+    sizes = zip(layout.shape, ops.shape(x), strict=True)
+    shape = split = tuple(size if isinstance(size, int) else now for size, now in sizes)
+    ghosts, order, size = layout.ghosts, *_ghosts(layout)
+    if size:
+        ghosts = shape[0] // size
+        split = (*((size, ghosts) if order == INTERLEAVED else (ghosts, size)), *shape[1:])
+    return replace(layout, shape=shape, split=split, ghosts=ghosts)
+
+
+def _ghosts(layout: Layout) -> tuple[int, int]:
+    """The order of the ghosts, and how many examples one has; zeros where there are none."""
+    if len(layout.split) == len(layout.shape):
+        return 0, 0
+    return (INTERLEAVED, layout.split[0]) if 0 in layout.reduced else (CONTIGUOUS, layout.split[1])
 
 
 def _spread(weights: Tensor, x: Tensor, layout: Layout, kernels: _Kernels) -> Tensor | None:

@@ -33,7 +33,11 @@ maximum = tf.maximum
 minimum = tf.minimum
 zeros_like: Any = tf.zeros_like
 stop_gradient = tf.stop_gradient
-cast = tf.cast
+
+
+def cast(x: Any, dtype: Any) -> Any:
+    # In eager mode finding out that there is nothing to do takes TensorFlow as long as a small sum.
+    return x if isinstance(x, tf.Tensor) and x.dtype == dtype else tf.cast(x, dtype)
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
@@ -44,6 +48,8 @@ def where(condition: Any, x: Any, y: Any) -> Any:
 
 
 def sum(x: Any, axes: Sequence[int]) -> Any:
+    if tuple(axes) == (0,) and x.shape.rank == 2 and x.shape[0] == 1 and tf.executing_eagerly():
+        return _without_first(x)
     if tuple(axes) == (0,) and x.shape.rank == 2 and (x.shape[0] or 0) in SHORT and is_cpu():
         return tf.matmul(tf.ones([1, x.shape[0]], x.dtype), x)[0]
     return tf.reduce_sum(x, list(axes)) if axes else x
@@ -54,8 +60,12 @@ def transpose(x: Any, order: Sequence[int]) -> Any:
 
 
 def reshape(x: Any, shape: Sequence[Any]) -> Any:
-    if _is_known(shape) and x.shape == tuple(shape):
-        return x
+    if _is_known(shape) and x.shape.rank is not None:
+        own, wanted = x.shape.as_list(), list(shape)
+        if own == wanted:
+            return x
+        if own == [1, *wanted] and tf.executing_eagerly():
+            return _without_first(x)
     known = [size for size in shape if isinstance(size, int)]
     if len(known) == len(shape) - 1 and all(size > 0 for size in known):
         # One unknown size needs no arithmetic in the graph.
@@ -87,6 +97,11 @@ def stat_dtype(x: Any) -> Any:
 
 def as_float(size: Any, dtype: Any) -> Any:
     return float(size) if isinstance(size, int) else tf.cast(size, dtype)
+
+
+def _without_first(x: Any) -> Any:
+    """[1, ...] as [...]. In eager mode `tf.reshape` would make a tensor of the shape first, and be slower for it."""
+    return tf.raw_ops.Squeeze(input=x, axis=[0])
 
 
 def _is_known(shape: Sequence[Any]) -> bool:
