@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from batchnorm._engines.torch.plain import batch_norm
+from batchnorm._engines.torch.plain import batch_norm, prefers_native
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm.errors import refusal
 from batchnorm.options import Options
@@ -95,6 +95,8 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
             if self._grouped and self.momentum is not None and input.numel() and not is_traced():
                 return _training.train_grouped(self, input)
             return _training.train(self, input, None, None)
+        if self.momentum is not None and prefers_native(input):
+            return _training.train_grouped(self, input)
         mean: Any = None
         variance: Any = None
         momentum = 0.0 if self.momentum is None else self.momentum

@@ -54,7 +54,7 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
 
 
 def train_grouped(layer: Any, x: Tensor) -> Tensor:
-    """The same by PyTorch's kernel alone, for layers with ghost batches or other axes and no more."""
+    """The same by a kernel alone, for layers with ghost batches or other axes and no more."""
     check_epsilon(layer.eps)
     axes = canonical_axes(layer.settings.axes, x.dim())
     order = _memory_order(x, axes)

@@ -10,7 +10,7 @@ from batchnorm._engines.torch.block import Block, plan_block
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm.layout import Layout
 
-__all__ = ["fits", "fused_gradients", "fused_infer", "fused_train", "statistics"]
+__all__ = ["fits", "fused_gradients", "fused_infer", "fused_train", "pull_plainly", "statistics"]
 
 Tensor = torch.Tensor
 
@@ -73,6 +73,27 @@ def fused_gradients(
     dx, products, sums = torch.ops.aten.native_batch_norm_backward(
         block.view(dy), block.view(x), weight, None, None, mean, inverse, True, float(epsilon), [True] * 3
     )
+    return block.restore(dx), block.grouped(sums), block.grouped(products)
+
+
+def pull_plainly(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    epsilon: float,
+    layout: Layout,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dx, Σdy and, with gamma, Σdy·x̂, whose own gradients are PyTorch's."""
+    block = plan_block(layout)
+    weight = block.spread(None if gamma is None else gamma.to(mean.dtype))
+    mean, inverse = mean.reshape(-1), torch.rsqrt(variance + epsilon).reshape(-1)
+    wanted = [True, gamma is not None, True]
+    dx, products, sums = torch.ops.aten.native_batch_norm_backward(
+        block.view(dy), block.view(x), weight, None, None, mean, inverse, True, float(epsilon), wanted
+    )
+    products = sums if gamma is None else products
     return block.restore(dx), block.grouped(sums), block.grouped(products)
 
 

@@ -1,4 +1,4 @@
-"""Batch normalization without corrections: PyTorch's kernel, and the running statistics written at once.
+"""Batch normalization without corrections: a kernel, PyTorch's or ours, and the running statistics written at once.
 
 Its gradients are PyTorch's own, to the second order. The core gives the same numbers; what this saves is the time of
 some forty operations on small tensors, which for small inputs is most of it.
@@ -8,15 +8,26 @@ import torch
 
 from batchnorm._engines.torch import ops
 from batchnorm._engines.torch.block import plan_block
+from batchnorm._engines.torch.single import train_natively
+from batchnorm._engines.torch.tracing import is_traced
+from batchnorm._kernels import available
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout
 
-__all__ = ["batch_norm", "check_epsilon", "grouped_batch_norm", "refuse_single"]
+__all__ = ["batch_norm", "check_epsilon", "grouped_batch_norm", "prefers_native", "refuse_single"]
 
 Tensor = torch.Tensor
 
 # Numbers in a ghost batch of neighbors from which copying groups beside the channels costs more than calling for each.
 LARGE_GROUP = 65_536
+
+# Numbers in an input from which our kernels win back what calling them from Python costs.
+LARGE_INPUT = 262_144
+
+
+def prefers_native(x: Tensor) -> bool:
+    """Whether a plain training step on x is quicker by the CPU kernels than in one call of PyTorch's."""
+    return x.is_cpu and x.numel() >= LARGE_INPUT and available() and not is_traced()
 
 
 def batch_norm(
@@ -65,6 +76,24 @@ def grouped_batch_norm(
 
     The running statistics take the average of the groups' means and sample variances.
     """
+    done = train_natively(x, gamma, beta, epsilon, layout)
+    if done is None:
+        y, statistics = _by_torch(x, gamma, beta, epsilon, layout)
+    else:
+        y, statistics = done
+    if running_mean is not None and running_variance is not None:
+        mean, variance = (statistics[:, 0] if layout.ghosts == 1 else statistics.mean(1)).unbind()
+        if done is not None:
+            variance = variance * (layout.count / max(layout.count - 1, 1))
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_variance.lerp_(variance.to(running_variance.dtype), momentum)
+    return y
+
+
+def _by_torch(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+) -> tuple[Tensor, Tensor]:
+    """y, and the groups' means and sample variances, [2, G, C]."""
     groups, channels = layout.ghosts, layout.channels
     statistics = x.new_zeros((2, groups * channels), dtype=ops.stat_dtype(x))
     mean, variance = statistics.unbind()
@@ -78,14 +107,7 @@ def grouped_batch_norm(
         block = plan_block(layout)
         gamma, beta = block.spread(gamma), block.spread(beta)
         y = block.restore(_kernel(block.view(x), gamma, beta, mean, variance, epsilon))
-    if running_mean is not None and running_variance is not None:
-        average = (
-            statistics if groups == 1 else statistics.view(2, groups, channels).sum(1).mul_(1.0 / groups)
-        )
-        mean, variance = average.to(running_mean.dtype).unbind()
-        running_mean.lerp_(mean, momentum)
-        running_variance.lerp_(variance, momentum)
-    return y
+    return y, statistics.view(2, groups, channels)
 
 
 def _kernel(

@@ -1,0 +1,238 @@
+"""The passes on the CPU kernels (`csrc/`), where these can go; None elsewhere.
+
+They take PyTorch's own tensors in the memory of the CPU, in every layout that needs no permutation, with weights that
+are the same for all channels. They compute by address, which no transformation of PyTorch's sees: where the program is
+traced, transformed or watched they do not go. All of this is decided in `find`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from batchnorm._engines.protocol import GradTerms, Moments, Saved
+from batchnorm._engines.torch import ops
+from batchnorm._engines.torch.tracing import is_traced, is_watched
+from batchnorm._kernels import load
+from batchnorm._kernels.sizes import KernelSizes, kernel_sizes
+from batchnorm.layout import Layout
+
+__all__ = [
+    "Kernels",
+    "address",
+    "apply",
+    "find",
+    "fused_gradients",
+    "fused_train",
+    "grad_input",
+    "grad_sums",
+    "moments",
+]
+
+Tensor = torch.Tensor
+
+_KINDS = {
+    torch.float32: "FLOAT32",
+    torch.float64: "FLOAT64",
+    torch.bfloat16: "BFLOAT16",
+    torch.float16: "FLOAT16",
+}
+# A subclass may keep its numbers elsewhere.
+_TYPES = (torch.Tensor, torch.nn.Parameter)
+
+
+class Kernels(NamedTuple):
+    """The compiled module, what it calls the dtype, the layout's runs, and how many threads may work."""
+
+    module: Any
+    kind: int
+    sizes: tuple[int, int, int, int, int]
+    by_group: bool | None
+    threads: int
+
+
+def find(layout: Layout, x: Tensor, *others: Tensor | None) -> Kernels | None:
+    """The kernels for x, or None where they cannot go; `others` are what else they would read."""
+    module, name = load(), _KINDS.get(x.dtype)
+    if module is None or name is None or is_traced() or is_watched():
+        return None
+    if x.numel() == 0 or not all(other is None or _is_plain(other) for other in (x, *others)):
+        return None
+    runs: KernelSizes | None = kernel_sizes(layout)
+    if runs is None:
+        return None
+    return Kernels(module, getattr(module, name), runs.sizes, runs.by_group, torch.get_num_threads())
+
+
+def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor] | None:
+    """Mean and mean squared deviation over the reduced runs."""
+    kernels, spread = find(layout, x, weights), None
+    if kernels is not None and weights is not None:
+        spread = _spread(weights, x, layout, kernels)
+    if kernels is None or (weights is not None and spread is None):
+        return None
+    x, by_group = x.contiguous(), spread is not None and bool(kernels.by_group)
+    mean, variance = _statistics(2, x, layout)
+    totals = mean.new_empty((2, layout.ghosts if by_group else 1, 1))
+    kernels.module.moments(
+        kernels.kind,
+        kernels.sizes,
+        address(x),
+        address(spread),
+        by_group,
+        *map(address, (*totals, mean, variance)),
+        kernels.threads,
+    )
+    if spread is not None:
+        return Moments(*totals, mean, variance)
+    return Moments(float(layout.count), float(layout.count), mean, variance)
+
+
+def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor | None:
+    """(x − mean)·scale + shift."""
+    kernels = find(layout, x, mean, scale, shift)
+    if kernels is None:
+        return None
+    x = x.contiguous()
+    y, known = torch.empty_like(x), _known((mean, scale, shift), x, layout)
+    kernels.module.apply(
+        kernels.kind, kernels.sizes, address(x), *map(address, (*known, y)), kernels.threads
+    )
+    return y
+
+
+def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
+    """Σdy and Σdy·(x − mean)."""
+    kernels = find(layout, x, dy, mean)
+    if kernels is None:
+        return None
+    x, dy = x.contiguous(), dy.to(x.dtype).contiguous()
+    known, sums = _known((mean,), x, layout), _statistics(2, x, layout)
+    kernels.module.grad_sums(
+        kernels.kind, kernels.sizes, *map(address, (dy, x, *known, *sums)), kernels.threads
+    )
+    return sums[0], sums[1]
+
+
+def grad_input(
+    dy: Tensor, x: Tensor, weights: Tensor | None, mean: Tensor, terms: GradTerms[Tensor], layout: Layout
+) -> Tensor | None:
+    """slope·dy + w·(tilt·(x − mean) + offset)."""
+    kernels, spread = find(layout, x, dy, weights, mean, *terms), None
+    if kernels is not None and weights is not None:
+        spread = _spread(weights, x, layout, kernels)
+    if kernels is None or (weights is not None and spread is None):
+        return None
+    x, dy = x.contiguous(), dy.to(x.dtype).contiguous()
+    dx, known = torch.empty_like(x), _known((mean, *terms), x, layout)
+    kernels.module.grad_input(
+        kernels.kind,
+        kernels.sizes,
+        *map(address, (dy, x, spread)),
+        spread is not None and bool(kernels.by_group),
+        *map(address, (*known, dx)),
+        kernels.threads,
+    )
+    return dx
+
+
+def fused_train(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
+    """y, the moments and the scale in one call."""
+    kernels = find(layout, x, gamma, beta)
+    if kernels is None:
+        return None
+    y, statistics = train_by(kernels, x.contiguous(), gamma, beta, epsilon, layout)
+    mean, variance, scale = statistics
+    return y, Moments(float(layout.count), float(layout.count), mean, variance), scale
+
+
+def fused_gradients(
+    dy: Tensor, x: Tensor, saved: Saved[Tensor], epsilon: float, layout: Layout
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """dx, Σdy and Σdy·x̂ in one call."""
+    known = saved.mean, saved.variance, saved.scale
+    kernels = find(layout, x, dy, *known)
+    if kernels is None:
+        return None
+    x = x.contiguous()
+    return gradients_by(kernels, dy, x, _known(known, x, layout), epsilon, layout)
+
+
+def train_by(
+    kernels: Kernels,
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    layout: Layout,
+) -> tuple[Tensor, Tensor]:
+    """y of a dense x, and mean, variance and scale as one tensor [3, G, C]."""
+    y, statistics = torch.empty_like(x), _statistics(3, x, layout)
+    first, step = statistics.data_ptr(), statistics.stride(0) * statistics.element_size()
+    gamma, beta = (
+        None if value is None else value.to(statistics.dtype).contiguous() for value in (gamma, beta)
+    )
+    kernels.module.train(
+        kernels.kind,
+        kernels.sizes,
+        *map(address, (x, gamma, beta)),
+        layout.channels,
+        float(epsilon),
+        y.data_ptr(),
+        first,
+        first + step,
+        first + 2 * step,
+        kernels.threads,
+    )
+    return y, statistics
+
+
+def gradients_by(
+    kernels: Kernels, dy: Tensor, x: Tensor, known: Sequence[Tensor], epsilon: float, layout: Layout
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dx, Σdy and Σdy·x̂ for a dense x, from the dense mean, variance and scale."""
+    dy, dx, sums = dy.to(x.dtype).contiguous(), torch.empty_like(x), _statistics(2, x, layout)
+    kernels.module.gradients(
+        kernels.kind,
+        kernels.sizes,
+        *map(address, (dy, x, *known)),
+        float(epsilon),
+        *map(address, (dx, *sums)),
+        kernels.threads,
+    )
+    return dx, sums[0], sums[1]
+
+
+def address(value: Tensor | None) -> int:
+    """Where the numbers begin; 0 where there are none."""
+    return 0 if value is None else value.data_ptr()
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether what is at the tensor's address is its numbers."""
+    return (
+        type(value) in _TYPES
+        and value.is_cpu
+        and value.layout is torch.strided
+        and not value.is_neg()
+        and not value._is_zerotensor()  # pyright: ignore[reportPrivateUsage]
+    )
+
+
+def _spread(weights: Tensor, x: Tensor, layout: Layout, kernels: Kernels) -> Tensor | None:
+    """Weights over all positions; None where they differ between channels, or along a part of the second run."""
+    if kernels.by_group is None or any(weights.shape[axis] != 1 for axis in layout.axes):
+        return None
+    return weights.to(ops.stat_dtype(x)).expand(layout.weight_shape).contiguous()
+
+
+def _known(values: Sequence[Tensor], x: Tensor, layout: Layout) -> list[Tensor]:
+    """Statistics as dense [G, C], which some only broadcast to."""
+    dtype, shape = ops.stat_dtype(x), (layout.ghosts, layout.channels)
+    return [value.to(dtype).expand(shape).contiguous() for value in values]
+
+
+def _statistics(number: int, x: Tensor, layout: Layout) -> Tensor:
+    return x.new_empty((number, layout.ghosts, layout.channels), dtype=ops.stat_dtype(x))

@@ -1,0 +1,89 @@
+"""Plain training steps on the CPU kernels, with their gradient: one call each way, whatever the layout."""
+
+# Compilers that trace Python cannot evaluate the annotations of functions that are made on the way.
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from batchnorm._engines.protocol import Saved
+from batchnorm._engines.torch import kernels, native, ops
+from batchnorm.layout import Layout
+
+__all__ = ["train_natively"]
+
+Tensor = torch.Tensor
+
+
+def train_natively(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+) -> tuple[Tensor, Tensor] | None:
+    """y, and the batch's mean and variance (the population's), [2, G, C]; None where no kernel can go."""
+    found = native.find(layout, x, gamma, beta)
+    if found is None or not x.is_contiguous():
+        return None
+    given = [value for value in (x, gamma, beta) if value is not None]
+    if not (torch.is_grad_enabled() and any(value.requires_grad for value in given)):
+        y, statistics = native.train_by(found, x, gamma, beta, epsilon, layout)
+        return y, statistics[:2]
+    plan = _Plan(found, epsilon, layout, [])
+    y: Tensor = _Train.apply(plan, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
+    return y, plan.statistics.pop()[:2]
+
+
+class _Plan(NamedTuple):
+    """What is known of a step besides its arrays; `statistics` is how they leave without a gradient."""
+
+    kernels: native.Kernels
+    epsilon: float
+    layout: Layout
+    statistics: list[Tensor]
+
+
+class _Train(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+        y, statistics = native.train_by(plan.kernels, x, gamma, beta, plan.epsilon, plan.layout)
+        plan.statistics.append(statistics)
+        ctx.save_for_backward(x, gamma, statistics)
+        ctx.plan = plan
+        ctx.beta_dtype = None if beta is None else beta.dtype
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Any:
+        (dy,) = outputs
+        x, gamma, statistics = ctx.saved_tensors
+        plan: _Plan = ctx.plan
+        layout, epsilon = plan.layout, plan.epsilon
+        found = native.find(layout, x, dy, statistics)
+        if torch.is_grad_enabled() or found is None:
+            dx, sums, products = _differentiably(dy, x, gamma, statistics, epsilon, layout)
+        elif ctx.needs_input_grad[1]:
+            dx, sums, products = native.gradients_by(found, dy, x, statistics.unbind(), epsilon, layout)
+        else:
+            dx = None
+            mean, variance, _ = statistics
+            sums, products = _sums(native.grad_sums(dy, x, mean, layout), variance, epsilon)
+        dgamma = None if gamma is None else _merge(products, layout).to(gamma.dtype)
+        dbeta = None if ctx.beta_dtype is None else _merge(sums, layout).to(ctx.beta_dtype)
+        return None, dx, dgamma, dbeta
+
+
+def _merge(value: Tensor, layout: Layout) -> Tensor:
+    """Over the groups."""
+    return value.reshape(layout.channels) if layout.ghosts == 1 else value.sum(0)
+
+
+def _sums(found: tuple[Tensor, Tensor] | None, variance: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Σdy and Σdy·x̂."""
+    assert found is not None  # the kernels were there a moment ago
+    return found[0], found[1] * torch.rsqrt(variance + epsilon)
+
+
+def _differentiably(
+    dy: Tensor, x: Tensor, gamma: Tensor | None, statistics: Tensor, epsilon: float, layout: Layout
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by PyTorch's kernel, which knows its own derivative and takes every kind of tensor."""
+    return kernels.pull_plainly(dy, x, gamma, statistics[0], statistics[1], epsilon, layout)
