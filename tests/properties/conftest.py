@@ -17,15 +17,21 @@ settings.register_profile(
 settings.load_profile("batchnorm")
 
 
-@pytest.fixture(scope="session", params=RUNNERS)
+# JAX compiles each operation for each new shape, which takes longer than compiling the step as a whole; the pairs of
+# options, all of one shape, go through both.
+MANY_SHAPES = [name for name in RUNNERS if name != "jax-eager"]
+
+
+@pytest.fixture(scope="session", params=MANY_SHAPES)
 def runner(request) -> Runner:
-    """Every engine in every mode."""
+    """Every engine in every mode that is worth its time on many shapes."""
     return RUNNERS[request.param]()
 
 
 @pytest.fixture(
-    scope="session", params=[name for name in RUNNERS if "-" not in name or name.endswith("eager")]
+    scope="session",
+    params=[name for name in MANY_SHAPES if "-" not in name or name.endswith(("-eager", "jax-jit"))],
 )
 def eager(request) -> Runner:
-    """Every engine in the mode that needs no compilation, for what compares an engine with itself."""
+    """Every engine in its quickest mode, for what compares an engine with itself."""
     return RUNNERS[request.param]()

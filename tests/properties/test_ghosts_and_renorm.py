@@ -16,7 +16,7 @@ from tolerances import assert_close
 
 
 def test_one_ghost_group_is_plain(eager: Runner) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=min(EXAMPLES, eager.examples))
     @given(cases(**NO_GHOSTS, steps=1), st.sampled_from(["interleaved", "contiguous"]))
     def check(case: Case, order: str) -> None:
         (batch,) = batches_of(case)
@@ -27,7 +27,7 @@ def test_one_ghost_group_is_plain(eager: Runner) -> None:
 
 
 def test_contiguous_ghost_batches_are_separate_calls(eager: Runner) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=min(EXAMPLES, eager.examples))
     @given(cases(ghosts=(1, 2, 3), keeps_batch=False, forms=(None,), weights=None, adjustment=None, steps=1))
     def check(case: Case) -> None:
         size = case.options.ghost.size
@@ -51,7 +51,7 @@ def test_contiguous_ghost_batches_are_separate_calls(eager: Runner) -> None:
 
 
 def test_ghost_orders_differ_by_a_permutation(eager: Runner) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=min(EXAMPLES, eager.examples))
     @given(cases(ghosts=(1, 2, 3), keeps_batch=False, adjustment=None, steps=1))
     def check(case: Case) -> None:
         size = case.options.ghost.size
@@ -73,7 +73,7 @@ def test_ghost_orders_differ_by_a_permutation(eager: Runner) -> None:
 
 
 def test_renorm_clipped_to_nothing_is_plain(eager: Runner) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=min(EXAMPLES, eager.examples))
     @given(cases(forms=(None,), steps=1), st.sampled_from(["current", "debiased"]))
     def check(case: Case, form: str) -> None:
         options = replace(case.options, variance="population", debias_mean=False)
@@ -88,7 +88,7 @@ def test_renorm_clipped_to_nothing_is_plain(eager: Runner) -> None:
 
 
 def test_the_sample_variance_is_a_factor_in_the_moving_variance_alone(eager: Runner) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=min(EXAMPLES, eager.examples))
     @given(cases(forms=(None,), weights=None, steps=1))
     def check(case: Case) -> None:
         population, sample = (

@@ -13,7 +13,7 @@ from properties.strategies import cases
 
 
 def test_the_order_of_examples_does_not_matter(eager: Runner) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=min(EXAMPLES, eager.examples))
     @given(cases(**NO_GHOSTS, adjustment=None, steps=1), st.randoms(use_true_random=False))
     def check(case: Case, random) -> None:
         (batch,) = batches_of(case)
@@ -31,7 +31,7 @@ def test_the_order_of_examples_does_not_matter(eager: Runner) -> None:
 
 
 def test_the_order_of_axes_does_not_matter(eager: Runner) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=min(EXAMPLES, eager.examples))
     @given(cases(ghosts=(None,), adjustment=None, steps=1), st.randoms(use_true_random=False))
     def check(case: Case, random) -> None:
         (batch,) = batches_of(case)
@@ -69,7 +69,7 @@ def test_the_order_of_axes_does_not_matter(eager: Runner) -> None:
 
 
 def test_a_shift_of_the_input_shifts_the_mean_alone(eager: Runner) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=min(EXAMPLES, eager.examples))
     @given(cases(forms=(None,), weightless="nowhere", steps=1))
     def check(case: Case) -> None:
         options = replace(case.options, decay=0.0, debias_mean=False)

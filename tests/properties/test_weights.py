@@ -15,7 +15,7 @@ from tolerances import assert_close
 
 
 def test_weights_of_zero_are_deletion(eager: Runner) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=min(EXAMPLES, eager.examples))
     @given(cases(**NO_GHOSTS, adjustment=None, weightless="some", steps=1))
     def check(case: Case) -> None:
         case = replace(case, weights=per_example(case.shape))
@@ -31,7 +31,7 @@ def test_weights_of_zero_are_deletion(eager: Runner) -> None:
 
 
 def test_what_has_no_weight_changes_nothing_else(eager: Runner) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=min(EXAMPLES, eager.examples))
     @given(cases(weightless="some", steps=1))
     def check(case: Case) -> None:
         case = replace(case, weights=case.weights or case.shape)
@@ -48,7 +48,7 @@ def test_what_has_no_weight_changes_nothing_else(eager: Runner) -> None:
 
 
 def test_equal_weights_are_none(eager: Runner) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=min(EXAMPLES, eager.examples))
     @given(cases(weights=None, steps=1), st.sampled_from([0.25, 1.0, 3.0]))
     def check(case: Case, weight: float) -> None:
         (batch,) = batches_of(case)
@@ -61,7 +61,7 @@ def test_equal_weights_are_none(eager: Runner) -> None:
 
 
 def test_integer_weights_are_repetition(eager: Runner) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=min(EXAMPLES, eager.examples))
     @given(
         cases(**NO_GHOSTS, adjustment=None, weights=None, steps=1), st.lists(st.integers(0, 3), min_size=4)
     )

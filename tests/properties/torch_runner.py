@@ -18,7 +18,7 @@ from properties.cases import Array, Batch, Step
 from properties.runners import Moving, check_dtypes, step_of
 
 ops = engine.ops
-EXAMPLES = {"eager": 100, "func": 30}
+EXAMPLES = {"eager": 60, "func": 20}
 
 
 class Torch:
