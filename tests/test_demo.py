@@ -1,9 +1,12 @@
 """`python -m batchnorm`: the demo from end to end, what it measures, and its errors of one line."""
 
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
+from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from matplotlib import image
 import batchnorm
 from batchnorm.__main__ import main
 from batchnorm.demo import data, info
+from batchnorm.demo.engines import ENGINES
 
 FRAMEWORKS = {"tensorflow", "keras", "tf_keras", "tf_slim", "torch", "jax", "sklearn", "matplotlib", "rich"}
 
@@ -37,23 +41,34 @@ def test_quick_demo_from_end_to_end(tmp_path):
     done = run_python("-m", "batchnorm", "demo", "--quick", "--seed", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    check_apis(done.stdout)
+    assert "The four APIs agree" in done.stdout
+    check_apis(done.stdout, ["v1 class", "v1 function", "contrib", "Keras"])
     check_methods(done.stdout)
     assert "demo-output/digits.png" in done.stdout
     check_picture(tmp_path / "demo-output" / "digits.png")
 
 
-def check_apis(output):
-    assert "The four APIs agree" in output
-    table = rows(output, "v1 class", "v1 function", "contrib", "Keras")
-    assert list(table) == ["v1 class", "v1 function", "contrib", "Keras"]
+def test_quick_demo_on_torch(tmp_path):
+    pytest.importorskip("torch")
+    done = run_python("-m", "batchnorm", "demo", "--quick", "--engine", "torch", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "The three APIs agree" in done.stdout
+    check_apis(done.stdout, ["torch.nn", "batchnorm.torch", "batch_norm"])
+    check_methods(done.stdout)
+    check_picture(tmp_path / "demo-output" / "digits-torch.png")
+
+
+def check_apis(output, names):
+    table = rows(output, *names)
+    assert list(table) == names
     losses = [float(loss) for loss, *_ in table.values()]
-    assert losses == pytest.approx([losses[0]] * 4, abs=1.5e-5)
+    assert losses == pytest.approx([losses[0]] * len(names), abs=1.5e-5)
     for name, (_, accuracy, seconds, *differences) in table.items():
         # One epoch is enough to leave the accuracy of a guess, 10 %, behind.
         assert float(accuracy.rstrip("%")) > 50.0
         assert float(seconds.removesuffix(" s")) > 0.0
-        if name == "v1 class":
+        if name == names[0]:
             assert differences == ["-", "-", "-"]
         else:
             assert [float(difference) < 1e-5 for difference in differences] == [True] * 3
@@ -66,6 +81,57 @@ def check_methods(output):
         assert 0.0 < float(loss) < 10.0
         difference = float(by_batch.rstrip("%")) - float(by_moving.rstrip("%"))
         assert float(lost) == pytest.approx(difference, abs=0.11)
+
+
+# Three steps through each API, then steps of renorm with its bounds closed and open.
+FEW_STEPS = """
+import json, os, sys
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiles faster
+from batchnorm.demo.engines import ENGINES
+engine = ENGINES[sys.argv[1]]
+os.environ |= engine.environment
+networks = engine.load()
+from batchnorm.demo import compare, data, network, schedule
+digits = data.load(seed=2)
+few = slice(3 * data.BATCH)
+digits = data.Digits(digits.train_images[few], digits.train_labels[few], digits.test_images, digits.test_labels)
+results = compare.train_through_each(networks.APIS, digits, 1, 2, lambda *_: None)
+renorm = networks.METHODS["renorm"](network.initial_weights(2))
+batches = [slice(start, start + data.BATCH) for start in range(0, 3 * data.BATCH, data.BATCH)]
+losses = [
+    renorm.train(digits.train_images[b], digits.train_labels[b], {"rate": 0.05, **schedule.renorm_bounds(done)})
+    for b, done in zip(batches, (0.0, 0.3, 1.0))
+]
+print(json.dumps({
+    "agree": compare.agree(results),
+    "losses": {name: result.losses for name, result in results.items()},
+    "renorm": losses,
+    "methods": list(networks.METHODS),
+}))
+"""
+
+
+@cache
+def few_steps(engine):
+    done = run_python("-c", FEW_STEPS, engine)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "tensorflow"])
+def test_every_engine_trains_the_same_network(engine):
+    missing = [module for module in ENGINES[engine].modules if find_spec(module) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+    found, reference = few_steps(engine), few_steps("tensorflow")
+    assert found["agree"]
+    assert len(found["losses"]) == 3
+    expected = reference["losses"]["v1 class"]
+    assert len(expected) == 3
+    for losses in found["losses"].values():
+        assert losses == pytest.approx(expected, rel=1e-5)
+    assert found["renorm"] == pytest.approx(reference["renorm"], rel=1e-5)
+    assert found["methods"] == reference["methods"] == ["plain", "renorm", "ghost", "none"]
 
 
 def check_picture(path):
@@ -85,6 +151,10 @@ def check_picture(path):
         (["demo", "--epochs", "0"], "'0' is not a whole number of at least 1"),
         (["demo", "--epochs", "two"], "'two' is not a whole number of at least 1"),
         (["demo", "--seed", "-1"], "--seed"),
+        (
+            ["demo", "--engine", "theano"],
+            "argument --engine: invalid choice: 'theano' (choose from 'tensorflow', ",
+        ),
         (["dmeo"], "invalid choice: 'dmeo'"),
         ([], "the following arguments are required: COMMAND"),
     ],
@@ -111,6 +181,40 @@ def test_missing_extra_gets_one_line(missing, capsys, monkeypatch, tmp_path):
     assert "pip install 'batchnorm[demo]'" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("engine", "missing", "extras"),
+    [
+        ("torch", "torch", "torch,demo"),
+        ("torch", "rich", "torch,demo"),
+        ("jax", "jax", "flax,demo"),
+        ("jax", "flax", "flax,demo"),
+        ("keras-tensorflow", "tensorflow", "demo"),
+        ("keras-jax", "jax", "jax,demo"),
+        ("keras-jax", "keras", "jax,demo"),
+        ("keras-torch", "torch", "torch,demo"),
+    ],
+)
+def test_missing_framework_of_an_engine_gets_one_line(engine, missing, extras, capsys, monkeypatch, tmp_path):
+    # With this one missing and the rest there, whatever else is installed here.
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None if module == missing else module)
+    with pytest.raises(SystemExit) as caught:
+        main(["demo", "--engine", engine, "--output", str(tmp_path / "made")])
+    assert caught.value.code == 2
+    title = ENGINES[engine].title
+    distribution = "tensorflow-cpu" if missing == "tensorflow" else missing
+    assert capsys.readouterr().err == (
+        f"batchnorm: The demo on {title} was asked for. It needs {distribution}, which is not installed. "
+        f"Run: pip install 'batchnorm[{extras}]'.\n"
+    )
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_extras_of_an_engine_exist(engine):
+    known = importlib.metadata.metadata("batchnorm").get_all("Provides-Extra")
+    assert set(ENGINES[engine].extras.split(",")) <= set(known)
 
 
 def test_output_that_is_a_file_gets_one_line(tmp_path, capsys):

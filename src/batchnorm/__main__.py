@@ -97,7 +97,13 @@ def check_needs(engine: Engine) -> None:
     if missing:
         installed = "is not installed" if len(missing) == 1 else "are not installed"
         remedy = f"Run: pip install 'batchnorm[{engine.extras}]'"
-        fail(refusal("The demo was asked for", f"It needs {', '.join(missing)}, which {installed}", remedy))
+        fail(
+            refusal(
+                f"The demo on {engine.title} was asked for",
+                f"It needs {', '.join(missing)}, which {installed}",
+                remedy,
+            )
+        )
 
 
 def check_output(folder: Path) -> None:
