@@ -130,7 +130,8 @@ def batch_norm(
     check_floating(ops, x)
     check_training(training)
     dtype = ops.stat_dtype(x)
-    layout = plan_layout(ops.shape(x), options.axes, options.ghost if training else None)
+    ghost = options.ghost if training else None
+    layout = plan_layout(ops.shape(x), options.axes, ghost, cached=not framework.is_compiling())
     check_names("parameter", params, [*["gamma"] * options.with_gamma, *["beta"] * options.with_beta])
     check_names("state", state, slots(options))
     read: dict[str, Array] = {}

@@ -1,6 +1,5 @@
 """Which framework an array belongs to, found among those that are imported already, and the engine for it."""
 
-import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +19,12 @@ class Framework:
         title: its name in messages.
         module: what must be imported for its arrays to exist.
         package: ours, which has the engine.
-        attribute: the engine's name there.
+        load_engine: imports the engine, by a statement: compilers that trace Python know no other way.
         array_types: the types of its arrays, given the imported module.
         from_numpy: a NumPy array as one of its own, beside another of its arrays.
         takes_numpy: whether its functions take NumPy arrays as they are.
+        compiling: whether a compiler is reading the Python that runs, given the imported module; it cannot see through
+            a cache.
     """
 
     title: str
@@ -32,11 +33,16 @@ class Framework:
     array_types: Callable[[Any], tuple[type, ...]]
     from_numpy: Callable[[Any, Any], Any]
     takes_numpy: bool
-    attribute: str = "engine"
+    load_engine: Callable[[], Any]
+    compiling: Callable[[Any], bool] = lambda module: False
 
     @property
     def engine(self) -> Engine[Any]:
-        return getattr(importlib.import_module(self.package), self.attribute)
+        return self.load_engine()
+
+    def is_compiling(self) -> bool:
+        """Whether a compiler that traces Python is at work."""
+        return self.compiling(sys.modules[self.module])
 
     def owns(self, value: object) -> bool:
         module = sys.modules.get(self.module)
@@ -57,6 +63,30 @@ def _tensorflow_tensor(array: Any, like: Any) -> Any:
     return sys.modules["tensorflow"].constant(array)
 
 
+def _numpy_engine() -> Any:
+    from batchnorm._engines.numpy import native
+
+    return native
+
+
+def _tensorflow_engine() -> Any:
+    from batchnorm._engines.tensorflow import engine
+
+    return engine
+
+
+def _torch_engine() -> Any:
+    from batchnorm._engines.torch import engine
+
+    return engine
+
+
+def _jax_engine() -> Any:
+    from batchnorm._engines.jax import engine
+
+    return engine
+
+
 NUMPY = Framework(
     title="NumPy",
     module="numpy",
@@ -64,7 +94,7 @@ NUMPY = Framework(
     array_types=lambda numpy: (numpy.ndarray, numpy.generic),
     from_numpy=lambda array, like: array,
     takes_numpy=True,
-    attribute="native",
+    load_engine=_numpy_engine,
 )
 
 FRAMEWORKS = (
@@ -76,6 +106,7 @@ FRAMEWORKS = (
         array_types=lambda tf: (tf.Tensor, tf.Variable),
         from_numpy=_tensorflow_tensor,
         takes_numpy=True,
+        load_engine=_tensorflow_engine,
     ),
     Framework(
         title="PyTorch",
@@ -84,6 +115,8 @@ FRAMEWORKS = (
         array_types=lambda torch: (torch.Tensor,),
         from_numpy=_torch_tensor,
         takes_numpy=False,
+        load_engine=_torch_engine,
+        compiling=lambda torch: torch.compiler.is_compiling(),
     ),
     Framework(
         title="JAX",
@@ -92,6 +125,7 @@ FRAMEWORKS = (
         array_types=lambda jax: (jax.Array,),
         from_numpy=_jax_array,
         takes_numpy=True,
+        load_engine=_jax_engine,
     ),
 )
 

@@ -53,8 +53,10 @@ class Kernels(NamedTuple):
 
 def find(layout: Layout, x: Tensor, *others: Tensor | None) -> Kernels | None:
     """The kernels for x, or None where they cannot go; `others` are what else they would read."""
+    if is_traced() or is_watched():
+        return None
     module, name = load(), _KINDS.get(x.dtype)
-    if module is None or name is None or is_traced() or is_watched():
+    if module is None or name is None:
         return None
     if x.numel() == 0 or not all(other is None or _is_plain(other) for other in (x, *others)):
         return None
@@ -84,7 +86,7 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
         kernels.threads,
     )
     if spread is not None:
-        return Moments(*totals, mean, variance)
+        return Moments(totals[0], totals[1], mean, variance)
     return Moments(float(layout.count), float(layout.count), mean, variance)
 
 
@@ -95,9 +97,7 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
         return None
     x = x.contiguous()
     y, known = torch.empty_like(x), _known((mean, scale, shift), x, layout)
-    kernels.module.apply(
-        kernels.kind, kernels.sizes, address(x), *map(address, (*known, y)), kernels.threads
-    )
+    kernels.module.apply(kernels.kind, kernels.sizes, address(x), *map(address, (*known, y)), kernels.threads)
     return y
 
 
@@ -118,13 +118,14 @@ def grad_input(
     dy: Tensor, x: Tensor, weights: Tensor | None, mean: Tensor, terms: GradTerms[Tensor], layout: Layout
 ) -> Tensor | None:
     """slope·dy + w·(tilt·(x − mean) + offset)."""
-    kernels, spread = find(layout, x, dy, weights, mean, *terms), None
+    known = mean, terms.slope, terms.tilt, terms.offset
+    kernels, spread = find(layout, x, dy, weights, *known), None
     if kernels is not None and weights is not None:
         spread = _spread(weights, x, layout, kernels)
     if kernels is None or (weights is not None and spread is None):
         return None
     x, dy = x.contiguous(), dy.to(x.dtype).contiguous()
-    dx, known = torch.empty_like(x), _known((mean, *terms), x, layout)
+    dx, known = torch.empty_like(x), _known(known, x, layout)
     kernels.module.grad_input(
         kernels.kind,
         kernels.sizes,

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from batchnorm._engines.protocol import Saved
-from batchnorm._engines.torch import kernels, native, ops
+from batchnorm._engines.torch import kernels, native
 from batchnorm.layout import Layout
 
 __all__ = ["train_natively"]

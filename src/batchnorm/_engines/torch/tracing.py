@@ -19,5 +19,5 @@ def is_watched() -> bool:
     """Under `torch.jit.trace`, and modes that see each operation: tracers, counters of operations, fake tensors."""
     return (
         torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportPrivateUsage]
-        or torch._C._get_tracing_state() is not None  # pyright: ignore[reportPrivateUsage]
+        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     )
