@@ -11,7 +11,7 @@ WORKERS ?= 2
 .PHONY: demo test lint types unit sanitize bench format clean
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m batchnorm demo
+	$(BIN)/python -m batchnorm demo $(if $(ENGINE),--engine $(ENGINE))
 
 test: lint types unit sanitize
 
