@@ -217,6 +217,7 @@ def _is_plain(value: Tensor) -> bool:
         type(value) in _TYPES
         and value.is_cpu
         and value.layout is torch.strided
+        and torch._C._has_storage(value)  # pyright: ignore
         and not value.is_neg()
         and not value._is_zerotensor()  # pyright: ignore[reportPrivateUsage]
     )

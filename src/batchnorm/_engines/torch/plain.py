@@ -27,7 +27,7 @@ LARGE_INPUT = 262_144
 
 def prefers_native(x: Tensor) -> bool:
     """Whether a plain training step on x is quicker by the CPU kernels than in one call of PyTorch's."""
-    return x.is_cpu and x.numel() >= LARGE_INPUT and available() and not is_traced()
+    return not is_traced() and x.is_cpu and x.numel() >= LARGE_INPUT and available()
 
 
 def batch_norm(
