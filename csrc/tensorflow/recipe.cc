@@ -65,7 +65,10 @@ const char* find_sizes(const Recipe& recipe, const TF_Tensor* x, Sizes* sizes) {
   if (recipe.ghost_order != kNoGhosts) {
     const int64_t batch = rank > 0 ? TF_Dim(x, 0) : 0, size = recipe.ghost_size;
     if (rank < 1 || size < 1) return "ghosts need a batch axis, and a size of at least 1";
-    if (batch % size != 0) return "the ghost batch size does not divide the batch size";
+    if (batch % size != 0) {
+      return "a ghost batch size was asked for that must divide the batch size, and does not: use batches of a multiple "
+             "of it, or another size";
+    }
     const bool interleaved = recipe.ghost_order == kInterleaved;
     sizes->ghosts = batch / size;
     ghost_axis = interleaved ? 1 : 0;

@@ -5,13 +5,14 @@ A loop is compiled when its shape first appears and stays for the life of the pr
 arrays of known shape and of some size get one, on a host that computes on its CPU, and only so many of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.ops.control_flow_v2_func_graphs import CondBranchFuncGraph
 
-__all__ = ["LEAST_ELEMENTS", "is_confined", "is_cpu", "kernel", "pays"]
+__all__ = ["LEAST_ELEMENTS", "is_branch", "is_confined", "is_cpu", "kernel", "pays"]
 
 Tensor = Any
 Function = Callable[..., Any]
@@ -58,12 +59,27 @@ def is_confined() -> bool:
 
     XLA compiles loops inside a larger program badly, and TensorFlow 1 cannot differentiate its loops through a call.
     """
+    return any(context.IsXLAContext() or context.IsWhileContext() for context in _contexts())
+
+
+def is_branch() -> bool:
+    """Whether what is being built is one side of a condition, such as training that only the run will decide on."""
+    inside = any(isinstance(graph, CondBranchFuncGraph) for graph in _graphs())
+    return inside or any(context.IsCondContext() for context in _contexts())
+
+
+def _graphs() -> Iterator[Any]:
+    """The graph being built and those around it."""
     graph: Any = tf.compat.v1.get_default_graph()
     while graph is not None:
+        yield graph
+        graph = getattr(graph, "outer_graph", None)
+
+
+def _contexts() -> Iterator[Any]:
+    """The control flow around what is being built."""
+    for graph in _graphs():
         context = graph._get_control_flow_context()
         while context is not None:
-            if context.IsXLAContext() or context.IsWhileContext():
-                return True
+            yield context
             context = context.outer_context
-        graph = getattr(graph, "outer_graph", None)
-    return False

@@ -2,15 +2,10 @@
 
 They go wherever the process computes on its CPU alone and the layout needs no permutation, in eager and graph mode,
 with known and unknown sizes. Where they do not go is decided in `_find` alone.
-
-XLA cannot compile them. What is built for XLA from the start has no such op. A function that was traced before, and is
-then called from one that XLA compiles, is not traced again: therefore each op in a function stands in a branch beside
-the composed pass, and an index that XLA replaces by a constant of its own chooses between them.
 """
 
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -19,19 +14,19 @@ from batchnorm._core.affine import fold, invert_deviation
 from batchnorm._engines import composed
 from batchnorm._engines.protocol import GradTerms, Moments, Saved
 from batchnorm._engines.tensorflow import ops
-from batchnorm._engines.tensorflow.compiled import is_confined, is_cpu
+from batchnorm._engines.tensorflow.choice import either, ghosts_of
+from batchnorm._engines.tensorflow.compiled import is_branch, is_confined, is_cpu
 from batchnorm._kernels.runs import kernel_runs
 from batchnorm._kernels.tensorflow import load, tell_threads
 from batchnorm.layout import Layout
 
-__all__ = ["apply", "fused_gradients", "fused_train", "grad_input", "grad_sums", "moments"]
+__all__ = ["apply", "fused_gradients", "fused_train", "grad_input", "grad_sums", "moments", "share"]
 
 Tensor = Any
 
 # A module has the functions that the protocol asks for, with narrower types.
 _ops: Any = ops
 DTYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16)
-CONTIGUOUS, INTERLEAVED = 1, 2
 
 
 class _Kernels(NamedTuple):
@@ -67,7 +62,7 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
         total, effective, mean, variance = composed.moments(_ops, x, weights, layout)
         return (mean, variance) if spread is None else (mean, variance, total, effective)
 
-    mean, variance, *totals = _either(x, layout, native, plain)
+    mean, variance, *totals = either(x, layout, native, plain)
     total, effective = totals or [ops.as_float(layout.count, dtype)] * 2
     return Moments(total, effective, mean, variance)
 
@@ -84,7 +79,7 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
             kernels.ops.batchnorm_kernels_apply(x, mean, scale, shift, **kernels.attributes), layout
         )
 
-    return _either(x, layout, native, lambda layout: composed.apply(_ops, x, mean, scale, shift, layout))
+    return either(x, layout, native, lambda layout: composed.apply(_ops, x, mean, scale, shift, layout))
 
 
 def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
@@ -98,7 +93,7 @@ def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tens
         sums = kernels.ops.batchnorm_kernels_grad_sums(dy, x, mean, **kernels.attributes)
         return tuple(_statistic(part, layout) for part in sums)
 
-    return _either(x, layout, native, lambda layout: composed.grad_sums(_ops, dy, x, mean, layout))
+    return either(x, layout, native, lambda layout: composed.grad_sums(_ops, dy, x, mean, layout))
 
 
 def grad_input(
@@ -125,7 +120,7 @@ def grad_input(
         )
         return _large(dx, layout)
 
-    return _either(
+    return either(
         x,
         layout,
         native,
@@ -158,7 +153,7 @@ def fused_train(
         scale, shift = fold(_ops, epsilon, variance, None, None, gamma, beta, layout)
         return composed.apply(_ops, x, mean, scale, shift, layout), mean, variance, scale
 
-    y, mean, variance, scale = _either(x, layout, native, plain)
+    y, mean, variance, scale = either(x, layout, native, plain)
     total = ops.as_float(layout.count, dtype)
     return y, Moments(total, total, mean, variance), scale
 
@@ -182,11 +177,16 @@ def fused_gradients(
         dy_sum, dy_centered_sum = composed.grad_sums(_ops, dy, x, mean, layout)
         inverse = invert_deviation(_ops, epsilon, variance)
         dy_xhat_sum = dy_centered_sum * inverse
-        pulled = scale / ops.maximum(ops.as_float(layout.count, scale.dtype), 1.0)
+        pulled = scale * share(ops.as_float(layout.count, scale.dtype))
         terms = GradTerms(scale, -pulled * inverse * dy_xhat_sum, -pulled * dy_sum)
         return composed.grad_input(_ops, dy, x, None, mean, terms, layout), dy_sum, dy_xhat_sum
 
-    return _either(x, layout, native, plain)
+    return either(x, layout, native, plain)
+
+
+def share(count: Any) -> Any:
+    """1 / count. An empty batch divides by one: its moments then mean nothing but stay finite."""
+    return 1.0 / (max(count, 1.0) if isinstance(count, float) else ops.maximum(count, 1.0))
 
 
 def _find(x: Tensor, layout: Layout) -> _Kernels | None:
@@ -197,47 +197,19 @@ def _find(x: Tensor, layout: Layout) -> _Kernels | None:
     if runs is None or kernels is None or not (eager or _may_hold_ops()):
         return None
     tell_threads(computing=eager)
-    order, size = _ghosts(layout)
+    order, size = ghosts_of(layout)
     attributes = {"bounds": runs.bounds, "ghost_order": order, "ghost_size": size}
     return _Kernels(kernels, attributes, runs.by_group)
 
 
 def _may_hold_ops() -> bool:
-    """Whether the graph that is being built is neither for XLA nor for other processes, which may lack our ops."""
+    """Whether the graph being built may hold ops that only our package knows.
+
+    Not for XLA, nor for the other processes of a parameter server. Nor where the run decides on training: such a graph
+    serves inference as well, and whoever loads it then may not have our package.
+    """
     strategy = tf.distribute.get_strategy()
-    return not is_confined() and not isinstance(strategy, tf.distribute.ParameterServerStrategy)
-
-
-def _either(
-    x: Tensor, layout: Layout, native: Callable[[Layout], Any], plain: Callable[[Layout], Any]
-) -> Any:
-    """`native(layout)`, and beside it `plain(layout)` for the case that XLA compiles the function being built."""
-    graph: Any = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    if graph is None or not graph.building_function or hasattr(graph, "_captured"):
-        return native(layout)
-    # 0 on a CPU; XLA, which computes on no device yet, takes the number of devices for it, while compiling.
-    index = tf.raw_ops.DeviceIndex(device_names=["CPU"])
-    return tf.switch_case(index, [lambda: native(_measured(x, layout)), lambda: plain(_measured(x, layout))])
-
-
-def _measured(x: Tensor, layout: Layout) -> Layout:
-    """The layout, with unknown sizes taken from x in the graph being built: from outside XLA would not know them."""
-    if all(isinstance(size, int) for size in layout.shape):
-        return layout
-    sizes = zip(layout.shape, ops.shape(x), strict=True)
-    shape = split = tuple(size if isinstance(size, int) else now for size, now in sizes)
-    ghosts, order, size = layout.ghosts, *_ghosts(layout)
-    if size:
-        ghosts = shape[0] // size
-        split = (*((size, ghosts) if order == INTERLEAVED else (ghosts, size)), *shape[1:])
-    return replace(layout, shape=shape, split=split, ghosts=ghosts)
-
-
-def _ghosts(layout: Layout) -> tuple[int, int]:
-    """The order of the ghosts, and how many examples one has; zeros where there are none."""
-    if len(layout.split) == len(layout.shape):
-        return 0, 0
-    return (INTERLEAVED, layout.split[0]) if 0 in layout.reduced else (CONTIGUOUS, layout.split[1])
+    return not (is_confined() or is_branch() or isinstance(strategy, tf.distribute.ParameterServerStrategy))
 
 
 def _spread(weights: Tensor, x: Tensor, layout: Layout, kernels: _Kernels) -> Tensor | None:

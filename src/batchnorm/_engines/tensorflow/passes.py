@@ -16,6 +16,7 @@ from batchnorm._engines.tensorflow.block import Block, plan_block
 from batchnorm._engines.tensorflow.compiled import is_cpu
 from batchnorm._engines.tensorflow.differentiable import differentiable
 from batchnorm._engines.tensorflow.inference import fused_infer
+from batchnorm._engines.tensorflow.native import share
 from batchnorm._engines.tensorflow.replicas import sum_over_replicas
 from batchnorm._engines.tensorflow.sums import sum_length
 from batchnorm.layout import Layout
@@ -63,20 +64,20 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
     x = block.view(x)
     if weights is None:
         total = effective = ops.as_float(layout.count, dtype)
-        share = _share(total)
+        portion = share(total)
         center = finite(ops, _sample_mean(x, block, dtype))
         sums = elementwise.run(elementwise.deviations, block.repeats, x, block.spread(center))
     else:
         w = block.weights(weights, dtype)
         total, square = _totals(w, block), _totals(w * w, block)
         alive = total > 0.0
-        share = ops.where(alive, 1.0 / ops.where(alive, total, 1.0), 0.0)
+        portion = ops.where(alive, 1.0 / ops.where(alive, total, 1.0), 0.0)
         effective = ops.where(alive, total * total / ops.where(alive, square, 1.0), 0.0)
         # No sample: the numbers that have weight may all lie outside of it.
         (weighted,) = elementwise.run(elementwise.weighted, block.repeats, x, w)
-        center = finite(ops, block.merge(sum_length(weighted)) * share)
+        center = finite(ops, block.merge(sum_length(weighted)) * portion)
         sums = elementwise.run(elementwise.deviations, block.repeats, x, block.spread(center), w)
-    offset, spread = (block.merge(sum_length(part)) * share for part in sums)
+    offset, spread = (block.merge(sum_length(part)) * portion for part in sums)
     return Moments(total, effective, center + offset, ops.maximum(spread - offset * offset, 0.0))
 
 
@@ -153,12 +154,7 @@ def _sample_mean(x: Tensor, block: Block, dtype: Any) -> Tensor:
     spread = tf.range(0, length, step)
     sample = x[:, : ops.shape(spread)[0]] if _is_one(width) else tf.gather(x, spread, axis=1)
     size = ops.as_float(block.merged * ops.shape(sample)[1], dtype)
-    return block.merge(sum_length(ops.cast(sample, dtype))) * _share(size)
-
-
-def _share(count: Any) -> Any:
-    """1 / count. An empty batch divides by one: its moments then mean nothing but stay finite."""
-    return 1.0 / (max(count, 1.0) if isinstance(count, float) else ops.maximum(count, 1.0))
+    return block.merge(sum_length(ops.cast(sample, dtype))) * share(size)
 
 
 def _totals(w: Tensor, block: Block) -> Tensor:
