@@ -59,6 +59,6 @@ def _vectorize_index(pfor_input: Any) -> Any:
     return wrap(tf.raw_ops.DeviceIndex(device_names=pfor_input.get_attr("device_names")), False)
 
 
-# A KeyError says that TensorFlow, or another package, knows by now.
-with suppress(KeyError):
+# It is refused where TensorFlow, or another package, knows by now.
+with suppress(AssertionError):
     RegisterPFor("DeviceIndex")(_vectorize_index)
