@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from batchnorm._engines.torch.library import prefers_library
 from batchnorm._engines.torch.plain import batch_norm, prefers_native
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm.errors import refusal
@@ -97,6 +98,8 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
             return _training.train(self, input, None, None)
         if self.momentum is not None and prefers_native(input):
             return _training.train_grouped(self, input)
+        if prefers_library(input):
+            return _training.train(self, input, None, None)
         mean: Any = None
         variance: Any = None
         momentum = 0.0 if self.momentum is None else self.momentum

@@ -9,6 +9,7 @@ from batchnorm._core import step
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._engines.protocol import Inputs
 from batchnorm._engines.torch import engine
+from batchnorm._engines.torch.block import memory_order
 from batchnorm._engines.torch.plain import check_epsilon, grouped_batch_norm, refuse_single
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, canonical_axes, plan_layout
@@ -36,7 +37,7 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     adjustment = None
     if layer.training and layer.adjustment is not None:
         adjustment = _call(layer.adjustment, x, dtype)
-    order = None if torch.compiler.is_compiling() else _memory_order(x, axes)
+    order = None if torch.compiler.is_compiling() else memory_order(x, axes)
     if order is not None:
         x = x.permute(order)
         axes = tuple(sorted(order.index(axis) for axis in axes))
@@ -57,7 +58,7 @@ def train_grouped(layer: Any, x: Tensor) -> Tensor:
     """The same by a kernel alone, for layers with ghost batches or other axes and no more."""
     check_epsilon(layer.eps)
     axes = canonical_axes(layer.settings.axes, x.dim())
-    order = _memory_order(x, axes)
+    order = memory_order(x, axes)
     if order is not None:
         x, axes = x.permute(order), tuple(sorted(order.index(axis) for axis in axes))
     layout = _layout(layer, x, axes, layer.options.ghost if layer.training else None)
@@ -109,14 +110,6 @@ def _at_step(layer: Any, options: Options, count: Tensor | None) -> Options:
     clip = read_clip(schedule(count))  # pyright: ignore[reportArgumentType]
     with_gamma, with_beta = layer.weight is not None, layer.bias is not None
     return options_of(layer.settings, layer.momentum, layer.eps, clip, with_gamma, with_beta)
-
-
-def _memory_order(x: Tensor, axes: Sequence[int]) -> tuple[int, ...] | None:
-    """The axes in the order of memory, where axis 1 comes last there. Of several axes the order would change."""
-    if x.dim() < 3 or len(axes) > 1 or x.is_contiguous():
-        return None
-    order = (0, *range(2, x.dim()), 1)
-    return order if x.permute(order).is_contiguous() else None
 
 
 def _inverse(order: tuple[int, ...]) -> list[int]:

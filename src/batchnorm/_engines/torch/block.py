@@ -8,6 +8,7 @@ Most layouts lie in memory like this. Ghost groups that are apart from the chann
     contiguous, flat           [G, v, C]          moved to [v, G, C]
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +16,7 @@ import torch
 
 from batchnorm.layout import Layout, Size, product
 
-__all__ = ["Block", "plan_block"]
+__all__ = ["Block", "memory_order", "plan_block"]
 
 Tensor = torch.Tensor
 
@@ -103,3 +104,11 @@ def _parts(runs: range, kept: list[int]) -> tuple[range, range, range]:
 
 def _trim(sizes: list[Size]) -> tuple[Size, ...]:
     return tuple(sizes[:2]) if type(sizes[2]) is int and sizes[2] == 1 else tuple(sizes)
+
+
+def memory_order(x: Tensor, axes: Sequence[int]) -> tuple[int, ...] | None:
+    """The axes in the order of memory, where axis 1 comes last there. Of several axes the order would change."""
+    if x.dim() < 3 or len(axes) > 1 or x.is_contiguous():
+        return None
+    order = (0, *range(2, x.dim()), 1)
+    return order if x.permute(order).is_contiguous() else None

@@ -18,6 +18,7 @@ from batchnorm._kernels.sizes import KernelSizes, kernel_sizes
 from batchnorm.layout import Layout
 
 __all__ = [
+    "TYPES",
     "Kernels",
     "address",
     "apply",
@@ -38,7 +39,7 @@ _KINDS = {
     torch.float16: "FLOAT16",
 }
 # A subclass may keep its numbers elsewhere.
-_TYPES = (torch.Tensor, torch.nn.Parameter)
+TYPES = (torch.Tensor, torch.nn.Parameter)
 
 
 class Kernels(NamedTuple):
@@ -214,7 +215,7 @@ def address(value: Tensor | None) -> int:
 def _is_plain(value: Tensor) -> bool:
     """Whether what is at the tensor's address is its numbers."""
     return (
-        type(value) in _TYPES
+        type(value) in TYPES
         and value.is_cpu
         and value.layout is torch.strided
         and torch._C._has_storage(value)  # pyright: ignore

@@ -1,7 +1,8 @@
 """The PyTorch engine: the CPU kernels where they can go, then PyTorch's own, the composed passes elsewhere.
 
 A module with the names that the engine protocol asks for. Wherever the program is traced or transformed every pass
-is the composed one, which PyTorch can differentiate, compile and export.
+is the composed one, which PyTorch can differentiate, compile and export; but a plain step on large inputs is compiled
+as one operation of ours.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from batchnorm._engines.composed import Composed
 from batchnorm._engines.protocol import GradTerms, Moments, Saved
-from batchnorm._engines.torch import kernels, native, ops
+from batchnorm._engines.torch import kernels, library, native, ops
 from batchnorm._engines.torch.differentiable import by_autograd, differentiable
 from batchnorm._engines.torch.kernels import fused_infer
 from batchnorm._engines.torch.replicas import sum_over_replicas
@@ -67,6 +68,8 @@ def grad_input(
 def fused_train(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
 ) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
+    if library.prefers_library(x):
+        return library.train(x, gamma, beta, epsilon, layout)
     done = native.fused_train(x, gamma, beta, epsilon, layout)
     return kernels.fused_train(x, gamma, beta, epsilon, layout) if done is None else done
 

@@ -1,0 +1,180 @@
+"""A plain training step as operations that PyTorch's compilers see: `batchnorm::train` and `batchnorm::gradients`.
+
+A compiled graph holds them where the numbers are in the memory of the CPU, and calls our kernels there. Exported
+programs hold standard operations only, so that whoever loads one needs nothing of ours.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from batchnorm._core.affine import fold
+from batchnorm._engines import composed
+from batchnorm._engines.protocol import Moments
+from batchnorm._engines.torch import kernels, native, ops
+from batchnorm._engines.torch.block import memory_order
+from batchnorm._kernels import available
+from batchnorm.layout import Layout, plan_layout, product
+from batchnorm.options import Ghost
+
+__all__ = ["prefers_library", "train"]
+
+Tensor = torch.Tensor
+
+# A module has the functions that the protocol asks for, with narrower types.
+_ops: Any = ops
+# Asked while nothing is being traced: compilers warn of caches.
+AVAILABLE = available()
+# Numbers in an input from which a call that the compiler cannot fuse with its neighbors wins.
+LARGE_INPUT = 262_144
+
+
+def prefers_library(x: Tensor) -> bool:
+    """Whether x is being compiled, and a plain training step on it is quicker by our kernels than by fused loops."""
+    return (
+        AVAILABLE
+        and torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and not torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
+        and type(x) in native.TYPES
+        and x.device.type == "cpu"
+        and x.dtype in kernels.FLOATS
+        and bool(x.numel() >= LARGE_INPUT)
+    )
+
+
+def train(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+) -> tuple[Tensor, Moments[Tensor], Tensor]:
+    """y, the moments and the scale, which are constants of the gradient."""
+    size, interleaved = 0, False
+    if len(layout.split) > len(layout.shape):
+        interleaved = 0 in layout.reduced
+        size = layout.split[0 if interleaved else 1]
+    y, statistics = _train(x, gamma, beta, list(layout.axes), size, interleaved, float(epsilon))
+    mean, variance, scale = statistics.detach().unbind()
+    total = _ops.as_float(layout.count, mean.dtype)
+    return y, Moments(total, total, mean, variance), scale
+
+
+@torch.library.custom_op("batchnorm::train", mutates_args=())
+def _train(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    axes: Sequence[int],
+    ghost_size: int,
+    interleaved: bool,
+    epsilon: float,
+) -> tuple[Tensor, Tensor]:
+    """y, and mean, variance and scale as one tensor [3, G, C]."""
+    order = memory_order(x, axes)
+    dense, layout = _in_memory(x, order, axes, ghost_size, interleaved)
+    found = native.find(layout, dense, gamma, beta)
+    if found is not None:
+        y, statistics = native.train_by(found, dense, gamma, beta, epsilon, layout)
+    else:
+        _, _, mean, variance = composed.moments(_ops, dense, None, layout)
+        scale, shift = fold(_ops, epsilon, variance, None, None, gamma, beta, layout)
+        y = composed.apply(_ops, dense, mean, scale, shift, layout)
+        statistics = torch.stack((mean, variance, scale))
+    return _as_before(y, order, x), statistics
+
+
+@torch.library.custom_op("batchnorm::gradients", mutates_args=())
+def _gradients(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    statistics: Tensor,
+    axes: Sequence[int],
+    ghost_size: int,
+    interleaved: bool,
+    epsilon: float,
+) -> tuple[Tensor, Tensor]:
+    """dx, and Σdy and Σdy·x̂ as one tensor [2, G, C]."""
+    order = memory_order(x, axes)
+    dense, layout = _in_memory(x, order, axes, ghost_size, interleaved)
+    dy = dy if order is None else dy.permute(order)
+    found = native.find(layout, dense, dy, statistics)
+    if found is not None:
+        dx, sums, products = native.gradients_by(found, dy, dense, statistics.unbind(), epsilon, layout)
+    else:
+        mean, variance, _ = statistics.unbind()
+        dx, sums, products = kernels.pull_plainly(dy, dense, gamma, mean, variance, epsilon, layout)
+    return _as_before(dx, order, x), torch.stack((sums, products))
+
+
+@_train.register_fake
+def _(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    axes: Sequence[int],
+    ghost_size: int,
+    interleaved: bool,
+    epsilon: float,
+) -> tuple[Tensor, Tensor]:
+    del gamma, beta, interleaved, epsilon
+    return torch.empty_like(x), _statistics(3, x, axes, ghost_size)
+
+
+@_gradients.register_fake
+def _(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    statistics: Tensor,
+    axes: Sequence[int],
+    ghost_size: int,
+    interleaved: bool,
+    epsilon: float,
+) -> tuple[Tensor, Tensor]:
+    del dy, gamma, statistics, interleaved, epsilon
+    return torch.empty_like(x), _statistics(2, x, axes, ghost_size)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, gamma, beta, *asked = inputs
+    ctx.save_for_backward(x, gamma, output[1])
+    ctx.asked, ctx.beta_dtype = asked, None if beta is None else beta.dtype
+
+
+def _pull(ctx: Any, dy: Tensor, unused: Tensor | None) -> tuple[Any, ...]:
+    del unused
+    x, gamma, statistics = ctx.saved_tensors
+    dx, sums = _gradients(dy, x, gamma, statistics, *ctx.asked)
+    dbeta, dgamma = sums.sum(1).unbind()
+    return (
+        dx,
+        None if gamma is None else dgamma.to(gamma.dtype),
+        None if ctx.beta_dtype is None else dbeta.to(ctx.beta_dtype),
+        *[None] * len(ctx.asked),
+    )
+
+
+_train.register_autograd(_pull, setup_context=_keep)
+
+
+def _in_memory(
+    x: Tensor, order: tuple[int, ...] | None, axes: Sequence[int], ghost_size: int, interleaved: bool
+) -> tuple[Tensor, Layout]:
+    """x in the order of its memory, without gaps, and the layout there."""
+    if order is not None:
+        x, axes = x.permute(order), sorted(order.index(axis) for axis in axes)
+    ghost = Ghost(ghost_size, "interleaved" if interleaved else "contiguous") if ghost_size else None
+    return x.contiguous(), plan_layout(x.shape, axes, ghost)
+
+
+def _as_before(y: Tensor, order: tuple[int, ...] | None, x: Tensor) -> Tensor:
+    """y in the axes of x, and the strides that were promised."""
+    if order is not None:
+        y = y.permute(sorted(range(len(order)), key=order.__getitem__))
+    promised = torch.empty_like(x, device="meta").stride()
+    return y if y.stride() == promised else torch.empty_like(x).copy_(y)
+
+
+def _statistics(number: int, x: Tensor, axes: Sequence[int], ghost_size: int) -> Tensor:
+    groups = x.shape[0] // ghost_size if ghost_size else 1
+    return x.new_empty((number, groups, product(x.shape[axis] for axis in axes)), dtype=ops.stat_dtype(x))
