@@ -360,7 +360,7 @@ except (RuntimeError, ValueError, KeyError, tf.errors.OpError) as error:
     assert "BatchnormKernels" in str(error), error
 else:
     raise AssertionError("loaded without the ops")
-import batchnorm.compat.v1
+import batchnorm.compat.v1.layers
 print(float(tf.reduce_sum(tf.saved_model.load(sys.argv[1]).train(tf.ones([4, 3])))))
 """
 
