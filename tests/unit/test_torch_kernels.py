@@ -1,5 +1,6 @@
 """PyTorch's tensors on the CPU kernels: against float64, with all derivatives, and where the kernels do not go."""
 
+import copy
 import threading
 import warnings
 from typing import Any
@@ -13,7 +14,7 @@ import batchnorm.torch as bt  # noqa: E402
 from batchnorm import Ghost, Options, Renorm, _kernels  # noqa: E402
 from batchnorm._engines.composed import Composed  # noqa: E402
 from batchnorm._engines.protocol import GradTerms, Saved  # noqa: E402
-from batchnorm._engines.torch import native, passes, plain, single  # noqa: E402
+from batchnorm._engines.torch import library, native, passes, plain  # noqa: E402
 from batchnorm.layout import plan_layout  # noqa: E402
 from tolerances import assert_close, dtype_name  # noqa: E402
 
@@ -40,6 +41,7 @@ composed: Composed[Any] = passes.composed
 def small_inputs_too(monkeypatch) -> None:
     """The layers then take the kernels from the first number on."""
     monkeypatch.setattr(plain, "LARGE_INPUT", 1)
+    monkeypatch.setattr(library, "LARGE_INPUT", 1)
 
 
 @pytest.fixture
@@ -271,16 +273,17 @@ def scripted(x: Tensor) -> Tensor:
         return torch.jit.trace(some, normal(*x.shape, seed=9), check_trace=False)(x)
 
 
-def compiled(x: Tensor) -> Tensor:
+def compiled_map(x: Tensor) -> Tensor:
     torch._dynamo.reset()
-    return torch.compile(some, fullgraph=True, backend="aot_eager")(x)
+    mapped = torch.func.vmap(some)
+    return torch.compile(lambda x: mapped(x[None])[0], fullgraph=True, backend="aot_eager")(x)
 
 
 ELSEWHERE = {
     "torch.func": lambda x: torch.func.vjp(some, x)[0],
     "torch.func.vmap": lambda x: torch.func.vmap(some)(x[None])[0],
     "forward mode": lambda x: torch.func.jvp(some, (x,), (x,))[0],
-    "torch.compile": compiled,
+    "torch.func.vmap, compiled": compiled_map,
     "torch.jit.trace": scripted,
     "make_fx": proxied,
     "a mode that sees operations": counted,
@@ -331,7 +334,6 @@ def test_as_many_threads_work_as_pytorch_uses(monkeypatch) -> None:
     finally:
         torch.set_num_threads(before)
     assert asked == [1, 2]
-    assert single.native is native
 
 
 def test_calls_from_several_threads_at_once_agree() -> None:
@@ -352,6 +354,85 @@ def test_calls_from_several_threads_at_once_agree() -> None:
     for each in found:
         for got, expected in zip(each, want, strict=True):
             assert torch.equal(got, expected)
+
+
+COMPILED = {
+    "plain": {},
+    "a plain average": {"momentum": None},
+    "no affine": {"affine": False},
+    "interleaved": {"virtual_batch_size": 3},
+    "contiguous": {"virtual_batch_size": 2, "ghost_order": "contiguous"},
+    "last axis": {"num_features": 4, "axis": -1},
+    "two axes": {"num_features": 20, "axis": (1, 3)},
+    "permuted": {"num_features": 20, "axis": (1, 3), "virtual_batch_size": 2, "ghost_order": "contiguous"},
+}
+
+
+def steps(layer: Any, memory: str) -> list[Tensor]:
+    """Two training steps of a layer: outputs, gradients, and what it holds then."""
+    found: list[Tensor] = []
+    for seed in range(2):
+        x = MEMORY[memory](normal(6, 5, 7, 4, seed=seed, mean=1.0)).requires_grad_()
+        y = layer(x)
+        found += [y.detach(), *torch.autograd.grad(y.pow(3).sum(), [x, *layer.parameters()])]
+    return found + list(layer.state_dict().values())
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_layers_call_the_kernels(calls, name: str, memory: str) -> None:
+    torch._dynamo.reset()
+    layer = bt.BatchNorm2d(**{"num_features": 5, **COMPILED[name]})
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
+    found = steps(compiled, memory)
+    assert calls == ([] if name == "permuted" else ["train", "gradients"] * 2)
+    for got, want in zip(found, steps(layer, memory), strict=True):
+        close(got, want, torch.float32, name, scale=10.0 + want.abs().max(), within=1e-5)
+
+
+def test_one_compiled_graph_serves_batches_of_every_size(calls) -> None:
+    torch._dynamo.reset()
+    layer, graphs = bt.BatchNorm2d(5, virtual_batch_size=2), []
+
+    def backend(graph: Any, example: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, dynamic=True, backend=backend)
+    for batch in (6, 8, 2, 20):
+        close(
+            compiled(normal(batch, 5, 7, 4)),
+            layer(normal(batch, 5, 7, 4)),
+            torch.float32,
+            f"batch of {batch}",
+        )
+    assert calls == ["train"] * 8
+    assert len(graphs) < 4
+
+
+def test_the_operations_are_registered_as_pytorch_asks() -> None:
+    gamma, beta = (normal(5, seed=seed).requires_grad_() for seed in (1, 2))
+    for memory in ("contiguous", "channels last", "with gaps"):
+        for dtype in (torch.float32, torch.bfloat16):
+            x = MEMORY[memory](normal(6, 5, 7, 4, dtype=dtype)).requires_grad_()
+            for asked in (([1], 3, True, 0.1), ([1], 0, False, 0.1), ([1], 2, False, 0.1)):
+                torch.library.opcheck(torch.ops.batchnorm.train, (x, gamma, beta, *asked))
+                y, statistics = torch.ops.batchnorm.train(x, None, beta, *asked)
+                given = y.detach(), x.detach(), None, statistics.detach(), *asked
+                torch.library.opcheck(torch.ops.batchnorm.gradients, given)
+
+
+@pytest.mark.parametrize("name", ["plain", "interleaved"])
+def test_exported_programs_hold_standard_operations_only(name: str) -> None:
+    for training in (True, False):
+        layer = bt.BatchNorm2d(5, **COMPILED[name]).train(training)
+        for strict in (True, False):
+            program = torch.export.export(layer, (normal(6, 5, 7, 4),), strict=strict)
+            assert not [
+                node
+                for node in program.graph.nodes
+                if "batchnorm::" in str(getattr(node.target, "_name", ""))
+            ]
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])

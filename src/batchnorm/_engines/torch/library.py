@@ -50,7 +50,7 @@ def train(
     """y, the moments and the scale, which are constants of the gradient."""
     size, interleaved = 0, False
     if len(layout.split) > len(layout.shape):
-        interleaved = 0 in layout.reduced
+        interleaved = any(0 in layout.runs[run] for run in layout.reduced)
         size = layout.split[0 if interleaved else 1]
     y, statistics = _train(x, gamma, beta, list(layout.axes), size, interleaved, float(epsilon))
     mean, variance, scale = statistics.detach().unbind()
