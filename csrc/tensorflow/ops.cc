@@ -81,9 +81,12 @@ void set_shape(TF_ShapeInferenceContext* context, int output, Kind kind, int inp
   if (kind == kLarge) {
     TF_ShapeInferenceContextGetInput(context, input_of_x, shape, status);
   } else {
-    TF_ShapeHandle* open = TF_ShapeInferenceContextVectorFromSize(context, size_t(-1));
-    TF_ShapeInferenceContextConcatenateShapes(context, open, open, shape, status);
-    TF_DeleteShapeHandle(open);
+    // One unknown size for both would tell the graph's optimizer that there are as many groups as channels.
+    TF_ShapeHandle* groups = TF_ShapeInferenceContextVectorFromSize(context, size_t(-1));
+    TF_ShapeHandle* channels = TF_ShapeInferenceContextVectorFromSize(context, size_t(-1));
+    TF_ShapeInferenceContextConcatenateShapes(context, groups, channels, shape, status);
+    TF_DeleteShapeHandle(groups);
+    TF_DeleteShapeHandle(channels);
   }
   if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSetOutput(context, output, shape, status);
   TF_DeleteShapeHandle(shape);
