@@ -223,6 +223,19 @@ def test_second_derivatives_are_slopes(calls, options: dict) -> None:
     assert "gradients" in calls
 
 
+def test_inference_along_two_axes_has_a_gradient(calls) -> None:
+    layer = bt.BatchNorm2d(20, axis=(1, 3)).eval()
+    x = normal(6, 5, 7, 4)
+    with torch.no_grad():
+        want = layer(x)
+    assert calls == ["apply"]
+    y = layer(x)
+    (slope,) = torch.autograd.grad(y.sum(), layer.bias)
+    assert calls == ["apply"]
+    close(y, want, torch.float32, "y")
+    assert torch.equal(slope, torch.full((20,), 42.0))
+
+
 def test_an_input_that_was_written_over_is_noticed() -> None:
     x = normal(6, 5, 7, 4).requires_grad_()
     z = x * 1.0

@@ -69,7 +69,7 @@ def find(layout: Layout, x: Tensor, *others: Tensor | None) -> Kernels | None:
 
 def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor] | None:
     """Mean and mean squared deviation over the reduced runs."""
-    kernels, spread = find(layout, x, weights), None
+    kernels, spread = _find(layout, x, weights), None
     if kernels is not None and weights is not None:
         spread = _spread(weights, x, layout, kernels)
     if kernels is None or (weights is not None and spread is None):
@@ -93,7 +93,7 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
 
 def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor | None:
     """(x − mean)·scale + shift."""
-    kernels = find(layout, x, mean, scale, shift)
+    kernels = _find(layout, x, mean, scale, shift)
     if kernels is None:
         return None
     x = x.contiguous()
@@ -104,7 +104,7 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
 
 def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
     """Σdy and Σdy·(x − mean)."""
-    kernels = find(layout, x, dy, mean)
+    kernels = _find(layout, x, dy, mean)
     if kernels is None:
         return None
     x, dy = x.contiguous(), dy.to(x.dtype).contiguous()
@@ -120,7 +120,7 @@ def grad_input(
 ) -> Tensor | None:
     """slope·dy + w·(tilt·(x − mean) + offset)."""
     known = mean, terms.slope, terms.tilt, terms.offset
-    kernels, spread = find(layout, x, dy, weights, *known), None
+    kernels, spread = _find(layout, x, dy, weights, *known), None
     if kernels is not None and weights is not None:
         spread = _spread(weights, x, layout, kernels)
     if kernels is None or (weights is not None and spread is None):
@@ -142,7 +142,7 @@ def fused_train(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
 ) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
     """y, the moments and the scale in one call."""
-    kernels = find(layout, x, gamma, beta)
+    kernels = _find(layout, x, gamma, beta)
     if kernels is None:
         return None
     y, statistics = train_by(kernels, x.contiguous(), gamma, beta, epsilon, layout)
@@ -155,7 +155,7 @@ def fused_gradients(
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """dx, Σdy and Σdy·x̂ in one call."""
     known = saved.mean, saved.variance, saved.scale
-    kernels = find(layout, x, dy, *known)
+    kernels = _find(layout, x, dy, *known)
     if kernels is None:
         return None
     x = x.contiguous()
@@ -205,6 +205,13 @@ def gradients_by(
         kernels.threads,
     )
     return dx, sums[0], sums[1]
+
+
+def _find(layout: Layout, x: Tensor, *others: Tensor | None) -> Kernels | None:
+    """The same for a pass by itself, which has no gradient."""
+    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, *others)):
+        return None
+    return find(layout, x, *others)
 
 
 def address(value: Tensor | None) -> int:
