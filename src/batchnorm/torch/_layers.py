@@ -234,7 +234,7 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
 
     Trained on a batch with mean μ and variance σ², y = γ·(x − μ) / √(σ² + ε) + β; in evaluation the running
     statistics take the place of μ and σ². Arguments, buffers, `state_dict` and numbers are those of `torch.nn`
-    where none of our options is given, and it is PyTorch's own kernel that runs then. Options that need more
+    where none of our options is given; PyTorch's own kernel runs then, or ours on large inputs. Options that need more
     running statistics add buffers; no others do.
 
     The layer is an instance of `torch.nn.BatchNorm2d`, so that programs which look for that find it.
@@ -265,7 +265,7 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
         variance: estimator stored in `running_var`: "sample" as in `torch.nn`, or "population"; None is the
             former, and with renorm, which knows the population's alone, the latter.
         zero_debias: make the running mean an average over the steps so far, free of its start.
-        fused: None takes the fastest way there is. True insists on PyTorch's kernel and is refused with renorm,
+        fused: None takes the fastest way there is. True insists on a kernel's one call and is refused with renorm,
             weights and masks; False takes plain operations. The numbers are the same.
 
     Call arguments:
