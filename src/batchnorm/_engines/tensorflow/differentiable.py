@@ -1,6 +1,7 @@
 """Our own gradient for TensorFlow: first order by the core's formulas, higher orders by deriving those."""
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import tensorflow as tf
@@ -63,7 +64,7 @@ def _with_own_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]], 
     arithmetic: it looks for variables, copies, and lets the tape remember all that happens inside.
     """
     if not tf.executing_eagerly():
-        result = tf.custom_gradient(function)(*arrays)
+        result = tf.custom_gradient(_unrecorded(function))(*arrays)
         return result if isinstance(result, (list, tuple)) else [result]
     # The reading of a variable is recorded as ever.
     arrays = tuple(array if isinstance(array, tf.Tensor) else tf.convert_to_tensor(array) for array in arrays)
@@ -72,6 +73,17 @@ def _with_own_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]], 
     result = result if isinstance(result, (list, tuple)) else [result]
     record.record_operation("BatchNormalization", result, arrays, pull)
     return result
+
+
+def _unrecorded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, hidden from the tapes, which would look for the gradients of what it is made of."""
+
+    @wraps(function)
+    def call(*arrays: Tensor) -> Any:
+        with record.stop_recording():
+            return function(*arrays)
+
+    return call
 
 
 def _constant(batch: Batch[Tensor]) -> Batch[Tensor]:

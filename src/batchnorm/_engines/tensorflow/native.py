@@ -1,7 +1,7 @@
 """The passes as ops on the CPU kernels (`csrc/`), where these can go; None elsewhere.
 
 They go wherever the process computes on its CPU alone and the layout needs no permutation, in eager and graph mode,
-with known and unknown sizes, though not inside a `tf.function`. Where they do not go is decided in `_find` alone.
+with known and unknown sizes. Where they do not go is decided in `_find` alone.
 """
 
 import struct
@@ -206,12 +206,8 @@ def _may_hold_ops() -> bool:
     """Whether the graph being built may hold ops that only our package knows.
 
     Not for XLA, nor for the other processes of a parameter server. Nor where the run decides on training: such a graph
-    serves inference as well, and whoever loads it then may not have our package. Nor in a `tf.function`: there a
-    second derivative would look for the ops' own gradients, which they do not have yet.
+    serves inference as well, and whoever loads it then may not have our package.
     """
-    graph: Any = tf.compat.v1.get_default_graph()
-    if graph.building_function:
-        return False
     strategy = tf.distribute.get_strategy()
     return not (is_confined() or is_branch() or isinstance(strategy, tf.distribute.ParameterServerStrategy))
 
