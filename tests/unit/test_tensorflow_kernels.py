@@ -1,82 +1,28 @@
 """TensorFlow's ops on the CPU kernels: where they go, where they do not, and that either way the numbers are right."""
 
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
-from batchnorm._core.step import infer, train
-from batchnorm._engines import numpy as reference
+from batchnorm._core.step import infer
 from batchnorm._engines.protocol import Inputs
-from batchnorm._engines.tensorflow import engine, native, ops
-from batchnorm._kernels import tensorflow as kernels
+from batchnorm._engines.tensorflow import engine, native
 from batchnorm.layout import plan_layout
-from batchnorm.options import Ghost, Options, Renorm
+from batchnorm.options import Options, Renorm
 from tolerances import assert_close
-
-needs_ops = pytest.mark.skipif(kernels.load() is None, reason=f"the ops are {kernels.why_missing()}")
-SHAPE = (8, 3, 3, 5)
-PLAIN = Options(axes=(3,))
-OPTIONS = {
-    "plain": PLAIN,
-    "channels first": Options(axes=(1,)),
-    "sample variance": Options(axes=(3,), variance="sample"),
-    "renorm": Options(axes=(3,), renorm=Renorm()),
-    "ghosts": Options(axes=(3,), ghost=Ghost(4)),
-    "contiguous ghosts": Options(axes=(3,), ghost=Ghost(2, order="contiguous")),
-    "ghosts with renorm": Options(axes=(1,), ghost=Ghost(4), renorm=Renorm()),
-    "two axes": Options(axes=(1, 3)),
-}
-SLOTS = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev")
-
-
-def arrays(options: Options, dtype: str = "float32") -> tuple[Any, ...]:
-    """x, gamma, beta and dy."""
-    random = np.random.default_rng(0)
-    channels = plan_layout(SHAPE, options.axes, options.ghost).channels
-    stats = "float64" if dtype == "float64" else "float32"
-    x, dy = (tf.cast(random.normal(1.0, 2.0, SHAPE), dtype) for _ in range(2))
-    return x, *(tf.constant(random.uniform(0.5, 2.0, channels), stats) for _ in range(2)), dy
-
-
-def forward(options: Options, x: Any, gamma: Any, beta: Any, weights: Any = None) -> Any:
-    layout = plan_layout(ops.shape(x), options.axes, options.ghost)
-    state = {slot: tf.zeros_like(beta) + (0.0 if slot.endswith("mean") else 1.5) for slot in SLOTS}
-    return train(engine, options, layout, Inputs(x, gamma, beta, weights, state))
-
-
-def step(options: Options, x: Any, gamma: Any, beta: Any, dy: Any) -> tuple[Any, ...]:
-    """y, the batch's statistics, and the gradients."""
-    with tf.GradientTape() as tape:
-        tape.watch([x, gamma, beta])
-        y, batch = forward(options, x, gamma, beta)
-    return y, batch.mean, batch.estimate, *tape.gradient(y, [x, gamma, beta], output_gradients=dy)
-
-
-def expected(options: Options, x: Any, gamma: Any, beta: Any, dy: Any) -> tuple[Any, ...]:
-    layout = plan_layout(SHAPE, options.axes, options.ghost)
-    x, gamma, beta, dy = (tf.cast(value, tf.float64).numpy() for value in (x, gamma, beta, dy))
-    state = {slot: np.zeros_like(beta) + (0.0 if slot.endswith("mean") else 1.5) for slot in SLOTS}
-    y, batch, pull = reference.pullback(options, layout, Inputs(x, gamma, beta, None, state))
-    return y, batch.mean, batch.estimate, *pull(dy)[:3]
-
-
-def check(got: Any, options: Options, given: tuple[Any, ...]) -> None:
-    names = ("y", "mean", "variance", "dx", "dγ", "dβ")
-    for name, value, want in zip(names, got, expected(options, *given), strict=True):
-        largest = max(1.0, float(np.max(np.abs(want))))
-        assert_close(tf.cast(value, tf.float64), want, value.dtype, name, scale=largest, summands=72)
-
-
-def kinds(function: Any, *given: Any) -> set[str]:
-    """The types of all operations of a function and of those it calls, that are ours."""
-    graph = function.get_concrete_function(*given).graph.as_graph_def()
-    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
-    return {node.op for node in nodes if node.op.startswith("Batchnorm")}
+from unit.tensorflow_steps import (
+    OPTIONS,
+    PLAIN,
+    SHAPE,
+    arrays,
+    check,
+    expected,
+    forward,
+    kinds,
+    needs_ops,
+    step,
+)
 
 
 @needs_ops
@@ -260,123 +206,3 @@ def test_no_gradient_through_the_batch_statistics():
         tape.watch(x)
         _, batch = forward(PLAIN, x, gamma, beta)
     assert tape.gradient(batch.mean, x) is None
-
-
-# The library.
-
-
-@needs_ops
-def test_several_threads_at_once():
-    random = np.random.default_rng(1)
-    inputs = [tf.constant(random.normal(size=(64, 32, 32, 8)).astype(np.float32)) for _ in range(6)]
-    ones = tf.ones([8])
-
-    def run(x: Any) -> Any:
-        return forward(PLAIN, x, ones, ones)[0].numpy()
-
-    alone = [run(x) for x in inputs]
-    with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(run, inputs * 4))
-    for value, want in zip(together, alone * 4, strict=True):
-        np.testing.assert_array_equal(value, want)
-
-
-@needs_ops
-def test_ghosts_that_do_not_divide_the_batch():
-    x, gamma, beta, _ = arrays(PLAIN)
-    options = Options(axes=(3,), ghost=Ghost(3))
-    function = tf.function(
-        lambda x: forward(options, x, gamma, beta)[0], input_signature=[tf.TensorSpec((None, 3, 3, 5))]
-    )
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        function(x)
-
-
-@needs_ops
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"mean": tf.zeros([1, 4])}, "another number of elements"),
-        ({"bounds": [0, 0, 0, 3, 4, 5]}, "rank"),
-        ({"bounds": [0, 3, 0, 0, 4, 4]}, "out of order"),
-        ({"bounds": [0, 4]}, "6 numbers"),
-        ({"ghost_order": 1, "bounds": [0, 0, 1, 4, 5, 5]}, "at least 1"),
-    ],
-)
-def test_an_op_refuses_what_does_not_fit(change, message):
-    one = tf.ones([1, 5])
-    given = {"mean": one, "scale": one, "shift": one, "bounds": [0, 3, 3, 3, 4, 4]} | change
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        kernels.load().batchnorm_kernels_apply(tf.zeros(SHAPE), **given)
-
-
-@pytest.fixture
-def fresh(monkeypatch):
-    """Nothing imported yet; what is imported in between is forgotten."""
-    kernels._import.cache_clear()
-    yield monkeypatch
-    kernels._import.cache_clear()
-
-
-def test_why_missing(fresh, tmp_path):
-    fresh.setattr(kernels, "LIBRARY", tmp_path / "missing.so")
-    assert kernels.load() is None
-    assert kernels.why_missing().startswith("not built: ")
-
-
-def test_why_broken(fresh, tmp_path):
-    (tmp_path / "broken.so").write_bytes(b"no library")
-    fresh.setattr(kernels, "LIBRARY", tmp_path / "broken.so")
-    assert kernels.load() is None
-    assert kernels.why_missing().startswith("built, but not loaded: ")
-    given = arrays(PLAIN)
-    check(step(PLAIN, *given), PLAIN, given)
-
-
-@needs_ops
-def test_threads_are_those_of_tensorflow(monkeypatch):
-    told: list[int] = []
-
-    class Library:
-        def batchnorm_tensorflow_set_threads(self, number: Any) -> None:
-            told.append(number.value)
-
-    monkeypatch.setattr(kernels, "_import", lambda: (None, Library(), None))
-    monkeypatch.setattr(kernels, "_settled", None)
-    monkeypatch.setattr(kernels, "_told", None)
-    monkeypatch.setattr(kernels._kernels, "threads", lambda: 7)
-    for number, computing in ((0, False), (3, False), (3, False), (2, True), (5, True)):
-        monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda n=number: n)
-        kernels.tell_threads(computing)
-    assert told == [7, 3, 2]
-
-
-READER = """
-import sys
-import tensorflow as tf
-try:
-    tf.saved_model.load(sys.argv[1])
-except (RuntimeError, ValueError, KeyError, tf.errors.OpError) as error:
-    assert "BatchnormKernels" in str(error), error
-else:
-    raise AssertionError("loaded without the ops")
-import batchnorm.compat.v1.layers
-print(float(tf.reduce_sum(tf.saved_model.load(sys.argv[1]).train(tf.ones([4, 3])))))
-"""
-
-
-@needs_ops
-def test_saved_training_functions_need_the_package(tmp_path):
-    module = tf.Module()
-
-    def step(x: Any) -> Any:
-        return forward(Options(axes=(1,)), x, tf.ones([3]), tf.ones([3]))[0]
-
-    module.train = tf.function(step, input_signature=[tf.TensorSpec([None, 3])])
-    module.train(tf.ones([2, 3]))
-    tf.saved_model.save(module, str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-c", READER, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[-1]) == 12.0

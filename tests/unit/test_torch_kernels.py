@@ -1,26 +1,24 @@
-"""PyTorch's tensors on the CPU kernels: against float64, with all derivatives, and where the kernels do not go."""
+"""PyTorch's tensors on the CPU kernels: against float64, and with all derivatives."""
 
-import copy
-import threading
-import warnings
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
+import batchnorm.torch as bt
+from batchnorm import Ghost, _kernels
+from batchnorm._engines.composed import Composed
+from batchnorm._engines.protocol import GradTerms, Saved
+from batchnorm._engines.torch import passes
+from batchnorm.layout import plan_layout
+from tolerances import dtype_name
+from unit.torch_tensors import MEMORY, Tensor, close, normal
 
-import batchnorm  # noqa: E402
-import batchnorm.torch as bt  # noqa: E402
-from batchnorm import Ghost, Options, Renorm, _kernels  # noqa: E402
-from batchnorm._engines.composed import Composed  # noqa: E402
-from batchnorm._engines.protocol import GradTerms, Saved  # noqa: E402
-from batchnorm._engines.torch import library, native, passes, plain  # noqa: E402
-from batchnorm.layout import plan_layout  # noqa: E402
-from tolerances import assert_close, dtype_name  # noqa: E402
+pytestmark = [
+    pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}"),
+    pytest.mark.usefixtures("small_inputs_too"),
+]
 
-pytestmark = pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}")
-
-Tensor = torch.Tensor
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LAYOUTS = {
     "channels last": ((6, 5, 7, 13), (3,), None),
@@ -35,43 +33,6 @@ LAYOUTS = {
     "single numbers": ((1, 13), (1,), None),
 }
 composed: Composed[Any] = passes.composed
-
-
-@pytest.fixture(autouse=True)
-def small_inputs_too(monkeypatch) -> None:
-    """The layers then take the kernels from the first number on."""
-    monkeypatch.setattr(plain, "LARGE_INPUT", 1)
-    monkeypatch.setattr(library, "LARGE_INPUT", 1)
-
-
-@pytest.fixture
-def calls(monkeypatch) -> list[str]:
-    """The kernels that were called, by name."""
-    found: list[str] = []
-    module = _kernels.load()
-
-    class Spy:
-        def __getattr__(self, name: str) -> Any:
-            value = getattr(module, name)
-            if not callable(value):
-                return value
-
-            def call(*arguments: Any) -> Any:
-                found.append(name)
-                return value(*arguments)
-
-            return call
-
-    monkeypatch.setattr(native, "load", Spy)
-    return found
-
-
-def normal(*shape: int, seed: int = 0, mean: float = 0.0, dtype: Any = torch.float32) -> Tensor:
-    return (torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double() + mean).to(dtype)
-
-
-def close(got: Tensor, want: Tensor, dtype: Any, what: str, **allowed: Any) -> None:
-    assert_close(got.detach().double(), want.detach().double(), dtype_name(dtype), what, **allowed)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
@@ -141,14 +102,6 @@ def test_weights_that_no_kernel_takes_go_the_composed_way(calls) -> None:
         )
         close(found.variance, want.variance, torch.float32, "variance", summands=x.numel())
     assert calls == []
-
-
-MEMORY = {
-    "contiguous": lambda x: x,
-    "channels last": lambda x: x.to(memory_format=torch.channels_last),
-    "with gaps": lambda x: x.repeat_interleave(2, -1)[..., ::2],
-    "transposed": lambda x: x.mT.contiguous().mT,
-}
 
 
 @pytest.mark.parametrize("options", [{}, {"virtual_batch_size": 3}], ids=str)
@@ -257,217 +210,3 @@ def test_a_mean_far_from_zero_costs_no_digits(calls, mean: float, options: dict)
     variance = groups.movedim(-2 if groups.dim() == 4 else 2, 1).flatten(2)
     want = variance.var(2, correction=0 if "renorm" in options else 1).mean(0)
     close(layer.running_var, want, torch.float32, "variance", within=1e-5)
-
-
-def some(x: Tensor) -> Tensor:
-    return bt.BatchNorm2d(5, track_running_stats=False, affine=False)(x)
-
-
-class Marked(torch.Tensor):
-    """A subclass, as those are that keep their numbers elsewhere."""
-
-
-def counted(x: Tensor) -> Tensor:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False):
-        return some(x)
-
-
-def proxied(x: Tensor) -> Tensor:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    return make_fx(some)(normal(*x.shape, seed=9))(x)
-
-
-def scripted(x: Tensor) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.trace(some, normal(*x.shape, seed=9), check_trace=False)(x)
-
-
-def compiled_map(x: Tensor) -> Tensor:
-    torch._dynamo.reset()
-    mapped = torch.func.vmap(some)
-    return torch.compile(lambda x: mapped(x[None])[0], fullgraph=True, backend="aot_eager")(x)
-
-
-ELSEWHERE = {
-    "torch.func": lambda x: torch.func.vjp(some, x)[0],
-    "torch.func.vmap": lambda x: torch.func.vmap(some)(x[None])[0],
-    "forward mode": lambda x: torch.func.jvp(some, (x,), (x,))[0],
-    "torch.func.vmap, compiled": compiled_map,
-    "torch.jit.trace": scripted,
-    "make_fx": proxied,
-    "a mode that sees operations": counted,
-    "a subclass": lambda x: some(x.as_subclass(Marked)).as_subclass(torch.Tensor),
-    "a sign not yet applied": lambda x: -some(torch._neg_view(x)),
-}
-
-
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_what_cannot_be_computed_by_address_goes_another_way(calls, name: str) -> None:
-    x = normal(6, 5, 7, 4, mean=1.0)
-    got = ELSEWHERE[name](x)
-    assert calls == []
-    close(got, some(x), torch.float32, name)
-    assert calls == ["train"]
-
-
-def test_tensors_without_numbers_have_shapes_all_the_same(calls) -> None:
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    assert some(torch.empty(6, 5, 7, 4, device="meta")).shape == (6, 5, 7, 4)
-    with FakeTensorMode():
-        assert some(torch.empty(6, 5, 7, 4)).shape == (6, 5, 7, 4)
-    assert calls == []
-
-
-def test_several_gradients_at_once_go_another_way(calls) -> None:
-    layer, x = bt.BatchNorm2d(5), normal(6, 5, 7, 4).requires_grad_()
-    y = layer(x)
-    directions = normal(3, *y.shape, seed=1)
-    (together,) = torch.autograd.grad(y, x, directions, is_grads_batched=True, retain_graph=True)
-    assert calls == ["train"]
-    for got, dy in zip(together, directions, strict=True):
-        close(got, torch.autograd.grad(y, x, dy, retain_graph=True)[0], torch.float32, "dx")
-
-
-def test_as_many_threads_work_as_pytorch_uses(monkeypatch) -> None:
-    asked: list[int] = []
-    train_by = native.train_by
-    monkeypatch.setattr(
-        native, "train_by", lambda found, *rest: (asked.append(found.threads), train_by(found, *rest))[1]
-    )
-    before = torch.get_num_threads()
-    try:
-        for number in (1, 2):
-            torch.set_num_threads(number)
-            some(normal(6, 5, 7, 4))
-    finally:
-        torch.set_num_threads(before)
-    assert asked == [1, 2]
-
-
-def test_calls_from_several_threads_at_once_agree() -> None:
-    x, dy = normal(8, 16, 40, 40), normal(8, 16, 40, 40, seed=1)
-
-    def step() -> list[Tensor]:
-        layer, point = bt.BatchNorm2d(16), x.clone().requires_grad_()
-        y = layer(point)
-        return [y.detach(), *torch.autograd.grad(y, [point, layer.weight], dy), layer.running_var]
-
-    want, found = step(), []
-    threads = [threading.Thread(target=lambda: found.extend(step() for _ in range(5))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 20
-    for each in found:
-        for got, expected in zip(each, want, strict=True):
-            assert torch.equal(got, expected)
-
-
-COMPILED = {
-    "plain": {},
-    "a plain average": {"momentum": None},
-    "no affine": {"affine": False},
-    "interleaved": {"virtual_batch_size": 3},
-    "contiguous": {"virtual_batch_size": 2, "ghost_order": "contiguous"},
-    "last axis": {"num_features": 4, "axis": -1},
-    "two axes": {"num_features": 20, "axis": (1, 3)},
-    "permuted": {"num_features": 20, "axis": (1, 3), "virtual_batch_size": 2, "ghost_order": "contiguous"},
-}
-
-
-def steps(layer: Any, memory: str) -> list[Tensor]:
-    """Two training steps of a layer: outputs, gradients, and what it holds then."""
-    found: list[Tensor] = []
-    for seed in range(2):
-        x = MEMORY[memory](normal(6, 5, 7, 4, seed=seed, mean=1.0)).requires_grad_()
-        y = layer(x)
-        found += [y.detach(), *torch.autograd.grad(y.pow(3).sum(), [x, *layer.parameters()])]
-    return found + list(layer.state_dict().values())
-
-
-@pytest.mark.parametrize("memory", MEMORY)
-@pytest.mark.parametrize("name", COMPILED)
-def test_compiled_layers_call_the_kernels(calls, name: str, memory: str) -> None:
-    torch._dynamo.reset()
-    layer = bt.BatchNorm2d(**{"num_features": 5, **COMPILED[name]})
-    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
-    found = steps(compiled, memory)
-    assert calls == ([] if name == "permuted" else ["train", "gradients"] * 2)
-    for got, want in zip(found, steps(layer, memory), strict=True):
-        close(got, want, torch.float32, name, scale=10.0 + want.abs().max(), within=1e-5)
-
-
-def test_one_compiled_graph_serves_batches_of_every_size(calls) -> None:
-    torch._dynamo.reset()
-    layer, graphs = bt.BatchNorm2d(5, virtual_batch_size=2), []
-
-    def backend(graph: Any, example: Any) -> Any:
-        graphs.append(graph)
-        return graph
-
-    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, dynamic=True, backend=backend)
-    for batch in (6, 8, 2, 20):
-        close(
-            compiled(normal(batch, 5, 7, 4)),
-            layer(normal(batch, 5, 7, 4)),
-            torch.float32,
-            f"batch of {batch}",
-        )
-    assert calls == ["train"] * 8
-    assert len(graphs) < 4
-
-
-def test_the_operations_are_registered_as_pytorch_asks() -> None:
-    gamma, beta = (normal(5, seed=seed).requires_grad_() for seed in (1, 2))
-    for memory in ("contiguous", "channels last", "with gaps"):
-        for dtype in (torch.float32, torch.bfloat16):
-            x = MEMORY[memory](normal(6, 5, 7, 4, dtype=dtype)).requires_grad_()
-            for asked in (([1], 3, True, 0.1), ([1], 0, False, 0.1), ([1], 2, False, 0.1)):
-                torch.library.opcheck(torch.ops.batchnorm.train, (x, gamma, beta, *asked))
-                y, statistics = torch.ops.batchnorm.train(x, None, beta, *asked)
-                given = y.detach(), x.detach(), None, statistics.detach(), *asked
-                torch.library.opcheck(torch.ops.batchnorm.gradients, given)
-
-
-@pytest.mark.parametrize("name", ["plain", "interleaved"])
-def test_exported_programs_hold_standard_operations_only(name: str) -> None:
-    for training in (True, False):
-        layer = bt.BatchNorm2d(5, **COMPILED[name]).train(training)
-        for strict in (True, False):
-            program = torch.export.export(layer, (normal(6, 5, 7, 4),), strict=strict)
-            assert not [
-                node
-                for node in program.graph.nodes
-                if "batchnorm::" in str(getattr(node.target, "_name", ""))
-            ]
-
-
-@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
-@pytest.mark.parametrize("options", [{}, {"ghost": Ghost(2)}, {"renorm": Renorm()}], ids=str)
-def test_the_pure_function_compiles_without_a_warning(options: dict, weighted: bool) -> None:
-    asked = Options((1,), **options)
-    x, weights = normal(4, 3, 5, 2), normal(4).abs() if weighted else None
-    params, state = batchnorm.init(asked, x.shape, like=x)
-
-    def function(x: Tensor, params: Any, state: Any) -> Any:
-        return batchnorm.batch_norm(x, params, state, asked, training=True, weights=weights)
-
-    def step(function: Any) -> list[Tensor]:
-        points = [value.clone().requires_grad_() for value in (x, *params.values())]
-        y, after = function(points[0], dict(zip(params, points[1:], strict=True)), state)
-        return [y, *after.values(), *torch.autograd.grad(y.pow(3).sum(), points)]
-
-    torch._dynamo.reset()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        # PyTorch's own, of a part that it has deprecated.
-        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
-        found = step(torch.compile(function, fullgraph=True, backend="aot_eager"))
-    for got, want in zip(found, step(function), strict=True):
-        close(got, want, torch.float32, "compiled", scale=1.0 + want.detach().abs().max(), within=1e-5)

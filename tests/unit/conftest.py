@@ -1,0 +1,90 @@
+"""Fixtures of several files. Each imports what it stands for, which need not be installed."""
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def small_inputs_too(monkeypatch) -> None:
+    """PyTorch's layers take the CPU kernels from the first number on."""
+    from batchnorm._engines.torch import library, plain
+
+    monkeypatch.setattr(plain, "LARGE_INPUT", 1)
+    monkeypatch.setattr(library, "LARGE_INPUT", 1)
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[str]:
+    """The CPU kernels that were called with PyTorch's tensors, by name."""
+    from batchnorm import _kernels
+    from batchnorm._engines.torch import native
+
+    found: list[str] = []
+    module = _kernels.load()
+
+    class Spy:
+        def __getattr__(self, name: str) -> Any:
+            value = getattr(module, name)
+            if not callable(value):
+                return value
+
+            def call(*arguments: Any) -> Any:
+                found.append(name)
+                return value(*arguments)
+
+            return call
+
+    monkeypatch.setattr(native, "load", Spy)
+    return found
+
+
+class Recorder:
+    """The module of ops, and the names of those that were asked of it."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.used: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        self.used.append(name.removeprefix("batchnorm_kernels_"))
+        return getattr(self.module, name)
+
+
+@pytest.fixture
+def native_ops(monkeypatch) -> Recorder:
+    """TensorFlow's ops on the CPU kernels, and a record of their use."""
+    from batchnorm._engines.tensorflow import native
+    from batchnorm._kernels import tensorflow as kernels
+
+    if kernels.load() is None:
+        pytest.skip(kernels.why_missing())
+    recorder = Recorder(kernels.load())
+    monkeypatch.setattr(native, "load", lambda: recorder)
+    return recorder
+
+
+@pytest.fixture
+def no_kernels(monkeypatch) -> None:
+    """As if TensorFlow's ops had not been built."""
+    from batchnorm._engines.tensorflow import native
+
+    monkeypatch.setattr(native, "load", lambda: None)
+
+
+@pytest.fixture(params=["native_ops", "no_kernels"])
+def either(request) -> Any:
+    """With TensorFlow's ops, and without."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def compile_all(monkeypatch, no_kernels) -> dict[Any, Any]:
+    """TensorFlow compiles passes for arrays of any size, into an empty cache, which is returned."""
+    from batchnorm._engines.tensorflow import compiled, few
+
+    loops: dict[Any, Any] = {}
+    monkeypatch.setattr(compiled, "LEAST_ELEMENTS", 0)
+    monkeypatch.setattr(few, "LEAST_ELEMENTS", 0)
+    monkeypatch.setattr(compiled, "_kernels", loops)
+    return loops
