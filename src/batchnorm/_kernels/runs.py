@@ -5,13 +5,18 @@
 `group` and `channel` are kept, the other three reduced; a run that the layout lacks has no axes.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from batchnorm.layout import Layout
+from batchnorm.layout import Layout, Size
 
-__all__ = ["KernelRuns", "kernel_runs"]
+__all__ = ["WHY_NO_RUNS", "KernelRuns", "kernel_runs", "why_not_weights"]
+
+WHY_NO_RUNS = (
+    "the channel axes lie in three or more runs apart, so that the numbers would have to be moved first"
+)
 
 OUTER, GROUP, MIDDLE, CHANNEL, INNER = range(5)
 
@@ -34,6 +39,17 @@ def kernel_runs(layout: Layout) -> KernelRuns | None:
     if layout.permutation is not None:
         return None
     return _plan(layout.runs, layout.reduced, len(layout.split) > len(layout.shape))
+
+
+def why_not_weights(shape: Sequence[Size], layout: Layout, by_group: bool | None) -> str | None:
+    """Why the kernels do not take weights of this shape, which has the rank of x; None where they do."""
+    if by_group is None:
+        return (
+            "with these axes and ghost batches, weights differ along a part of a run of groups and channels"
+        )
+    if all(isinstance(shape[axis], int) and shape[axis] == 1 for axis in layout.axes):
+        return None
+    return "the weights differ between channels, or may do so"
 
 
 @lru_cache(maxsize=1024)

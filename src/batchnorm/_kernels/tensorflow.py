@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from batchnorm import _kernels
 
-__all__ = ["load", "tell_threads", "why_missing"]
+__all__ = ["load", "tell_threads", "threads", "why_missing"]
 
 LIBRARY = Path(__file__).with_name("libbatchnorm_tensorflow.so")
 FRAMEWORK = "libtensorflow_framework.so.2"
@@ -34,15 +34,18 @@ def tell_threads(computing: bool) -> None:
         computing: whether TensorFlow computes already; what it says is then settled.
     """
     global _settled, _told
-    number = _settled
-    if number is None:
-        number = tf.config.threading.get_intra_op_parallelism_threads()
-        _settled = number if computing else None
-    number = number or _kernels.threads()
-    library = _import()[1]
+    if _settled is None and computing:
+        _settled = tf.config.threading.get_intra_op_parallelism_threads()
+    number, library = threads(), _import()[1]
     if number != _told and library is not None:
         library.batchnorm_tensorflow_set_threads(ctypes.c_int(number))
         _told = number
+
+
+def threads() -> int:
+    """How many threads TensorFlow uses inside one op, as far as is known by now."""
+    number = tf.config.threading.get_intra_op_parallelism_threads() if _settled is None else _settled
+    return number or _kernels.threads()
 
 
 def why_missing() -> str | None:

@@ -4,7 +4,8 @@ They take float32, float64, float16 and ml_dtypes' bfloat16 in every layout that
 are the same for all channels. An array with gaps is copied first.
 """
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,8 +13,9 @@ from batchnorm._engines.numpy import ops
 from batchnorm._engines.numpy.reference import engine as composed
 from batchnorm._engines.numpy.reference import forward_only as differentiable
 from batchnorm._engines.protocol import GradTerms, Moments, Saved
-from batchnorm._kernels import load, threads
-from batchnorm._kernels.sizes import KernelSizes, kernel_sizes
+from batchnorm._kernels import load, threads, why_missing
+from batchnorm._kernels.runs import WHY_NO_RUNS, why_not_weights
+from batchnorm._kernels.sizes import kernel_sizes
 from batchnorm.layout import Layout
 
 __all__ = [
@@ -29,9 +31,11 @@ __all__ = [
     "moments",
     "ops",
     "sum_over_replicas",
+    "why_not",
 ]
 
 Array = Any
+Sizes = tuple[int, int, int, int, int]
 
 _TYPES = {"float32": "FLOAT32", "float64": "FLOAT64", "bfloat16": "BFLOAT16", "float16": "FLOAT16"}
 _LINE = 64
@@ -44,20 +48,20 @@ sum_over_replicas = composed.sum_over_replicas
 
 def moments(x: Array, weights: Array | None, layout: Layout) -> Moments[Array]:
     """Mean and mean squared deviation over the reduced runs."""
-    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
-    spread = None if weights is None or sizes is None else _spread(weights, x, layout, sizes)
-    if kernel is None or sizes is None or (weights is not None and spread is None):
+    found = _find(x, weights, layout)
+    if found is None:
         return composed.moments(x, weights, layout)
-    native, kind = kernel
+    native, kind, sizes, by_group = found
+    spread = _spread(weights, x, layout)
     x, dtype = _dense(x), ops.stat_dtype(x)
     mean, variance = _statistics(layout, dtype), _statistics(layout, dtype)
     totals = np.empty((2, layout.ghosts, 1), dtype)
     native.moments(
         kind,
-        sizes.sizes,
+        sizes,
         _address(x),
         _address(spread),
-        bool(sizes.by_group),
+        by_group,
         _address(totals[0]) if weights is not None else 0,
         _address(totals[1]) if weights is not None else 0,
         _address(mean),
@@ -72,27 +76,27 @@ def moments(x: Array, weights: Array | None, layout: Layout) -> Moments[Array]:
 
 def apply(x: Array, mean: Array, scale: Array, shift: Array, layout: Layout) -> Array:
     """(x − mean)·scale + shift."""
-    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
-    if kernel is None or sizes is None:
+    found = _find(x, None, layout)
+    if found is None:
         return composed.apply(x, mean, scale, shift, layout)
-    native, kind = kernel
+    native, kind, sizes, _ = found
     x = _dense(x)
     y = _like(x)
     known = [_known(value, x, layout) for value in (mean, scale, shift)]
-    native.apply(kind, sizes.sizes, _address(x), *map(_address, known), _address(y), threads())
+    native.apply(kind, sizes, _address(x), *map(_address, known), _address(y), threads())
     return y
 
 
 def grad_sums(dy: Array, x: Array, mean: Array, layout: Layout) -> tuple[Array, Array]:
     """Σdy and Σdy·(x − mean)."""
-    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
-    if kernel is None or sizes is None:
+    found = _find(x, None, layout)
+    if found is None:
         return composed.grad_sums(dy, x, mean, layout)
-    native, kind = kernel
+    native, kind, sizes, _ = found
     x, dtype = _dense(x), ops.stat_dtype(x)
     dy, mean = _dense(ops.cast(dy, x.dtype)), _known(mean, x, layout)
     first, second = _statistics(layout, dtype), _statistics(layout, dtype)
-    native.grad_sums(kind, sizes.sizes, *map(_address, (dy, x, mean, first, second)), threads())
+    native.grad_sums(kind, sizes, *map(_address, (dy, x, mean, first, second)), threads())
     return first, second
 
 
@@ -100,21 +104,21 @@ def grad_input(
     dy: Array, x: Array, weights: Array | None, mean: Array, terms: GradTerms[Array], layout: Layout
 ) -> Array:
     """slope·dy + w·(tilt·(x − mean) + offset)."""
-    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
-    spread = None if weights is None or sizes is None else _spread(weights, x, layout, sizes)
-    if kernel is None or sizes is None or (weights is not None and spread is None):
+    found = _find(x, weights, layout)
+    if found is None:
         return composed.grad_input(dy, x, weights, mean, terms, layout)
-    native, kind = kernel
+    native, kind, sizes, by_group = found
+    spread = _spread(weights, x, layout)
     x = _dense(x)
     dy, dx = _dense(ops.cast(dy, x.dtype)), _like(x)
     known = [_known(value, x, layout) for value in (mean, *terms)]
     native.grad_input(
         kind,
-        sizes.sizes,
+        sizes,
         _address(dy),
         _address(x),
         _address(spread),
-        bool(sizes.by_group),
+        by_group,
         *map(_address, known),
         _address(dx),
         threads(),
@@ -126,16 +130,16 @@ def fused_train(
     x: Array, gamma: Array | None, beta: Array | None, epsilon: float, layout: Layout
 ) -> tuple[Array, Moments[Array], Array] | None:
     """y, the moments and the scale in one call; None without kernels."""
-    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
-    if kernel is None or sizes is None:
+    found = _find(x, None, layout)
+    if found is None:
         return None
-    native, kind = kernel
+    native, kind, sizes, _ = found
     x, dtype = _dense(x), ops.stat_dtype(x)
     y, (mean, variance, scale) = _like(x), (_statistics(layout, dtype) for _ in range(3))
     gamma, beta = (None if value is None else _dense(ops.cast(value, dtype)) for value in (gamma, beta))
     native.train(
         kind,
-        sizes.sizes,
+        sizes,
         *map(_address, (x, gamma, beta)),
         layout.channels,
         float(epsilon),
@@ -150,17 +154,17 @@ def fused_gradients(
     dy: Array, x: Array, saved: Saved[Array], epsilon: float, layout: Layout
 ) -> tuple[Array, Array, Array] | None:
     """dx, Σdy and Σdy·x̂ in one call; None without kernels."""
-    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
-    if kernel is None or sizes is None:
+    found = _find(x, None, layout)
+    if found is None:
         return None
-    native, kind = kernel
+    native, kind, sizes, _ = found
     x, dtype = _dense(x), ops.stat_dtype(x)
     dy, dx = _dense(ops.cast(dy, x.dtype)), _like(x)
     first, second = _statistics(layout, dtype), _statistics(layout, dtype)
     known = [_known(value, x, layout) for value in (saved.mean, saved.variance, saved.scale)]
     native.gradients(
         kind,
-        sizes.sizes,
+        sizes,
         *map(_address, (dy, x, *known)),
         float(epsilon),
         *map(_address, (dx, first, second)),
@@ -179,17 +183,17 @@ def fused_infer(
     layout: Layout,
 ) -> Array | None:
     """Normalization by given statistics in one call; None without kernels."""
-    kernel, sizes = _kernel(x, layout), kernel_sizes(layout)
-    if kernel is None or sizes is None:
+    found = _find(x, None, layout)
+    if found is None:
         return None
-    native, kind = kernel
+    native, kind, sizes, _ = found
     x, dtype = _dense(x), ops.stat_dtype(x)
     y = _like(x)
     gamma, beta = (None if value is None else _dense(ops.cast(value, dtype)) for value in (gamma, beta))
     known = [_known(value, x, layout) for value in (mean, variance)]
     native.infer(
         kind,
-        sizes.sizes,
+        sizes,
         *map(_address, (x, gamma, beta)),
         layout.channels,
         *map(_address, known),
@@ -200,19 +204,53 @@ def fused_infer(
     return y
 
 
-def _kernel(x: Array, layout: Layout) -> tuple[Any, int] | None:
-    """The compiled module and what it calls the dtype of x; None where it is missing or has no such dtype."""
-    native, name = load(), _TYPES.get(ops.dtype(x).name)
-    # Other byte orders have the same name.
-    if native is None or name is None or not ops.dtype(x).isnative:
-        return None
-    return native, getattr(native, name)
+class _Kernels(NamedTuple):
+    """The compiled module, what it calls the dtype, the layout's runs, and whether weights differ between groups."""
+
+    module: Any
+    kind: int
+    sizes: Sizes
+    by_group: bool
 
 
-def _spread(weights: Array, x: Array, layout: Layout, sizes: KernelSizes) -> Array | None:
-    """Weights over all positions; None where they differ between channels, or along a part of the second run."""
-    shape = np.shape(weights)
-    if sizes.by_group is None or any(shape[axis] != 1 for axis in layout.axes):
+def why_not(x: Array, weights: Array | None, layout: Layout) -> str | None:
+    """Why the kernels cannot go, in a few words; None where they can."""
+    found = _look(x, weights, layout)
+    return found if isinstance(found, str) else None
+
+
+def _find(x: Array, weights: Array | None, layout: Layout) -> _Kernels | None:
+    found = _look(x, weights, layout)
+    return None if isinstance(found, str) else found
+
+
+def _look(x: Array, weights: Array | None, layout: Layout) -> _Kernels | str:
+    """The kernels for x, or why they cannot go."""
+    module, dtype = load(), ops.dtype(x)
+    if module is None:
+        return f"they are {why_missing()}"
+    name = _name(dtype)
+    if name is None:
+        return f"they have no {dtype}"
+    runs = kernel_sizes(layout)
+    if runs is None:
+        return WHY_NO_RUNS
+    if weights is not None:
+        why = why_not_weights(np.shape(weights), layout, runs.by_group)
+        if why is not None:
+            return why
+    return _Kernels(module, getattr(module, name), runs.sizes, bool(runs.by_group))
+
+
+@lru_cache(maxsize=64)
+def _name(dtype: np.dtype[Any]) -> str | None:
+    """What the kernels call a dtype. Other byte orders have the same name in NumPy, and are not the same."""
+    return _TYPES.get(dtype.name) if dtype.isnative else None
+
+
+def _spread(weights: Array | None, x: Array, layout: Layout) -> Array | None:
+    """Weights over all positions."""
+    if weights is None:
         return None
     return _dense(np.broadcast_to(ops.cast(weights, ops.stat_dtype(x)), layout.weight_shape))
 

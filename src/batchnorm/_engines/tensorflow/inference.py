@@ -12,7 +12,7 @@ from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.fused import DATA_FORMATS, fused_normalize
 from batchnorm.layout import Layout
 
-__all__ = ["fused_infer"]
+__all__ = ["fused_infer", "is_image"]
 
 Tensor = Any
 
@@ -27,8 +27,8 @@ def fused_infer(
     layout: Layout,
 ) -> Tensor:
     """γ·(x − mean) / √(variance + ε) + β. Its gradients are TensorFlow's own."""
-    rank, dtype = len(layout.shape), ops.stat_dtype(x)
-    if rank in DATA_FORMATS and layout.axes == (rank - 1,) and dtype == tf.float32:
+    dtype = ops.stat_dtype(x)
+    if is_image(x, layout):
         gamma = tf.ones_like(mean) if gamma is None else gamma
         beta = tf.zeros_like(mean) if beta is None else beta
         return fused_normalize(x, gamma, beta, mean, variance, epsilon)
@@ -39,3 +39,9 @@ def fused_infer(
     channels = [size if axis in layout.axes else 1 for axis, size in enumerate(layout.shape)]
     y = ops.cast(x, dtype) * ops.reshape(scale, channels) + ops.reshape(shift, channels)
     return ops.cast(y, x.dtype)
+
+
+def is_image(x: Tensor, layout: Layout) -> bool:
+    """Whether FusedBatchNormV3 takes x: images, or series of them, of at most 32 bits whose channels come last."""
+    rank = len(layout.shape)
+    return rank in DATA_FORMATS and layout.axes == (rank - 1,) and ops.stat_dtype(x) == tf.float32

@@ -1,7 +1,7 @@
 """The passes as ops on the CPU kernels (`csrc/`), where these can go; None elsewhere.
 
 They go wherever the process computes on its CPU alone and the layout needs no permutation, in eager and graph mode,
-with known and unknown sizes. Where they do not go is decided in `_find` alone.
+with known and unknown sizes. Where they do not go is decided in `_look` alone.
 """
 
 import struct
@@ -16,11 +16,20 @@ from batchnorm._engines.protocol import GradTerms, Moments, Saved
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.choice import either, ghosts_of
 from batchnorm._engines.tensorflow.compiled import is_branch, is_confined, is_cpu
-from batchnorm._kernels.runs import kernel_runs
-from batchnorm._kernels.tensorflow import load, tell_threads
+from batchnorm._kernels.runs import WHY_NO_RUNS, kernel_runs, why_not_weights
+from batchnorm._kernels.tensorflow import load, tell_threads, why_missing
 from batchnorm.layout import Layout
 
-__all__ = ["apply", "fused_gradients", "fused_train", "grad_input", "grad_sums", "moments", "share"]
+__all__ = [
+    "apply",
+    "fused_gradients",
+    "fused_train",
+    "grad_input",
+    "grad_sums",
+    "moments",
+    "share",
+    "why_not",
+]
 
 Tensor = Any
 
@@ -191,31 +200,56 @@ def share(count: Any) -> Any:
 
 def _find(x: Tensor, layout: Layout) -> _Kernels | None:
     """The kernels for x, or None where they cannot go."""
-    if x.dtype not in DTYPES or not is_cpu():
+    found = _look(x, layout)
+    if isinstance(found, str):
         return None
-    runs, kernels, eager = kernel_runs(layout), load(), tf.executing_eagerly()
-    if runs is None or kernels is None or not (eager or _may_hold_ops()):
-        return None
-    tell_threads(computing=eager)
+    tell_threads(computing=tf.executing_eagerly())
+    return found
+
+
+def why_not(x: Tensor, weights: Tensor | None, layout: Layout) -> str | None:
+    """Why the kernels cannot go, in a few words; None where they can."""
+    found = _look(x, layout)
+    if isinstance(found, str):
+        return found
+    return None if weights is None else why_not_weights(ops.shape(weights), layout, found.by_group)
+
+
+def _look(x: Tensor, layout: Layout) -> _Kernels | str:
+    """The kernels for x, or why they cannot go."""
+    if x.dtype not in DTYPES:
+        return f"they have no {x.dtype.name}"
+    if not is_cpu():
+        return "this process may compute on an accelerator, and they take the CPU's memory"
+    runs, kernels = kernel_runs(layout), load()
+    if runs is None:
+        return WHY_NO_RUNS
+    if kernels is None:
+        return f"they are {why_missing()}"
+    if not tf.executing_eagerly():
+        why = _why_no_ops()
+        if why is not None:
+            return why
     order, size = ghosts_of(layout)
     attributes = {"bounds": runs.bounds, "ghost_order": order, "ghost_size": size}
     return _Kernels(kernels, attributes, runs.by_group)
 
 
-def _may_hold_ops() -> bool:
-    """Whether the graph being built may hold ops that only our package knows.
-
-    Not for XLA, nor for the other processes of a parameter server. Nor where the run decides on training: such a graph
-    serves inference as well, and whoever loads it then may not have our package.
-    """
-    strategy = tf.distribute.get_strategy()
-    return not (is_confined() or is_branch() or isinstance(strategy, tf.distribute.ParameterServerStrategy))
+def _why_no_ops() -> str | None:
+    """Why the graph being built may not hold ops that only our package knows; None where it may."""
+    if is_confined():
+        return "what is being built is compiled by XLA, or is a loop of TensorFlow 1"
+    if is_branch():
+        # Such a graph serves inference as well, and whoever loads it then may not have our package.
+        return "what is being built is one side of a condition, so that the graph may serve inference"
+    if isinstance(tf.distribute.get_strategy(), tf.distribute.ParameterServerStrategy):
+        return "other processes of a parameter server run what is being built, and may not have them"
+    return None
 
 
 def _spread(weights: Tensor, x: Tensor, layout: Layout, kernels: _Kernels) -> Tensor | None:
     """Weights over all positions; None where they differ between channels, or along a part of the second run."""
-    shape = ops.shape(weights)
-    if kernels.by_group is None or not all(_is_one(shape[axis]) for axis in layout.axes):
+    if why_not_weights(ops.shape(weights), layout, kernels.by_group) is not None:
         return None
     return ops.broadcast_to(ops.cast(weights, ops.stat_dtype(x)), layout.weight_shape)
 
@@ -243,7 +277,3 @@ def _shaped(value: Tensor, shape: Sequence[Any]) -> Tensor:
 def _bits(epsilon: float) -> int:
     """A double as the integer of the same bits."""
     return struct.unpack("q", struct.pack("d", epsilon))[0]
-
-
-def _is_one(size: Any) -> bool:
-    return isinstance(size, int) and size == 1

@@ -10,7 +10,7 @@ from batchnorm._engines.torch.block import Block, plan_block
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm.layout import Layout
 
-__all__ = ["fits", "fused_gradients", "fused_infer", "fused_train", "pull_plainly", "statistics"]
+__all__ = ["fits", "fused_gradients", "fused_infer", "fused_train", "infers", "pull_plainly", "statistics"]
 
 Tensor = torch.Tensor
 
@@ -108,12 +108,17 @@ def fused_infer(
 ) -> Tensor | None:
     """γ·(x − mean) / √(variance + ε) + β: exporters know the operation. Its gradients are PyTorch's own."""
     block = plan_block(layout)
-    if block.order is not None or x.dtype not in FLOATS:
+    if not infers(x, block):
         return None
     y = torch.batch_norm(
         block.view(x), gamma, beta, mean, variance, False, 0.0, float(epsilon), torch.backends.cudnn.enabled
     )
     return block.restore(y)
+
+
+def infers(x: Tensor, block: Block) -> bool:
+    """Whether the kernel takes these numbers at inference without moving them."""
+    return block.order is None and x.dtype in FLOATS
 
 
 def _fresh(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 They take PyTorch's own tensors in the memory of the CPU, in every layout that needs no permutation, with weights that
 are the same for all channels. They compute by address, which no transformation of PyTorch's sees: where the program is
-traced, transformed or watched they do not go. All of this is decided in `find`.
+traced, transformed or watched they do not go. All of this is decided in `_look`.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,9 @@ import torch
 
 from batchnorm._engines.protocol import GradTerms, Moments, Saved
 from batchnorm._engines.torch import ops
-from batchnorm._engines.torch.tracing import is_traced, is_watched
-from batchnorm._kernels import load
+from batchnorm._engines.torch.tracing import is_watched, why_traced
+from batchnorm._kernels import load, why_missing
+from batchnorm._kernels.runs import WHY_NO_RUNS, why_not_weights
 from batchnorm._kernels.sizes import KernelSizes, kernel_sizes
 from batchnorm.layout import Layout
 
@@ -27,7 +28,9 @@ __all__ = [
     "fused_train",
     "grad_input",
     "grad_sums",
+    "is_recorded",
     "moments",
+    "why_not",
 ]
 
 Tensor = torch.Tensor
@@ -54,16 +57,40 @@ class Kernels(NamedTuple):
 
 def find(layout: Layout, x: Tensor, *others: Tensor | None) -> Kernels | None:
     """The kernels for x, or None where they cannot go; `others` are what else they would read."""
-    if is_traced() or is_watched():
-        return None
+    found = _look(layout, x, others)
+    return None if isinstance(found, str) else found
+
+
+def why_not(layout: Layout, x: Tensor, weights: Tensor | None = None) -> str | None:
+    """Why the kernels cannot go, in a few words; None where they can."""
+    found = _look(layout, x, (weights,))
+    if isinstance(found, str):
+        return found
+    return None if weights is None else why_not_weights(weights.shape, layout, found.by_group)
+
+
+def _look(layout: Layout, x: Tensor, others: Sequence[Tensor | None]) -> Kernels | str:
+    """The kernels for x, or why they cannot go."""
+    traced = why_traced()
+    if traced is not None:
+        return traced
+    if is_watched():
+        return "a tracer or a mode of PyTorch's watches the operations"
     module, name = load(), _KINDS.get(x.dtype)
-    if module is None or name is None:
-        return None
-    if x.numel() == 0 or not all(other is None or _is_plain(other) for other in (x, *others)):
-        return None
+    if module is None:
+        return f"they are {why_missing()}"
+    if name is None:
+        return f"they have no {x.dtype}"
+    if x.numel() == 0:
+        return "the input is empty"
+    for value in (x, *others):
+        if value is not None:
+            odd = _why_odd(value)
+            if odd is not None:
+                return odd
     runs: KernelSizes | None = kernel_sizes(layout)
     if runs is None:
-        return None
+        return WHY_NO_RUNS
     return Kernels(module, getattr(module, name), runs.sizes, runs.by_group, torch.get_num_threads())
 
 
@@ -209,9 +236,12 @@ def gradients_by(
 
 def _find(layout: Layout, x: Tensor, *others: Tensor | None) -> Kernels | None:
     """The same for a pass by itself, which has no gradient."""
-    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, *others)):
-        return None
-    return find(layout, x, *others)
+    return None if is_recorded(x, *others) else find(layout, x, *others)
+
+
+def is_recorded(*values: Tensor | None) -> bool:
+    """Whether PyTorch notes what is done with these, for a gradient."""
+    return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in values)
 
 
 def address(value: Tensor | None) -> int:
@@ -219,21 +249,24 @@ def address(value: Tensor | None) -> int:
     return 0 if value is None else value.data_ptr()
 
 
-def _is_plain(value: Tensor) -> bool:
-    """Whether what is at the tensor's address is its numbers."""
-    return (
-        type(value) in TYPES
-        and value.is_cpu
-        and value.layout is torch.strided
-        and torch._C._has_storage(value)  # pyright: ignore
-        and not value.is_neg()
-        and not value._is_zerotensor()  # pyright: ignore[reportPrivateUsage]
-    )
+def _why_odd(value: Tensor) -> str | None:
+    """Why what is at the tensor's address may not be its numbers; None where it is."""
+    if type(value) not in TYPES:
+        return f"a {type(value).__name__}, being a subclass of Tensor, may keep its numbers elsewhere"
+    if not value.is_cpu:
+        return f"a tensor is on the device {value.device}, not in the memory of the CPU"
+    if value.layout is not torch.strided or not torch._C._has_storage(value):  # pyright: ignore
+        return "a tensor has no dense numbers in memory"
+    if value.is_neg() or value._is_zerotensor():  # pyright: ignore[reportPrivateUsage]
+        return (
+            "a tensor's numbers are not those in its memory: a sign is still to be applied, or all are zero"
+        )
+    return None
 
 
 def _spread(weights: Tensor, x: Tensor, layout: Layout, kernels: Kernels) -> Tensor | None:
     """Weights over all positions; None where they differ between channels, or along a part of the second run."""
-    if kernels.by_group is None or any(weights.shape[axis] != 1 for axis in layout.axes):
+    if why_not_weights(weights.shape, layout, kernels.by_group) is not None:
         return None
     return weights.to(ops.stat_dtype(x)).expand(layout.weight_shape).contiguous()
 

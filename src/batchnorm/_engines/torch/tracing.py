@@ -3,16 +3,23 @@
 import torch
 from torch.autograd import forward_ad
 
-__all__ = ["is_traced", "is_watched"]
+__all__ = ["is_traced", "is_watched", "why_traced"]
 
 
 def is_traced() -> bool:
     """Under torch.compile, torch.export, torch.func's transforms and forward-mode differentiation."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
-        or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
-    )
+    return why_traced() is not None
+
+
+def why_traced() -> str | None:
+    """Which of these is at work, as a reason for plain operations."""
+    if torch.compiler.is_compiling():
+        return "PyTorch compiles or exports the program, and sees through plain operations only"
+    if torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateUsage]
+        return "one of torch.func's transforms is at work, which sees plain operations only"
+    if forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
+        return "derivatives are computed in forward mode, through plain operations"
+    return None
 
 
 def is_watched() -> bool:
