@@ -1,6 +1,8 @@
-"""The JAX engine's steps: operation by operation, and compiled."""
+"""The JAX engine's steps: operation by operation, compiled, and compiled with the CPU kernels."""
 
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import numpy as np
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._core.state import advance, initial_state
 from batchnorm._core.step import infer, train
-from batchnorm._engines.jax import engine
+from batchnorm._engines.jax import engine, native
 from batchnorm._engines.protocol import Inputs
 from batchnorm.layout import plan_layout
 from batchnorm.options import Options
@@ -20,11 +22,13 @@ ops = engine.ops
 # Each new shape is compiled, operation by operation or whole.
 # What is run once or thrice is not worth optimizing.
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-EXAMPLES = {"eager": 8, "jit": 6}
+EXAMPLES = {"eager": 8, "jit": 6, "native": 12}
+# The kernels take small inputs as well, but only from this size on do they win.
+ALWAYS = patch.object(native, "LARGE_INPUT", 0)
 
 
 class Jax:
-    """One mode of the engine: "eager" or "jit". Double precision is on, so that each array keeps its dtype."""
+    """One mode of the engine: "eager", "jit" or "native". With double precision, so that arrays keep their dtypes."""
 
     dtypes = ("float64", "float64", "float32", "float32", "bfloat16", "float16")
 
@@ -43,11 +47,12 @@ class Jax:
             def step(arrays: dict[str, Any], dy: Any, state: dict[str, Any]) -> tuple[Any, Any, Any]:
                 return train_step(options, arrays, dy, state)
 
-            if self.mode == "jit":
+            if self.mode != "eager":
                 step = jax.jit(step, compiler_options=QUICKLY)
             steps: list[Step] = []
             for batch in batches:
-                y, state, gradients = step(arrays_of(batch), jnp.asarray(batch.dy), state)
+                with ALWAYS if self.mode == "native" else nullcontext():
+                    y, state, gradients = step(arrays_of(batch), jnp.asarray(batch.dy), state)
                 check_dtypes(batch, y, gradients, state)
                 steps.append(step_of(y, state, gradients))
             return steps
@@ -62,7 +67,7 @@ class Jax:
 
         with jax.enable_x64(True):
             state = initial_state(ops, options, *map(jnp.asarray, moving))
-            y = (jax.jit(run, compiler_options=QUICKLY) if self.mode == "jit" else run)(
+            y = (run if self.mode == "eager" else jax.jit(run, compiler_options=QUICKLY))(
                 arrays_of(batch), state
             )
             return np.asarray(y, np.float64)

@@ -130,4 +130,5 @@ RUNNERS: dict[str, Callable[[], Runner]] = {
     "torch-func": torch("func"),
     "jax-eager": jax("eager"),
     "jax-jit": jax("jit"),
+    "jax-native": jax("native"),
 }

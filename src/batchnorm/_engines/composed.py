@@ -41,15 +41,19 @@ class Composed(Generic[A]):
     def grad_weights(self, x: A, weights: A, mean: A, variance: A, terms: GradTerms[A], layout: Layout) -> A:
         return grad_weights(self.ops, x, weights, mean, variance, terms, layout)
 
-    def fused_train(self, x: A, gamma: A | None, beta: A | None, epsilon: float, layout: Layout) -> None:
+    def fused_train(
+        self, x: A, gamma: A | None, beta: A | None, epsilon: float, layout: Layout
+    ) -> tuple[A, Moments[A], A] | None:
         return None
 
-    def fused_gradients(self, dy: A, x: A, saved: Saved[A], epsilon: float, layout: Layout) -> None:
+    def fused_gradients(
+        self, dy: A, x: A, saved: Saved[A], epsilon: float, layout: Layout
+    ) -> tuple[A, A, A] | None:
         return None
 
     def fused_infer(
         self, x: A, gamma: A | None, beta: A | None, mean: A, variance: A, epsilon: float, layout: Layout
-    ) -> None:
+    ) -> A | None:
         return None
 
 

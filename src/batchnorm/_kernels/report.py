@@ -14,20 +14,26 @@ def _torch() -> str | None:
     return "needs torch" if find_spec("torch") is None else _kernels.why_missing()
 
 
-def _tensorflow() -> str | None:
-    """Whether it loads is known once TensorFlow is imported, which takes seconds; here, whether there is one."""
-    if find_spec("tensorflow") is None:
-        return "needs tensorflow"
-    if _kernels.why_missing() is None and not Path(__file__).with_name("libbatchnorm_tensorflow.so").exists():
-        return "not built"
-    return _kernels.why_missing()
+def _with_library(framework: str) -> Callable[[], str | None]:
+    """Whether it loads is known once the framework is imported, which takes seconds; here, whether there is one."""
+
+    def why_not() -> str | None:
+        if find_spec(framework) is None:
+            return f"needs {framework}"
+        library = Path(__file__).with_name(f"libbatchnorm_{framework}.so")
+        if _kernels.why_missing() is None and not library.exists():
+            return "not built"
+        return _kernels.why_missing()
+
+    return why_not
 
 
 # For each framework whose arrays the kernels take: why its binding cannot be used, or None.
 BINDINGS: dict[str, Callable[[], str | None]] = {
     "numpy": _kernels.why_missing,
     "torch": _torch,
-    "tensorflow": _tensorflow,
+    "tensorflow": _with_library("tensorflow"),
+    "jax": _with_library("jax"),
 }
 
 

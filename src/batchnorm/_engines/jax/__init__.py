@@ -1,4 +1,4 @@
-"""The JAX engine: the composed passes in a form that XLA fuses, with the core's gradient in every direction.
+"""The JAX engine: CPU kernels, and passes in a form that XLA fuses, with the core's gradient in every direction.
 
 `engine` normalizes what it is given, which under a sharded `jit` is the whole batch. `over` gives the engine for
 code that runs once per device and names the mapped axis: inside `shard_map`, `pmap`, or `vmap` with an axis name.
@@ -11,11 +11,12 @@ from jax import lax
 
 from batchnorm._engines.jax import ops
 from batchnorm._engines.jax.differentiable import differentiable
+from batchnorm._engines.jax.native import Native, why_composed
 from batchnorm._engines.jax.passes import Fusing
 
-__all__ = ["AxisName", "Grouped", "engine", "ops", "over"]
+__all__ = ["AxisName", "Grouped", "engine", "ops", "over", "why_composed"]
 
-engine: Fusing[Any] = Fusing(ops, differentiable, lambda values: values)  # pyright: ignore[reportArgumentType]
+engine: Fusing[Any] = Native(ops, differentiable, lambda values: values)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+// The functions that XLA calls: which buffers each takes and gives, in order, and which kernel it runs.
+//
+// Statistics are [ghosts, channels] throughout. Python finds the functions by name and registers them.
+#include "jax/call.h"
+
+namespace batchnorm {
+namespace {
+
+// x, [weights] -> total, effective, mean, variance
+int moments(Call& call) {
+  const void *x = call.input(), *weights = call.input(0);
+  void *total = call.output(), *effective = call.output(), *mean = call.output(), *variance = call.output();
+  return bn_moments(int(call.recipe().type), call.sizes(), x, weights, int(call.recipe().weights_by_group), total,
+                    effective, mean, variance, call.threads());
+}
+
+// x, mean, scale, shift -> y
+int apply(Call& call) {
+  const void *x = call.input(), *mean = call.input(), *scale = call.input(), *shift = call.input();
+  return bn_apply(int(call.recipe().type), call.sizes(), x, mean, scale, shift, call.output(), call.threads());
+}
+
+// dy, x, mean -> dy_sum, dy_centered_sum
+int grad_sums(Call& call) {
+  const void *dy = call.input(), *x = call.input(), *mean = call.input();
+  void *first = call.output(), *second = call.output();
+  return bn_grad_sums(int(call.recipe().type), call.sizes(), dy, x, mean, first, second, call.threads());
+}
+
+// dy, x, mean, slope, tilt, offset, [weights] -> dx
+int grad_input(Call& call) {
+  const void *dy = call.input(), *x = call.input(), *mean = call.input(), *slope = call.input(), *tilt = call.input(),
+             *offset = call.input(), *weights = call.input(0);
+  return bn_grad_input(int(call.recipe().type), call.sizes(), dy, x, weights, int(call.recipe().weights_by_group),
+                       mean, slope, tilt, offset, call.output(), call.threads());
+}
+
+// x, [gamma], [beta] -> y, mean, variance, scale
+int train(Call& call) {
+  const Recipe& recipe = call.recipe();
+  const void *x = call.input(), *gamma = call.input(0), *beta = call.input(1);
+  void *y = call.output(), *mean = call.output(), *variance = call.output(), *scale = call.output();
+  return bn_train(int(recipe.type), call.sizes(), x, gamma, beta, recipe.channels, recipe.epsilon(), y, mean, variance,
+                  scale, call.threads());
+}
+
+// dy, x, mean, variance, scale -> dx, dy_sum, dy_xhat_sum
+int gradients(Call& call) {
+  const void *dy = call.input(), *x = call.input(), *mean = call.input(), *variance = call.input(),
+             *scale = call.input();
+  void *dx = call.output(), *sums = call.output(), *products = call.output();
+  return bn_gradients(int(call.recipe().type), call.sizes(), dy, x, mean, variance, scale, call.recipe().epsilon(), dx,
+                      sums, products, call.threads());
+}
+
+xla::Error* handle(const xla::CallFrame& frame, int (*body)(Call&), int inputs, int outputs) {
+  if (answer_metadata(frame)) return nullptr;
+  Call call(frame, inputs, outputs);
+  if (!call.is_valid()) return call.fail(xla::kInvalidArgument, "batchnorm kernels: a call of another form than made");
+  return call.finish(body(call));
+}
+
+}  // namespace
+}  // namespace batchnorm
+
+// Inputs that are always there, and outputs.
+#define TARGET(name, inputs, outputs)                                                                        \
+  extern "C" __attribute__((visibility("default"))) batchnorm::xla::Error* batchnorm_jax_##name(             \
+      const batchnorm::xla::CallFrame* frame) {                                                              \
+    return batchnorm::handle(*frame, batchnorm::name, inputs, outputs);                                      \
+  }
+
+TARGET(moments, 1, 4)
+TARGET(apply, 4, 1)
+TARGET(grad_sums, 3, 2)
+TARGET(grad_input, 6, 1)
+TARGET(train, 1, 4)
+TARGET(gradients, 5, 3)

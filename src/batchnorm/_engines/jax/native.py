@@ -1,0 +1,237 @@
+"""The engine whose passes are primitives on the CPU kernels (`csrc/`) where these can go.
+
+Those that are linear in what gradients flow through come in pairs, each the other's transpose, since JAX finds reverse
+mode by transposing forward mode, which here is itself the transpose of the core's gradient: the same passes come out.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from batchnorm._core.affine import fold
+from batchnorm._engines import steps
+from batchnorm._engines.jax import ops
+from batchnorm._engines.jax.differentiable import differentiable
+from batchnorm._engines.jax.passes import Fusing
+from batchnorm._engines.jax.primitive import TYPES, Plan, define, linear_in
+from batchnorm._engines.jax.varying import varying_axes
+from batchnorm._engines.protocol import GradTerms, Moments, Saved
+from batchnorm._kernels.jax import why_missing
+from batchnorm._kernels.sizes import kernel_sizes
+from batchnorm.layout import Layout
+
+__all__ = ["Native", "why_composed"]
+
+Array = Any
+# Numbers in an input from which a call that XLA cannot fuse with its neighbors wins.
+LARGE_INPUT = 32_768
+
+# What the kernels stand for.
+_plain: Any = Fusing(ops, differentiable, lambda values: values)  # pyright: ignore[reportArgumentType]
+# A module has the functions that the protocol asks for, with narrower types.
+_ops: Any = ops
+
+
+def _moments(plan: Plan, x: Array, *weights: Array) -> tuple[Array, ...]:
+    total, effective, mean, variance = _plain.moments(x, *plan.fill(weights), plan.layout)
+    shape = (plan.layout.ghosts, 1)
+    return (
+        *(jnp.broadcast_to(jnp.asarray(each, mean.dtype), shape) for each in (total, effective)),
+        mean,
+        variance,
+    )
+
+
+def _apply(plan: Plan, x: Array, mean: Array, scale: Array, shift: Array) -> tuple[Array]:
+    return (_plain.apply(x, mean, scale, shift, plan.layout),)
+
+
+def _grad_sums(plan: Plan, dy: Array, x: Array, mean: Array) -> tuple[Array, Array]:
+    return _plain.grad_sums(dy, x, mean, plan.layout)
+
+
+def _grad_input(
+    plan: Plan, dy: Array, x: Array, mean: Array, slope: Array, tilt: Array, offset: Array, *weights: Array
+) -> tuple[Array]:
+    terms = GradTerms(slope, tilt, offset)
+    return (_plain.grad_input(dy, x, *plan.fill(weights), mean, terms, plan.layout),)
+
+
+def _push_input(
+    plan: Plan, moved: Array, x: Array, mean: Array, slope: Array, *weights: Array
+) -> tuple[Array, ...]:
+    """The transpose of `_grad_input` in dy, tilt and offset."""
+
+    def pull(dy: Array, tilt: Array, offset: Array) -> tuple[Array]:
+        return _grad_input(plan, dy, x, mean, slope, tilt, offset, *weights)
+
+    return jax.linear_transpose(pull, x, slope, slope)((moved,))
+
+
+def _train(plan: Plan, x: Array, *parameters: Array) -> tuple[Array, ...]:
+    gamma, beta = plan.fill(parameters)
+    y, moments, scale = steps.train(_plain, x, gamma, beta, plan.epsilon, plan.layout)
+    return y, moments.mean, moments.variance, scale
+
+
+def _gradients(
+    plan: Plan, dy: Array, x: Array, mean: Array, variance: Array, scale: Array
+) -> tuple[Array, ...]:
+    return steps.gradients(_plain, dy, x, mean, variance, scale, plan.epsilon, plan.layout)
+
+
+def _push(
+    plan: Plan, moved: Array, shift: Array, tilt: Array, x: Array, mean: Array, variance: Array, scale: Array
+) -> tuple[Array]:
+    """The transpose of `_gradients` in dy."""
+
+    def pull(dy: Array) -> tuple[Array, ...]:
+        return _gradients(plan, dy, x, mean, variance, scale)
+
+    return jax.linear_transpose(pull, x)((moved, shift, tilt))
+
+
+moments_p = define("moments", _moments, "total total statistic statistic")
+apply_p = define("apply", _apply, "large")
+grad_sums_p = define("grad_sums", _grad_sums, "statistic statistic")
+grad_input_p = define("grad_input", _grad_input, "large")
+push_input_p = define("push_input", _push_input, "large statistic statistic", is_native=False)
+train_p = define("train", _train, "large statistic statistic statistic")
+gradients_p = define("gradients", _gradients, "large statistic statistic")
+push_p = define("push", _push, "large", is_native=False)
+
+linear_in(apply_p, (2, 3), lambda plan, moved, known: _reverse(grad_sums_p.bind(*moved, *known, plan=plan)))
+linear_in(grad_sums_p, (0,), lambda plan, sums, known: apply_p.bind(*known, *_reverse(sums), plan=plan))
+linear_in(grad_input_p, (0, 4, 5), lambda plan, moved, known: push_input_p.bind(*moved, *known, plan=plan))
+linear_in(
+    push_input_p,
+    (0,),
+    lambda plan, given, known: grad_input_p.bind(given[0], *known[:3], *given[1:], *known[3:], plan=plan),
+)
+linear_in(gradients_p, (0,), lambda plan, moved, known: push_p.bind(*moved, *known, plan=plan))
+linear_in(push_p, (0, 1, 2), lambda plan, moved, known: gradients_p.bind(*moved, *known, plan=plan))
+
+
+def _reverse(pair: Any) -> tuple[Array, ...]:
+    """Σdy belongs to the shift, Σdy·(x − mean) to the scale, which comes first."""
+    return tuple(reversed(pair))
+
+
+def why_composed(x: Array, weights: Array | None, layout: Layout, *others: Array | None) -> str | None:
+    """Why the CPU kernels do not take a call, in one sentence; None where they do.
+
+    An exported program, or one compiled for another device, gets plain operations all the same.
+    """
+    if x.dtype.name not in TYPES:
+        return f"the CPU kernels have no {x.dtype.name}"
+    if jax.default_backend() != "cpu":
+        return f"JAX computes on the {jax.default_backend()}, and the kernels are for the CPU"
+    if jax.device_count() > 1:
+        return (
+            f"JAX may spread arrays over its {jax.device_count()} devices, and the kernels take one's memory"
+        )
+    if any(value is not None and varying_axes(value) for value in (x, weights, *others)):
+        return "a mapped axis is being computed on, device by device"
+    sizes = kernel_sizes(layout)
+    if sizes is None:
+        return "the axes lie so that the input would have to be permuted, or a size is not known"
+    if weights is not None and (
+        sizes.by_group is None or any(weights.shape[axis] != 1 for axis in layout.axes)
+    ):
+        return "the weights differ between channels, or along a part of the channel axes"
+    if x.size == 0:
+        return "the input is empty"
+    return why_missing()
+
+
+@dataclass(frozen=True)
+class Native(Fusing[Any]):
+    """Passes on the CPU kernels where these can go and win, and else those that XLA compiles."""
+
+    def moments(self, x: Array, weights: Array | None, layout: Layout) -> Moments[Array]:
+        if not _wins(x, weights, layout):
+            return super().moments(x, weights, layout)
+        plan = Plan(layout, (weights is not None,))
+        total, effective, mean, variance = moments_p.bind(x, *_spread(weights, x, layout), plan=plan)
+        if weights is None:
+            return Moments(float(layout.count), float(layout.count), mean, variance)
+        return Moments(total, effective, mean, variance)
+
+    def apply(self, x: Array, mean: Array, scale: Array, shift: Array, layout: Layout) -> Array:
+        if not _wins(x, None, layout, mean, scale, shift):
+            return super().apply(x, mean, scale, shift, layout)
+        (y,) = apply_p.bind(x, *_known((mean, scale, shift), x, layout), plan=Plan(layout))
+        return y
+
+    def grad_sums(self, dy: Array, x: Array, mean: Array, layout: Layout) -> tuple[Array, Array]:
+        if not _wins(x, None, layout, dy, mean):
+            return super().grad_sums(dy, x, mean, layout)
+        first, second = grad_sums_p.bind(
+            dy.astype(x.dtype), x, *_known((mean,), x, layout), plan=Plan(layout)
+        )
+        return first, second
+
+    def grad_input(
+        self, dy: Array, x: Array, weights: Array | None, mean: Array, terms: GradTerms[Array], layout: Layout
+    ) -> Array:
+        if not _wins(x, weights, layout, dy, mean, *terms):
+            return super().grad_input(dy, x, weights, mean, terms, layout)
+        plan = Plan(layout, (weights is not None,))
+        known = _known((mean, *terms), x, layout)
+        (dx,) = grad_input_p.bind(dy.astype(x.dtype), x, *known, *_spread(weights, x, layout), plan=plan)
+        return dx
+
+    def fused_train(
+        self, x: Array, gamma: Array | None, beta: Array | None, epsilon: float, layout: Layout
+    ) -> tuple[Array, Moments[Array], Array] | None:
+        if not _wins(x, None, layout, gamma, beta):
+            return None
+        dtype = ops.stat_dtype(x)
+        plan = Plan(layout, (gamma is not None, beta is not None), float(epsilon))
+        parameters = [value.astype(dtype) for value in (gamma, beta) if value is not None]
+        y, mean, variance, scale = train_p.bind(x, *parameters, plan=plan)
+        return y, Moments(float(layout.count), float(layout.count), mean, variance), scale
+
+    def fused_gradients(
+        self, dy: Array, x: Array, saved: Saved[Array], epsilon: float, layout: Layout
+    ) -> tuple[Array, Array, Array] | None:
+        if not _wins(x, None, layout, dy, saved.scale):
+            return None
+        known = _known((saved.mean, saved.variance, saved.scale), x, layout)
+        dx, sums, products = gradients_p.bind(
+            dy.astype(x.dtype), x, *known, plan=Plan(layout, (), float(epsilon))
+        )
+        return dx, sums, products
+
+    def fused_infer(
+        self,
+        x: Array,
+        gamma: Array | None,
+        beta: Array | None,
+        mean: Array,
+        variance: Array,
+        epsilon: float,
+        layout: Layout,
+    ) -> Array:
+        """In plain operations, which XLA joins with those before and after: there is nothing to win."""
+        scale, shift = fold(_ops, epsilon, variance, None, None, gamma, beta, layout)
+        return super().apply(x, mean, scale, shift, layout)
+
+
+def _wins(x: Array, weights: Array | None, layout: Layout, *others: Array | None) -> bool:
+    return x.size >= LARGE_INPUT and why_composed(x, weights, layout, *others) is None
+
+
+def _spread(weights: Array | None, x: Array, layout: Layout) -> list[Array]:
+    """Weights over all positions, where there are any."""
+    if weights is None:
+        return []
+    return [jnp.broadcast_to(weights.astype(ops.stat_dtype(x)), layout.weight_shape)]
+
+
+def _known(values: Any, x: Array, layout: Layout) -> list[Array]:
+    """Statistics as [G, C], which some only broadcast to."""
+    dtype, shape = ops.stat_dtype(x), (layout.ghosts, layout.channels)
+    return [jnp.broadcast_to(jnp.asarray(value, dtype), shape) for value in values]

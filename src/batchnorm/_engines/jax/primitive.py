@@ -1,0 +1,130 @@
+"""A pass as a primitive of JAX: a CPU kernel where XLA compiles for the CPU, plain operations everywhere else.
+
+Plain operations are what other devices get, what an exported program holds, what `vmap` maps over, and what higher
+derivatives are derived from. Which of them it becomes is decided when XLA's program is made: only then is it known.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from batchnorm._engines.jax import ops
+from batchnorm._kernels.jax import target
+from batchnorm._kernels.sizes import kernel_sizes
+from batchnorm.layout import Layout
+
+__all__ = ["TYPES", "Plan", "define", "linear_in"]
+
+Array = Any
+# Of the kernels' interface (`csrc/include/batchnorm_kernels.h`).
+TYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a call besides its arrays.
+
+    Attributes:
+        layout: of x.
+        present: which of the optional arrays came, which stand last.
+        epsilon: where the pass knows one.
+    """
+
+    layout: Layout
+    present: tuple[bool, ...] = ()
+    epsilon: float = 0.0
+
+    def fill(self, optional: Sequence[Array]) -> list[Array | None]:
+        """The optional arrays, and None for each that did not come."""
+        rest = iter(optional)
+        return [next(rest) if is_present else None for is_present in self.present]
+
+    def recipe(self, dtype: Any) -> np.ndarray[Any, Any]:
+        """The same in the order of `Recipe` in `csrc/jax/call.h`."""
+        sizes = kernel_sizes(self.layout)
+        assert sizes is not None  # or else the pass were no primitive
+        present = sum(1 << place for place, is_present in enumerate(self.present) if is_present)
+        epsilon_bits = int(np.float64(self.epsilon).view(np.int64))
+        kind, by_group = TYPES[dtype.name], bool(sizes.by_group)
+        return np.array([kind, *sizes.sizes, self.layout.channels, present, by_group, epsilon_bits], np.int64)
+
+
+def define(
+    name: str, function: Callable[..., tuple[Array, ...]], results: str, *, is_native: bool = True
+) -> Primitive:
+    """A primitive that computes `function(plan, *arrays)`.
+
+    Args:
+        name: of the primitive, and of the kernel.
+        function: the pass in operations that JAX knows.
+        results: the kind of each result: "large" as the first array, "statistic" [G, C], or "total" [G, 1].
+        is_native: whether there is a kernel.
+    """
+    primitive = Primitive(f"batchnorm_{name}")
+    primitive.multiple_results = True
+
+    def as_shapes(*given: Any, plan: Plan) -> list[ShapedArray]:
+        layout, dtype = plan.layout, ops.stat_dtype(given[0])
+        shapes = {
+            "large": (layout.shape, given[0].dtype),
+            "statistic": ((layout.ghosts, layout.channels), dtype),
+            "total": ((layout.ghosts, 1), dtype),
+        }
+        return [ShapedArray(*shapes[kind]) for kind in results.split()]
+
+    def push(primals: Any, tangents: Any, *, plan: Plan) -> Any:
+        tangents = tuple(map(ad.instantiate_zeros, tangents))
+        return jax.jvp(partial(function, plan), tuple(primals), tangents)
+
+    def spread(arrays: Any, axes: Any, *, plan: Plan) -> Any:
+        results = jax.vmap(partial(function, plan), tuple(axes))(*arrays)
+        return results, [0] * len(results)
+
+    plainly = mlir.lower_fun(lambda *arrays, plan: function(plan, *arrays), multiple_results=True)
+
+    def on_cpu(context: Any, *arrays: Any, plan: Plan) -> Any:
+        if context.module_context.lowering_parameters.for_export:
+            return plainly(context, *arrays, plan=plan)
+        recipe = plan.recipe(context.avals_in[0].dtype)
+        return jax.ffi.ffi_lowering(target(name))(context, *arrays, recipe=recipe)
+
+    primitive.def_abstract_eval(as_shapes)
+    primitive.def_impl(lambda *arrays, plan: _compiled(primitive, plan)(*arrays))
+    ad.primitive_jvps[primitive] = push
+    batching.primitive_batchers[primitive] = spread
+    mlir.register_lowering(primitive, plainly)
+    if is_native:
+        mlir.register_lowering(primitive, on_cpu, platform="cpu")
+    return primitive
+
+
+@lru_cache(maxsize=1024)
+def _compiled(primitive: Primitive, plan: Plan) -> Callable[..., Any]:
+    """The primitive outside of any program."""
+    return jax.jit(partial(primitive.bind, plan=plan))
+
+
+def linear_in(
+    primitive: Primitive, places: Sequence[int], transpose: Callable[..., tuple[Array, ...]]
+) -> None:
+    """Say that a primitive is linear in the arrays at those places, and how it is transposed.
+
+    `transpose(plan, cotangents, others)` gives the cotangents of those arrays from those of the results; `others` are
+    the remaining arrays.
+    """
+
+    def rule(cotangents: Any, *arrays: Any, plan: Plan) -> list[Array | None]:
+        others = [array for place, array in enumerate(arrays) if place not in places]
+        found = dict(
+            zip(places, transpose(plan, [*map(ad.instantiate_zeros, cotangents)], others), strict=True)
+        )
+        return [found[place] if ad.is_undefined_primal(array) else None for place, array in enumerate(arrays)]
+
+    ad.primitive_transposes[primitive] = rule

@@ -1,0 +1,35 @@
+"""A plain training step and its gradient by an engine's passes: what a kernel does in one call each.
+
+For frameworks that keep both, and choose when they know where the program runs.
+"""
+
+from batchnorm._core.affine import fold, invert_deviation
+from batchnorm._engines.protocol import A, Engine, GradTerms, Moments
+from batchnorm.layout import Layout
+
+__all__ = ["gradients", "train"]
+
+
+def train(
+    engine: Engine[A], x: A, gamma: A | None, beta: A | None, epsilon: float, layout: Layout
+) -> tuple[A, Moments[A], A]:
+    """y, the moments and the scale, γ / √(σ² + ε)."""
+    moments = engine.moments(x, None, layout)
+    scale, shift = fold(engine.ops, epsilon, moments.variance, None, None, gamma, beta, layout)
+    return engine.apply(x, moments.mean, scale, shift, layout), moments, scale
+
+
+def gradients(
+    engine: Engine[A], dy: A, x: A, mean: A, variance: A, scale: A, epsilon: float, layout: Layout
+) -> tuple[A, A, A]:
+    """dx, Σdy and Σdy·x̂."""
+    ops = engine.ops
+    dy_sum, dy_centered_sum = engine.grad_sums(dy, x, mean, layout)
+    inverse = invert_deviation(ops, epsilon, variance)
+    dy_xhat_sum = dy_centered_sum * inverse
+    count = ops.as_float(layout.count, ops.dtype(scale))
+    # An empty batch divides by one: its sums are zero.
+    count = max(count, 1.0) if isinstance(count, (int, float)) else ops.maximum(count, 1.0)
+    pulled = scale / count
+    terms = GradTerms(scale, -pulled * inverse * dy_xhat_sum, -pulled * dy_sum)
+    return engine.grad_input(dy, x, None, mean, terms, layout), dy_sum, dy_xhat_sum
