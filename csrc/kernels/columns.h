@@ -110,28 +110,40 @@ inline void collect(const Block& b, int64_t rows, T* columns, double* per_channe
   std::memset(columns, 0, sizeof(T) * size_t(rows * width));
 }
 
-template <int kRows, int N, class T, class Term>
+// Add the columns from j on, `kParts` vectors of N of them.
+template <int kRows, int kParts, int N, class T, class Term>
 inline void add_at(const Term& term, int64_t j, const T* center, T* first, T* second) {
-  const Vector<T, N> c = load<N>(center + j);
-  Vector<T, N> a = load<N>(first + j), b = load<N>(second + j);
+  constexpr int64_t kSize = sizeof(typename Term::Read);
+  Vector<T, N> c[kParts], a[kParts], b[kParts];
+  for (int p = 0; p < kParts; ++p) {
+    c[p] = load<N>(center + j + p * N), a[p] = load<N>(first + j + p * N), b[p] = load<N>(second + j + p * N);
+  }
+#pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
     // The lines of the next time are far enough ahead.
-    if (kRows > 1 && N > 1) term.fetch_at(r + kRows, j);
-    const Pair<T, N> pair = term.template at<N>(r, j, c);
-    a += pair.first;
-    b += pair.first * pair.second;
+    for (int64_t line = 0; kRows > 1 && line < kParts * N; line += 64 / kSize) term.fetch_at(r + kRows, j + line);
+#pragma GCC unroll 2
+    for (int p = 0; p < kParts; ++p) {
+      const Pair<T, N> pair = term.template at<N>(r, j + p * N, c[p]);
+      a[p] += pair.first;
+      b[p] += pair.first * pair.second;
+    }
   }
-  store_bits(first + j, a);
-  store_bits(second + j, b);
+  for (int p = 0; p < kParts; ++p) {
+    store_bits(first + j + p * N, a[p]);
+    store_bits(second + j + p * N, b[p]);
+  }
 }
 
 // Add kRows lines of `width` columns to the sums.
 template <int kRows, class T, class Term>
-inline void add_lines(const Term& term, int64_t width, const T* center, T* first, T* second) {
+inline void add_lines(const Term& given, int64_t width, const T* center, T* first, T* second) {
   constexpr int N = kLanes<T>;
+  const Term term = given;
   int64_t j = 0;
-  for (; j + N <= width; j += N) add_at<kRows, N>(term, j, center, first, second);
-  for (; j < width; ++j) add_at<kRows, 1>(term, j, center, first, second);
+  for (; j + 2 * N <= width; j += 2 * N) add_at<kRows, 2, N>(term, j, center, first, second);
+  for (; j + N <= width; j += N) add_at<kRows, 1, N>(term, j, center, first, second);
+  for (; j < width; ++j) add_at<kRows, 1, 1>(term, j, center, first, second);
 }
 
 template <int kValue>

@@ -29,12 +29,25 @@ struct StatOf<Float16> {
 template <class Element>
 using Stat = typename StatOf<Element>::Type;
 
+template <class Element>
+constexpr bool kIsBrain = false;
+template <>
+constexpr bool kIsBrain<BFloat16> = true;
+
 // Elements that make a full vector of statistics.
 template <class Element>
 constexpr int kWidth = kLanes<Stat<Element>>;
 
 template <int N>
 inline Vector<uint32_t, N> widen(Vector<uint16_t, N> v) {
+#if defined(__AVX512F__)
+  if constexpr (N == 16) {
+    return same_bits<Vector<uint32_t, N>>(_mm512_maskz_cvtepu16_epi32(0xffff, same_bits<__m256i>(v)));
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8) return same_bits<Vector<uint32_t, N>>(_mm256_cvtepu16_epi32(same_bits<__m128i>(v)));
+#endif
   if constexpr (N == 1) {
     return v;
   } else {
@@ -42,8 +55,21 @@ inline Vector<uint32_t, N> widen(Vector<uint16_t, N> v) {
   }
 }
 
+// Numbers below 2^16.
 template <int N>
 inline Vector<uint16_t, N> narrow(Vector<uint32_t, N> v) {
+#if defined(__AVX512F__)
+  if constexpr (N == 16) {
+    return same_bits<Vector<uint16_t, N>>(_mm512_maskz_cvtepi32_epi16(0xffff, same_bits<__m512i>(v)));
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8) {
+    const __m256i wide = same_bits<__m256i>(v);
+    return same_bits<Vector<uint16_t, N>>(
+        _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1)));
+  }
+#endif
   if constexpr (N == 1) {
     return uint16_t(v);
   } else {
@@ -54,12 +80,7 @@ inline Vector<uint16_t, N> narrow(Vector<uint32_t, N> v) {
 // The lanes of `yes` where `test` holds, of `no` elsewhere.
 template <int N, class Test>
 inline Vector<uint32_t, N> choose(Test test, Vector<uint32_t, N> yes, Vector<uint32_t, N> no) {
-  if constexpr (N == 1) {
-    return test ? yes : no;
-  } else {
-    auto mask = same_bits<Vector<uint32_t, N>>(test);
-    return (mask & yes) | (~mask & no);
-  }
+  return test ? yes : no;
 }
 
 // A half has 5 bits of exponent and 10 of fraction. Shifted to a float's places its exponent is 112 too small, which
@@ -90,13 +111,16 @@ inline Vector<uint16_t, N> half_from_float(Vector<float, N> value) {
   return narrow<N>(result | sign);
 }
 
-// bfloat16 is a float's upper half; to nearest, ties to even.
+// bfloat16 is a float's upper half; to nearest, ties to even. The lower half of the result is of no use.
+template <int N>
+inline Vector<uint32_t, N> round_to_brain(Vector<float, N> value) {
+  Vector<uint32_t, N> bits = same_bits<Vector<uint32_t, N>>(value), zero = {}, nan = zero + 0x7fc00000u;
+  return choose<N>(value != value, nan, bits + 0x7fffu + ((bits >> 16) & 1u));
+}
+
 template <int N>
 inline Vector<uint16_t, N> brain_from_float(Vector<float, N> value) {
-  Vector<uint32_t, N> bits = same_bits<Vector<uint32_t, N>>(value);
-  Vector<uint32_t, N> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  Vector<uint32_t, N> quiet = (bits >> 16) | 0x40u;
-  return narrow<N>(choose<N>((bits & 0x7fffffffu) > 0x7f800000u, quiet, rounded));
+  return narrow<N>(round_to_brain<N>(value) >> 16);
 }
 
 template <int N>
@@ -124,6 +148,26 @@ inline Vector<float, N> load(const Float16* from) {
   if constexpr (N == 8) return same_bits<Vector<float, N>>(_mm256_cvtph_ps(load_bits<__m128i>(from)));
 #endif
   return float_from_half<N>(load_bits<Vector<uint16_t, N>>(from));
+}
+
+// Which of 2N elements make a vector of N. Where their order does not matter, kSome and kOthers are the two halves that
+// cost least to tell apart.
+enum Part { kLow, kHigh, kSome, kOthers };
+
+template <int N, Part part, class Element>
+inline Vector<Stat<Element>, N> load(const Element* from) {
+  return load<N>(part == kLow || part == kSome ? from : from + N);
+}
+
+// Every other bfloat16 is the upper half of a 32-bit word, and so a float already.
+template <int N, Part part>
+inline Vector<float, N> load(const BFloat16* from) {
+  if constexpr (part == kSome || part == kOthers) {
+    auto bits = load_bits<Vector<uint32_t, N>>(from);
+    return same_bits<Vector<float, N>>(Vector<uint32_t, N>(part == kSome ? bits << 16 : bits & 0xffff0000u));
+  } else {
+    return load<N>(part == kLow ? from : from + N);
+  }
 }
 
 // Numbers as elements, ready to be written.
@@ -154,14 +198,31 @@ struct Pack<Float16, N> {
   }
 };
 
+template <bool past_caches, class V>
+inline void put(void* to, V v) {
+  if constexpr (past_caches) {
+    stream_bits(to, v);
+  } else {
+    store_bits(to, v);
+  }
+}
+
 template <int N, class Element>
 inline void store(Element* to, Vector<Stat<Element>, N> v) {
   store_bits(to, Pack<Element, N>::from(v));
 }
 
-template <int N, class Element>
-inline void stream(Element* to, Vector<Stat<Element>, N> v) {
-  stream_bits(to, Pack<Element, N>::from(v));
+// 2N elements, of which `first` and `second` are kSome and kOthers, or kLow and kHigh. To write past the caches, `to` is
+// aligned to all of them.
+template <int N, bool any_order, bool past_caches, class Element>
+inline void store_parts(Element* to, Vector<Stat<Element>, N> first, Vector<Stat<Element>, N> second) {
+  if constexpr (any_order && kIsBrain<Element>) {
+    Vector<uint32_t, N> lower = round_to_brain<N>(first) >> 16, upper = round_to_brain<N>(second) & 0xffff0000u;
+    put<past_caches>(to, Vector<uint32_t, N>(lower | upper));
+  } else {
+    put<past_caches>(to, Pack<Element, N>::from(first));
+    put<past_caches>(to + N, Pack<Element, N>::from(second));
+  }
 }
 
 }  // namespace

@@ -29,8 +29,7 @@ struct PlaneSums {
   static constexpr int kMany = 4;
   Vector<T, N> first[kMany] = {}, second[kMany] = {};
 
-  // Of elements to fetch ahead, some 2 KiB.
-  static constexpr int64_t kAhead = 512;
+  static constexpr int64_t kBytesAhead = 2048;
 
   // `jump` elements on lies what will be added next.
   template <class Term>
@@ -38,15 +37,20 @@ struct PlaneSums {
     const Vector<T, N> c = fill<T, N>(center);
     Vector<T, N> a[kMany], b[kMany];
     for (int k = 0; k < kMany; ++k) a[k] = first[k], b[k] = second[k];
+    constexpr Part kOne = Term::kAnyOrder ? kSome : kLow, kOther = Term::kAnyOrder ? kOthers : kHigh;
+    constexpr int64_t kSize = sizeof(typename Term::Read), kAhead = kBytesAhead / kSize;
     int64_t j = 0;
     for (; j + kMany * N <= n; j += kMany * N) {
       const int64_t ahead = j + kAhead < n ? j + kAhead : j + kAhead - n + jump;
-      for (int64_t line = 0; line < kMany * N; line += 64 / int64_t(sizeof(T))) term.fetch_at(0, ahead + line);
+      for (int64_t line = 0; line < kMany * N; line += 64 / kSize) term.fetch_at(0, ahead + line);
 #pragma GCC unroll 4
-      for (int k = 0; k < kMany; ++k) {
-        const Pair<T, N> pair = term.template at<N>(0, j + k * N, c);
-        a[k] += pair.first;
-        b[k] += pair.first * pair.second;
+      for (int k = 0; k < kMany; k += 2) {
+        const Pair<T, N> one = term.template at<N, kOne>(0, j + k * N, c);
+        const Pair<T, N> other = term.template at<N, kOther>(0, j + k * N, c);
+        a[k] += one.first;
+        b[k] += one.first * one.second;
+        a[k + 1] += other.first;
+        b[k + 1] += other.first * other.second;
       }
     }
     for (; j + N <= n; j += N) {

@@ -12,20 +12,22 @@ namespace {
 // A number for each column.
 template <class T>
 struct Row {
+  static constexpr bool kAnyOrder = false;
   const T* values;
 
-  template <int N>
+  template <int N, Part part>
   Vector<T, N> at(int64_t j) const {
-    return load<N>(values + j);
+    return load<N, part>(values + j);
   }
 };
 
 // One number for a whole plane.
 template <class T>
 struct Same {
+  static constexpr bool kAnyOrder = true;
   T value;
 
-  template <int N>
+  template <int N, Part>
   Vector<T, N> at(int64_t) const {
     return fill<T, N>(value);
   }
@@ -41,12 +43,14 @@ struct Pair {
 template <class Element>
 struct Deviation {
   typedef Stat<Element> T;
+  typedef Element Read;
+  static constexpr bool kAnyOrder = true;
   const Element* x;
   int64_t stride;
 
-  template <int N>
+  template <int N, Part part = kLow>
   Pair<T, N> at(int64_t r, int64_t j, Vector<T, N> center) const {
-    Vector<T, N> d = load<N>(x + r * stride + j) - center;
+    Vector<T, N> d = load<N, part>(x + r * stride + j) - center;
     return {d, d};
   }
 
@@ -57,13 +61,15 @@ struct Deviation {
 template <class Element>
 struct RowWeighted {
   typedef Stat<Element> T;
+  typedef Element Read;
+  static constexpr bool kAnyOrder = true;
   const Element* x;
   int64_t stride;
   const T* weights;
 
-  template <int N>
+  template <int N, Part part = kLow>
   Pair<T, N> at(int64_t r, int64_t j, Vector<T, N> center) const {
-    Vector<T, N> d = load<N>(x + r * stride + j) - center;
+    Vector<T, N> d = load<N, part>(x + r * stride + j) - center;
     return {d * weights[r], d};
   }
 
@@ -74,15 +80,17 @@ struct RowWeighted {
 template <class Element>
 struct EachWeighted {
   typedef Stat<Element> T;
+  typedef Element Read;
+  static constexpr bool kAnyOrder = false;
   const Element* x;
   int64_t stride;
   const T* weights;
   int64_t weight_stride;
 
-  template <int N>
+  template <int N, Part part = kLow>
   Pair<T, N> at(int64_t r, int64_t j, Vector<T, N> center) const {
-    Vector<T, N> d = load<N>(x + r * stride + j) - center;
-    return {d * load<N>(weights + r * weight_stride + j), d};
+    Vector<T, N> d = load<N, part>(x + r * stride + j) - center;
+    return {d * load<N, part>(weights + r * weight_stride + j), d};
   }
 
   void fetch_at(int64_t r, int64_t j) const { fetch(x, r * stride + j); }
@@ -92,13 +100,15 @@ struct EachWeighted {
 template <class Element>
 struct Pull {
   typedef Stat<Element> T;
+  typedef Element Read;
+  static constexpr bool kAnyOrder = true;
   const Element* dy;
   const Element* x;
   int64_t stride;
 
-  template <int N>
+  template <int N, Part part = kLow>
   Pair<T, N> at(int64_t r, int64_t j, Vector<T, N> mean) const {
-    return {load<N>(dy + r * stride + j), load<N>(x + r * stride + j) - mean};
+    return {load<N, part>(dy + r * stride + j), load<N, part>(x + r * stride + j) - mean};
   }
 
   void fetch_at(int64_t r, int64_t j) const {
@@ -111,12 +121,14 @@ struct Pull {
 template <class Element, template <class> class Known>
 struct Affine {
   typedef Stat<Element> T;
+  static constexpr bool kAnyOrder = Known<T>::kAnyOrder;
   const Element* x;
   Known<T> mean, scale, shift;
 
-  template <int N>
+  template <int N, Part part = kLow>
   Vector<T, N> at(int64_t j) const {
-    return (load<N>(x + j) - mean.template at<N>(j)) * scale.template at<N>(j) + shift.template at<N>(j);
+    return (load<N, part>(x + j) - mean.template at<N, part>(j)) * scale.template at<N, part>(j) +
+           shift.template at<N, part>(j);
   }
 };
 
@@ -124,17 +136,19 @@ struct Affine {
 template <class Element, template <class> class Known>
 struct Input {
   typedef Stat<Element> T;
+  static constexpr bool kAnyOrder = Known<T>::kAnyOrder;
   const Element* dy;
   const Element* x;
   Known<T> mean, slope, tilt, offset;
 
-  template <int N>
+  template <int N, Part part>
   Vector<T, N> pulled(int64_t j) const {
-    return tilt.template at<N>(j) * (load<N>(x + j) - mean.template at<N>(j)) + offset.template at<N>(j);
+    return tilt.template at<N, part>(j) * (load<N, part>(x + j) - mean.template at<N, part>(j)) +
+           offset.template at<N, part>(j);
   }
-  template <int N>
+  template <int N, Part part = kLow>
   Vector<T, N> at(int64_t j) const {
-    return slope.template at<N>(j) * load<N>(dy + j) + pulled<N>(j);
+    return slope.template at<N, part>(j) * load<N, part>(dy + j) + pulled<N, part>(j);
   }
 };
 
@@ -142,43 +156,59 @@ struct Input {
 template <class Element, template <class> class Known, template <class> class Weights>
 struct WeightedInput {
   typedef Stat<Element> T;
+  static constexpr bool kAnyOrder = Known<T>::kAnyOrder && Weights<T>::kAnyOrder;
   Input<Element, Known> input;
   Weights<T> weights;
 
-  template <int N>
+  template <int N, Part part = kLow>
   Vector<T, N> at(int64_t j) const {
-    return input.slope.template at<N>(j) * load<N>(input.dy + j) +
-           weights.template at<N>(j) * input.template pulled<N>(j);
+    return input.slope.template at<N, part>(j) * load<N, part>(input.dy + j) +
+           weights.template at<N, part>(j) * input.template pulled<N, part>(j);
   }
 };
 
-// Write a term along `n` elements. A last vector that is not full overlaps the one before it. `jump` elements on lies
+// 2N elements of a term.
+template <bool past_caches, class Element, class Term>
+inline void write_parts(const Term& term, int64_t j, Element* out) {
+  constexpr int N = kWidth<Element>;
+  if constexpr (Term::kAnyOrder) {
+    store_parts<N, true, past_caches>(out + j, term.template at<N, kSome>(j), term.template at<N, kOthers>(j));
+  } else {
+    store_parts<N, false, past_caches>(out + j, term.template at<N, kLow>(j), term.template at<N, kHigh>(j));
+  }
+}
+
+// Write a term along `n` elements. A last step that is not full overlaps the one before it. `jump` elements on lies
 // what will be written next, 0 where it follows at once.
 template <class Element, class Term>
-inline void write(const Term& term, int64_t n, Element* out, bool past_caches, int64_t jump = 0) {
+inline void write(const Term& given, int64_t n, Element* out, bool past_caches, int64_t jump = 0) {
   constexpr int N = kWidth<Element>;
-  constexpr int64_t kBytes = N * sizeof(Element);
-  if (n < N) {
-    for (int64_t j = 0; j < n; ++j) store<1>(out + j, term.template at<1>(j));
+  constexpr int64_t kStep = 2 * N, kBytes = kStep * sizeof(Element);
+  // Of its own, since what is written could otherwise be what it consists of.
+  const Term term = given;
+  if (n < kStep) {
+    int64_t j = 0;
+    for (; j + N <= n; j += N) store<N>(out + j, term.template at<N>(j));
+    for (; j < n; ++j) store<1>(out + j, term.template at<1>(j));
     return;
   }
   int64_t j = 0;
   if (past_caches && reinterpret_cast<uintptr_t>(out) % sizeof(Element) == 0) {
     const int64_t odd = int64_t(reinterpret_cast<uintptr_t>(out) % kBytes);
     if (odd != 0) {
-      store<N>(out, term.template at<N>(0));
+      write_parts<false>(term, 0, out);
       j = (kBytes - odd) / int64_t(sizeof(Element));
     }
-    for (; j + N <= n; j += N) stream<N>(out + j, term.template at<N>(j));
+    for (; j + kStep <= n; j += kStep) write_parts<true>(term, j, out);
   } else if (jump != 0) {
-    for (; j + N <= n; j += N) {
+    for (; j + kStep <= n; j += kStep) {
       claim(out, j + jump);
-      store<N>(out + j, term.template at<N>(j));
+      write_parts<false>(term, j, out);
     }
   } else {
-    for (; j + N <= n; j += N) store<N>(out + j, term.template at<N>(j));
+    for (; j + kStep <= n; j += kStep) write_parts<false>(term, j, out);
   }
-  if (j < n) store<N>(out + n - N, term.template at<N>(n - N));
+  if (j < n) write_parts<false>(term, n - kStep, out);
 }
 
 }  // namespace
