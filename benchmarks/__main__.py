@@ -50,7 +50,7 @@ def _run(framework: str, cases: Sequence[int], rounds: int, threads: int) -> Ite
     environment = (
         os.environ | ALLOCATOR | {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": FRAMEWORKS[framework][1]}
     )
-    environment |= {"OMP_NUM_THREADS": str(threads), "BATCHNORM_THREADS": str(threads)}
+    environment |= {"OMP_NUM_THREADS": str(threads), "BATCHNORM_NUM_THREADS": str(threads)}
     numbers = [str(number) for number in cases]
     command = [sys.executable, "-m", "benchmarks.worker", framework, "--rounds", str(rounds)]
     command += ["--threads", str(threads), "--cases", *numbers]

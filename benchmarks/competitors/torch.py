@@ -50,13 +50,11 @@ def _step(call: Callable[[Any], Any], layer: Any, case: Case, x: Any, dy: Any) -
 def _by_chunks(layer: Any, x: Any) -> Any:
     """Each ghost batch through torch's kernel; examples are interleaved as in TensorFlow."""
     groups = x.shape[0] // GHOST_SIZE
-    y = torch.empty_like(x)
-    for group in range(groups):
-        chunk = x[group::groups]
-        y[group::groups] = nn.functional.batch_norm(
-            chunk, None, None, layer.weight, layer.bias, True, 0.0, layer.eps
-        )
-    return y
+    chunks = [
+        nn.functional.batch_norm(x[group::groups], None, None, layer.weight, layer.bias, True, 0.0, layer.eps)
+        for group in range(groups)
+    ]
+    return torch.stack(chunks, dim=1).reshape(x.shape)
 
 
 def _channels_second(case: Case, x: Any) -> Any:
