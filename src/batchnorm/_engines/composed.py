@@ -11,7 +11,17 @@ from typing import Any, Generic
 from batchnorm._engines.protocol import A, GradTerms, Moments, Ops, Saved
 from batchnorm.layout import Layout
 
-__all__ = ["Composed", "apply", "finite", "grad_input", "grad_sums", "grad_weights", "moments", "to_view"]
+__all__ = [
+    "Composed",
+    "apply",
+    "finite",
+    "grad_input",
+    "grad_sums",
+    "grad_weights",
+    "moments",
+    "share",
+    "to_view",
+]
 
 
 @dataclass(frozen=True)
@@ -63,29 +73,33 @@ def moments(ops: Ops[A], x: A, weights: A | None, layout: Layout) -> Moments[A]:
     viewed = ops.cast(to_view(ops, x, layout), dtype)
     if weights is None:
         total = ops.as_float(layout.count, dtype)
-        # An empty batch divides by one: its moments then mean nothing but stay finite.
-        share = 1.0 / (max(total, 1.0) if isinstance(total, (int, float)) else ops.maximum(total, 1.0))
-        mean = ops.sum(viewed, layout.reduced) * share
+        portion = share(ops, total)
+        mean = ops.sum(viewed, layout.reduced) * portion
         centered = viewed - _against(ops, mean, layout)
         # The first mean is off by rounding; the mean of what is left corrects it, and the variance with it.
-        rest = ops.sum(centered, layout.reduced) * share
-        variance = ops.maximum(ops.sum(centered * centered, layout.reduced) * share - rest * rest, 0.0)
+        rest = ops.sum(centered, layout.reduced) * portion
+        variance = ops.maximum(ops.sum(centered * centered, layout.reduced) * portion - rest * rest, 0.0)
         mean = mean + finite(ops, rest)
         return Moments(total, total, _grouped(ops, mean, layout), _grouped(ops, variance, layout))
     w = _weight_view(ops, weights, layout, dtype)
     total = ops.sum(w, layout.reduced)
-    share = ops.where(total > 0.0, 1.0 / ops.where(total > 0.0, total, 1.0), 0.0)
-    mean = ops.sum(w * viewed, layout.reduced) * share
+    portion = ops.where(total > 0.0, 1.0 / ops.where(total > 0.0, total, 1.0), 0.0)
+    mean = ops.sum(w * viewed, layout.reduced) * portion
     centered = viewed - _against(ops, mean, layout)
     weighted = w * centered
-    rest = ops.sum(weighted, layout.reduced) * share
-    variance = ops.maximum(ops.sum(weighted * centered, layout.reduced) * share - rest * rest, 0.0)
+    rest = ops.sum(weighted, layout.reduced) * portion
+    variance = ops.maximum(ops.sum(weighted * centered, layout.reduced) * portion - rest * rest, 0.0)
     square = ops.sum(w * w, layout.reduced)
     count = ops.where(total > 0.0, total * total / ops.where(total > 0.0, square, 1.0), 0.0)
     grouped = [_grouped(ops, value, layout) for value in (mean + finite(ops, rest), variance)]
     # [G, 1] where the weights are the same for all channels
     shape = (layout.ghosts, layout.channels if _per_channel(ops, weights, layout) else 1)
     return Moments(ops.reshape(total, shape), ops.reshape(count, shape), *grouped)
+
+
+def share(ops: Ops[A], count: A | float) -> A | float:
+    """1 / count. An empty batch divides by one: its moments then mean nothing but stay finite."""
+    return 1.0 / (max(count, 1.0) if isinstance(count, (int, float)) else ops.maximum(count, 1.0))
 
 
 def apply(ops: Ops[A], x: A, mean: A, scale: A, shift: A, layout: Layout) -> A:

@@ -4,6 +4,7 @@ For frameworks that keep both, and choose when they know where the program runs.
 """
 
 from batchnorm._core.affine import fold, invert_deviation
+from batchnorm._engines.composed import share
 from batchnorm._engines.protocol import A, Engine, GradTerms, Moments
 from batchnorm.layout import Layout
 
@@ -27,9 +28,6 @@ def gradients(
     dy_sum, dy_centered_sum = engine.grad_sums(dy, x, mean, layout)
     inverse = invert_deviation(ops, epsilon, variance)
     dy_xhat_sum = dy_centered_sum * inverse
-    count = ops.as_float(layout.count, ops.dtype(scale))
-    # An empty batch divides by one: its sums are zero.
-    count = max(count, 1.0) if isinstance(count, (int, float)) else ops.maximum(count, 1.0)
-    pulled = scale / count
+    pulled = scale * share(ops, ops.as_float(layout.count, ops.dtype(scale)))
     terms = GradTerms(scale, -pulled * inverse * dy_xhat_sum, -pulled * dy_sum)
     return engine.grad_input(dy, x, None, mean, terms, layout), dy_sum, dy_xhat_sum

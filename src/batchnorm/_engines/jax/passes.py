@@ -8,7 +8,7 @@ is a value of its own to the compiler. On other devices this changes nothing.
 
 from dataclasses import dataclass
 
-from batchnorm._engines.composed import Composed, finite, moments, to_view
+from batchnorm._engines.composed import Composed, finite, moments, share, to_view
 from batchnorm._engines.protocol import A, Moments
 from batchnorm.layout import Layout
 
@@ -30,13 +30,12 @@ class Fusing(Composed[A]):
         dtype = ops.stat_dtype(x)
         viewed = ops.cast(to_view(ops, x, layout), dtype)
         total = ops.as_float(layout.count, dtype)
-        # An empty batch divides by one: its moments then mean nothing but stay finite.
-        share = 1.0 / (max(total, 1.0) if isinstance(total, (int, float)) else ops.maximum(total, 1.0))
-        mean = ops.sum(viewed, layout.reduced) * share
+        portion = share(ops, total)
+        mean = ops.sum(viewed, layout.reduced) * portion
         # The first mean is off by rounding; the mean of what is left corrects it, and the variance with it.
-        rest = ops.sum(viewed + ops.reshape(-mean, layout.stat_view), layout.reduced) * share
+        rest = ops.sum(viewed + ops.reshape(-mean, layout.stat_view), layout.reduced) * portion
         centered = viewed - ops.reshape(mean, layout.stat_view)
-        variance = ops.maximum(ops.sum(centered * centered, layout.reduced) * share - rest * rest, 0.0)
+        variance = ops.maximum(ops.sum(centered * centered, layout.reduced) * portion - rest * rest, 0.0)
         shape = (layout.ghosts, layout.channels)
         return Moments(
             total, total, ops.reshape(mean + finite(ops, rest), shape), ops.reshape(variance, shape)
