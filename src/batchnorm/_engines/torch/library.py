@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
-from batchnorm._core.affine import fold
-from batchnorm._engines import composed
+from batchnorm._engines import steps
+from batchnorm._engines.composed import Composed
 from batchnorm._engines.protocol import Moments
 from batchnorm._engines.torch import kernels, native, ops
 from batchnorm._engines.torch.block import memory_order
+from batchnorm._engines.torch.differentiable import by_autograd
+from batchnorm._engines.torch.replicas import sum_over_replicas
 from batchnorm._kernels import available
 from batchnorm.layout import Layout, plan_layout, product
 from batchnorm.options import Ghost
@@ -24,6 +26,7 @@ Tensor = torch.Tensor
 
 # A module has the functions that the protocol asks for, with narrower types.
 _ops: Any = ops
+_plain: Composed[Any] = Composed(_ops, by_autograd, sum_over_replicas)
 # Asked while nothing is being traced: compilers warn of caches.
 AVAILABLE = available()
 # Numbers in an input from which a call that the compiler cannot fuse with its neighbors wins.
@@ -75,10 +78,8 @@ def _train(
     if found is not None:
         y, statistics = native.train_by(found, dense, gamma, beta, epsilon, layout)
     else:
-        _, _, mean, variance = composed.moments(_ops, dense, None, layout)
-        scale, shift = fold(_ops, epsilon, variance, None, None, gamma, beta, layout)
-        y = composed.apply(_ops, dense, mean, scale, shift, layout)
-        statistics = torch.stack((mean, variance, scale))
+        y, moments, scale = steps.train(_plain, dense, gamma, beta, epsilon, layout)
+        statistics = torch.stack((moments.mean, moments.variance, scale))
     return _as_before(y, order, x), statistics
 
 
