@@ -1,7 +1,8 @@
 """Batch normalization, complete.
 
-`batch_norm` is the pure function for the arrays of any framework, and `init` makes what it starts from. The classes are
-imported by their own paths, each of which brings its framework:
+`batch_norm` is the pure function for the arrays of any framework, `init` makes what it starts from, and `explain` tells
+which way a call goes: to the CPU kernels, the framework's own, or plain operations. The classes are imported by their
+own paths, each of which brings its framework:
 
     batchnorm.compat.v1.layers        BatchNormalization, batch_normalization
     batchnorm.compat.v1.keras.utils   track_tf1_style_variables, get_or_create_layer
@@ -15,7 +16,18 @@ This module imports none of them, and no framework.
 """
 
 from batchnorm._version import __version__
+from batchnorm.explanation import Explanation, explain
 from batchnorm.functional import batch_norm, init
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
-__all__ = ["Clip", "Ghost", "Options", "Renorm", "__version__", "batch_norm", "init"]
+__all__ = [
+    "Clip",
+    "Explanation",
+    "Ghost",
+    "Options",
+    "Renorm",
+    "__version__",
+    "batch_norm",
+    "explain",
+    "init",
+]

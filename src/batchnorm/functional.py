@@ -28,6 +28,7 @@ from batchnorm._core.state import advance, initial_state, slots
 from batchnorm._core.step import infer, train
 from batchnorm._engines.lookup import NUMPY, Framework, framework_of
 from batchnorm._engines.protocol import Engine, Gradients, Inputs, Ops
+from batchnorm._engines.ways import insist
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout
 from batchnorm.options import Options
@@ -122,7 +123,8 @@ def batch_norm(
     Raises:
         TypeError: x is no floating array of a known framework, `training` is not a bool, or an argument belongs to
             another framework.
-        ValueError: parameters, state, weights or ghost batches do not fit x and the options.
+        ValueError: parameters, state, weights or ghost batches do not fit x and the options; or `fused=True` asks for
+            kernels that this training step cannot go to (`batchnorm.explain` tells which way a call goes).
     """
     framework = framework_of(x, "An input x")
     engine = _engine(framework, options, axis_name)
@@ -146,6 +148,8 @@ def batch_norm(
         spread_weights(framework, ops, x, weights) if training else None,
         {slot: read[slot] for slot in slots(options)},
     )
+    if training:
+        insist(framework.ways, options, layout, x, inputs.weights)
     if with_pullback:
         _check_pullback(framework, training, adjustment)
         return _with_pullback(options, layout, inputs, state, weights)
@@ -200,8 +204,9 @@ def _with_pullback(
 ) -> tuple[Array, dict[str, Array], Callable[[Array], Gradients[Array]]]:
     from batchnorm._engines.numpy import pullback
 
-    y, batch, pull = pullback(options, layout, inputs)
-    ops = NUMPY.engine.ops
+    engine = NUMPY.engine
+    ops = engine.ops
+    y, batch, pull = pullback(options, layout, inputs, engine.composed if options.fused is False else engine)
     given = None if weights is None or weights.dtype.kind in "biu" else weights
 
     def gradients(dy: Array) -> Gradients[Array]:

@@ -116,7 +116,7 @@ class Options:
             over the steps so far rather than a blend with its initial value.
         synchronized: take the statistics over all replicas of the framework's current distribution.
         fused: None takes the fastest kernel that gives these numbers, False the framework's plain operations;
-            True is a wish that the face either grants or refuses before it gets here.
+            True is a wish for the kernels in training, which the face grants, or refuses before it gets here.
     """
 
     axes: tuple[int, ...] = (-1,)

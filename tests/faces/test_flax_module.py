@@ -209,7 +209,6 @@ def test_a_batch_without_a_valid_row_changes_nothing() -> None:
 
 
 REFUSED = {
-    "fused": ({"fused": True}, "fused=True was asked for. JAX has no fused kernel"),
     "momentum": ({"momentum": 1.5}, "momentum=1.5 was asked for. It is the share"),
     "bound": ({"renorm": True, "renorm_clipping": {"max": 1}}, "A renorm_clipping with 'max' was given."),
     "crossed": (
@@ -240,6 +239,27 @@ def test_what_cannot_be_is_refused_at_construction(name: str) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(message)) as caught:
         BatchNorm(3, **arguments, rngs=nnx.Rngs(0))
     assert str(caught.value).count(". ") >= 2
+
+
+def test_insisting_on_kernels_is_granted_or_refused_in_the_call() -> None:
+    """As `explain` says of the input; a refusal changes nothing, and inference takes the fastest way there is."""
+    options = Options(axes=(-1,), epsilon=1e-5, fused=True)
+    # Weights that differ between channels are what no kernel takes.
+    for shape, weights in (((64, 512, 3), None), ((6, 2, 3), None), ((6, 2, 3), jnp.ones((6, 2, 3)))):
+        module, x = BatchNorm(3, fused=True, rngs=nnx.Rngs(0)), batch(shape=shape)
+        said = batchnorm.explain(x, options, weights=weights)
+        before = statistics(module)
+        if said.path == "native":
+            assert_close(module(x), BatchNorm(3, fused=False, rngs=nnx.Rngs(0))(x), "float32", "y")
+            assert not jnp.array_equal(module.mean[...], before["moving_mean"])
+        else:
+            assert said.path == "refused"
+            with pytest.raises(ValueError, match="^fused=True was asked for.*" + re.escape(said.why)):
+                module(x, weights=weights)
+            for name, value in statistics(module).items():
+                assert jnp.array_equal(value, before[name]), name
+        assert module(x, True).shape == shape
+    assert said.path == "refused"
 
 
 def test_wrong_types_are_refused_at_construction() -> None:

@@ -243,11 +243,6 @@ REFUSED = {
     "ghost size": ({"virtual_batch_size": 0}, ValueError, "A ghost batch size of 0"),
     "ghost type": ({"virtual_batch_size": 2.5}, TypeError, "A ghost batch size of 2.5"),
     "ghost order": ({"virtual_batch_size": 2, "ghost_order": "odd"}, ValueError, "'odd'"),
-    "fused renorm": (
-        {"renorm": True, "fused": True},
-        ValueError,
-        "fused=True was asked for with renorm=True",
-    ),
     "untracked renorm": (
         {"renorm": True, "track_running_stats": False},
         ValueError,
@@ -282,8 +277,6 @@ def test_inputs_are_refused_in_a_call() -> None:
         bt.BatchNorm2d(3, renorm=True)(x)
     with pytest.raises(ValueError, match="Duplicate axis"):
         bt.BatchNorm2d(4, axis=(1, -3))(x)
-    with pytest.raises(ValueError, match="A weight or a mask came to a layer with fused=True"):
-        bt.BatchNorm2d(4, fused=True)(x, torch.ones(6))
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         bt.BatchNorm1d(4, virtual_batch_size=1)(torch.randn(6, 4))
     with pytest.raises(TypeError, match="The adjustment returned 3"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchnorm._engines.protocol import Engine
+from batchnorm._engines.ways import Ways
 from batchnorm.errors import refusal
 
 __all__ = ["FRAMEWORKS", "Framework", "framework_of"]
@@ -20,6 +21,7 @@ class Framework:
         module: what must be imported for its arrays to exist.
         package: ours, which has the engine.
         load_engine: imports the engine, by a statement: compilers that trace Python know no other way.
+        load_ways: the same for what the engine says of the way that a call goes.
         array_types: the types of its arrays, given the imported module.
         from_numpy: a NumPy array as one of its own, beside another of its arrays.
         takes_numpy: whether its functions take NumPy arrays as they are.
@@ -34,11 +36,16 @@ class Framework:
     from_numpy: Callable[[Any, Any], Any]
     takes_numpy: bool
     load_engine: Callable[[], Any]
+    load_ways: Callable[[], Any]
     compiling: Callable[[Any], bool] = lambda module: False
 
     @property
     def engine(self) -> Engine[Any]:
         return self.load_engine()
+
+    @property
+    def ways(self) -> Ways:
+        return self.load_ways()
 
     def is_compiling(self) -> bool:
         """Whether a compiler that traces Python is at work."""
@@ -69,10 +76,22 @@ def _numpy_engine() -> Any:
     return native
 
 
+def _numpy_ways() -> Any:
+    from batchnorm._engines.numpy import ways
+
+    return ways
+
+
 def _tensorflow_engine() -> Any:
     from batchnorm._engines.tensorflow import engine
 
     return engine
+
+
+def _tensorflow_ways() -> Any:
+    from batchnorm._engines.tensorflow import ways
+
+    return ways
 
 
 def _torch_engine() -> Any:
@@ -81,10 +100,22 @@ def _torch_engine() -> Any:
     return engine
 
 
+def _torch_ways() -> Any:
+    from batchnorm._engines.torch import ways
+
+    return ways
+
+
 def _jax_engine() -> Any:
     from batchnorm._engines.jax import engine
 
     return engine
+
+
+def _jax_ways() -> Any:
+    from batchnorm._engines.jax import ways
+
+    return ways
 
 
 NUMPY = Framework(
@@ -95,6 +126,7 @@ NUMPY = Framework(
     from_numpy=lambda array, like: array,
     takes_numpy=True,
     load_engine=_numpy_engine,
+    load_ways=_numpy_ways,
 )
 
 FRAMEWORKS = (
@@ -107,6 +139,7 @@ FRAMEWORKS = (
         from_numpy=_tensorflow_tensor,
         takes_numpy=True,
         load_engine=_tensorflow_engine,
+        load_ways=_tensorflow_ways,
     ),
     Framework(
         title="PyTorch",
@@ -116,6 +149,7 @@ FRAMEWORKS = (
         from_numpy=_torch_tensor,
         takes_numpy=False,
         load_engine=_torch_engine,
+        load_ways=_torch_ways,
         compiling=lambda torch: torch.compiler.is_compiling(),
     ),
     Framework(
@@ -126,6 +160,7 @@ FRAMEWORKS = (
         from_numpy=_jax_array,
         takes_numpy=True,
         load_engine=_jax_engine,
+        load_ways=_jax_ways,
     ),
 )
 

@@ -22,7 +22,6 @@ __all__ = [
     "read_adjustment",
     "read_axis",
     "read_clipping",
-    "read_fused",
     "read_groups",
     "read_share",
     "replicas_of",
@@ -98,19 +97,6 @@ def read_share(name: str, value: Any) -> Any:
     if isinstance(value, int | float) and not 0.0 <= value <= 1.0:
         raise ValueError(refusal(f"{name}={value!r} was asked for", *SHARE))
     return value
-
-
-def read_fused(fused: bool | None) -> bool | None:
-    """Refuse to insist on a kernel that JAX does not have."""
-    if fused:
-        raise ValueError(
-            refusal(
-                "fused=True was asked for",
-                "JAX has no fused kernel for batch normalization: XLA compiles the operations",
-                "Leave `fused` at None, which takes the fastest way there is",
-            )
-        )
-    return fused
 
 
 def read_groups(groups: Any, axis_name: Any) -> tuple[tuple[int, ...], ...] | None:

@@ -69,7 +69,8 @@ class BatchNorm(nnx.Module):
             normalization and scale and bias, in training only.
         variance: estimator stored in `var`: "population", or "sample" as torch does.
         zero_debias: make the stored mean an average over the steps so far, free of its start.
-        fused: False takes plain operations. True is refused: there is no kernel beside what XLA compiles.
+        fused: None takes the fastest way there is, False plain operations. True insists in training on the CPU
+            kernels; a call where they cannot go is refused and changes nothing.
 
     Raises:
         ValueError: options that have no meaning together, or values outside their range.
@@ -129,7 +130,7 @@ class BatchNorm(nnx.Module):
         self.adjustment = _arguments.read_adjustment(adjustment)
         self.variance: Any = variance
         self.zero_debias = zero_debias
-        self.fused = _arguments.read_fused(fused)
+        self.fused = fused
         self.step: nnx.BatchStat[Array] | None = (
             nnx.BatchStat(jnp.zeros((), jnp.int32)) if callable(self.renorm_clipping) else nnx.data(None)
         )

@@ -123,14 +123,6 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
         )
 
     def _weighted(self, input: Tensor, weight: Tensor | None, mask: Tensor | None, counts: bool) -> Tensor:
-        if self.settings.fused:
-            raise ValueError(
-                refusal(
-                    "A weight or a mask came to a layer with fused=True",
-                    "PyTorch's kernel counts every number alike",
-                    "Leave fused at None, which takes the fastest way there is",
-                )
-            )
         if counts:
             refuse_shared_statistics(self, input)
             return _training.train(self, input, weight, mask)
@@ -265,8 +257,9 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
         variance: estimator stored in `running_var`: "sample" as in `torch.nn`, or "population"; None is the
             former, and with renorm, which knows the population's alone, the latter.
         zero_debias: make the running mean an average over the steps so far, free of its start.
-        fused: None takes the fastest way there is. True insists on a kernel's one call and is refused with renorm,
-            weights and masks; False takes plain operations. The numbers are the same.
+        fused: None takes the fastest way there is, False plain operations. True insists in training on a kernel,
+            PyTorch's own or one of this package's, which alone know renorm, weights and masks; where none can go, the
+            call is refused and changes nothing. The numbers are the same.
 
     Call arguments:
         input: [N, C, H, W], of any memory format, which is kept.
@@ -275,7 +268,8 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
         mask: the same as booleans; False leaves a position out of the statistics.
 
     Raises:
-        ValueError: while training there is one value per channel and group, as in `torch.nn`.
+        ValueError: while training there is one value per channel and group, as in `torch.nn`; or `fused=True` asks for
+            a kernel where none can go.
         RuntimeError: training under `torch.func.vmap` would write statistics of single examples.
     """
 

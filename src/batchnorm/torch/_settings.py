@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeGuard
 
+from batchnorm import _kernels
 from batchnorm.errors import refusal
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
@@ -42,11 +43,12 @@ class Settings:
                     "Pass a function that returns (scale, bias)",
                 )
             )
-        if self.fused and self.renorm:
+        if self.fused and self.renorm and not _kernels.available():
             raise ValueError(
                 refusal(
                     "fused=True was asked for with renorm=True",
-                    "PyTorch's kernel knows no correction of the batch's statistics",
+                    "PyTorch's kernel knows no correction of the batch's statistics, and the CPU kernels are "
+                    f"{_kernels.why_missing()}",
                     "Leave fused at None, which takes the fastest way there is",
                 )
             )

@@ -8,9 +8,10 @@ import torch
 from batchnorm._core import step
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._engines.protocol import Inputs
-from batchnorm._engines.torch import engine
+from batchnorm._engines.torch import engine, ways
 from batchnorm._engines.torch.block import memory_order
 from batchnorm._engines.torch.plain import check_epsilon, grouped_batch_norm, refuse_single
+from batchnorm._engines.ways import insist
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, canonical_axes, plan_layout
 from batchnorm.options import Ghost, Options
@@ -46,6 +47,7 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     layout = _layout(layer, x, axes, ghost)
     if layout.count == 1:
         refuse_single(x)
+    insist(ways, options, layout, x, weights, enough=("native", "framework"))
     state, count = _recompute.recall(layer, (_state.read(layer, options, dtype), layer.num_batches_tracked))
     options = _at_step(layer, options, count)
     y, batch = step.train(engine, options, layout, _inputs(layer, x, weights, state), adjustment)

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from batchnorm._engines import composed
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.fused import DATA_FORMATS, fused_normalize
 from batchnorm.layout import Layout
@@ -15,6 +16,11 @@ from batchnorm.layout import Layout
 __all__ = ["fused_infer", "is_image"]
 
 Tensor = Any
+
+# A module has the functions that the protocol asks for, with narrower types.
+_ops: Any = ops
+# A product repeats along no more dimensions, counting neighbors as one.
+MOST_BROADCAST = 5
 
 
 def fused_infer(
@@ -35,6 +41,9 @@ def fused_infer(
     scale = tf.math.rsqrt(variance + epsilon)
     if gamma is not None:
         scale = scale * gamma
+    if layout.permutation is not None and len(layout.shape) > MOST_BROADCAST:
+        offset = tf.zeros_like(mean) if beta is None else beta
+        return composed.apply(_ops, x, mean, scale, offset, layout)
     shift = -mean * scale if beta is None else beta - mean * scale
     channels = [size if axis in layout.axes else 1 for axis, size in enumerate(layout.shape)]
     y = ops.cast(x, dtype) * ops.reshape(scale, channels) + ops.reshape(shift, channels)

@@ -217,15 +217,16 @@ def why_not(x: Tensor, weights: Tensor | None, layout: Layout) -> str | None:
 
 def _look(x: Tensor, layout: Layout) -> _Kernels | str:
     """The kernels for x, or why they cannot go."""
+    kernels = load()
+    if kernels is None:
+        return f"they are {why_missing()}"
     if x.dtype not in DTYPES:
         return f"they have no {x.dtype.name}"
     if not is_cpu():
         return "this process may compute on an accelerator, and they take the CPU's memory"
-    runs, kernels = kernel_runs(layout), load()
+    runs = kernel_runs(layout)
     if runs is None:
         return WHY_NO_RUNS
-    if kernels is None:
-        return f"they are {why_missing()}"
     if not tf.executing_eagerly():
         why = _why_no_ops()
         if why is not None:

@@ -42,7 +42,8 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
     done = native.moments(x, weights, layout)
     if done is not None:
         return done
-    if weights is not None or not kernels.fits(x, layout):
+    # Of tensors without numbers PyTorch's sums have shapes, and its two passes have none.
+    if weights is not None or x.is_meta or type(x) not in native.TYPES or not kernels.fits(x, layout):
         return composed.moments(x, weights, layout)
     total = float(layout.count)
     return Moments(total, total, *kernels.statistics(x, layout))

@@ -14,7 +14,7 @@ def is_traced() -> bool:
 def why_traced() -> str | None:
     """Which of these is at work, as a reason for plain operations."""
     if torch.compiler.is_compiling():
-        return "PyTorch compiles or exports the program, and sees through plain operations only"
+        return "PyTorch exports the program, or compiles it, where they take plain steps on large inputs only"
     if torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateUsage]
         return "one of torch.func's transforms is at work, which sees plain operations only"
     if forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]

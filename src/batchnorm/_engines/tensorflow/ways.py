@@ -1,0 +1,32 @@
+"""Which way TensorFlow's tensors go; in a graph, where the kernels' ops would stand in it."""
+
+from typing import Any
+
+from batchnorm import _kernels
+from batchnorm._engines.tensorflow import native
+from batchnorm._engines.tensorflow.inference import is_image
+from batchnorm._engines.ways import Path
+from batchnorm._kernels.tensorflow import threads
+from batchnorm.layout import Layout
+
+__all__ = ["at_inference", "plain_step", "running", "why_composed"]
+
+Tensor = Any
+
+
+def why_composed(x: Tensor, weights: Tensor | None, layout: Layout) -> str | None:
+    return native.why_not(x, weights, layout)
+
+
+def plain_step(x: Tensor, layout: Layout) -> Path | None:
+    del x, layout
+    return None
+
+
+def at_inference(x: Tensor, layout: Layout) -> tuple[Path, str | None]:
+    why = "inference is TensorFlow's standard operations, which exported graphs may hold"
+    return "framework" if is_image(x, layout) else "composed", why
+
+
+def running() -> tuple[str | None, int]:
+    return _kernels.instructions(), threads()

@@ -1,0 +1,78 @@
+"""Which way a call goes, and why: what `batchnorm.explain` tells and `fused=True` insists on.
+
+Each framework's engine answers for itself, in its module `ways`; here its answers become one.
+"""
+
+from typing import Any, Literal, Protocol
+
+from batchnorm.errors import refusal
+from batchnorm.layout import Layout
+from batchnorm.options import Options
+
+__all__ = ["Path", "Ways", "insist", "way_of"]
+
+Array = Any
+Path = Literal["native", "mixed", "framework", "composed"]
+
+
+class Ways(Protocol):
+    """What an engine says of itself. Each reason is a clause that can follow a colon."""
+
+    def why_composed(self, x: Array, weights: Array | None, layout: Layout) -> str | None:
+        """Why the passes of a training step do not go to the CPU kernels; None where they do."""
+        ...
+
+    def plain_step(self, x: Array, layout: Layout) -> Path | None:
+        """What takes a step without weights, renorm and replicas in one call even then; None where nothing does."""
+        ...
+
+    def at_inference(self, x: Array, layout: Layout) -> tuple[Path, str | None]:
+        """The way of inference, and why that is not the kernels'."""
+        ...
+
+    def running(self) -> tuple[str | None, int | None]:
+        """The instruction set of the kernels, and how many threads may work on one call, where that is known."""
+        ...
+
+
+def way_of(
+    ways: Ways, options: Options, layout: Layout, x: Array, weights: Array | None, training: bool
+) -> tuple[Path, str | None]:
+    """Which way a call goes, and where that is not the kernels' alone, why.
+
+    "mixed" are weights that the kernels do not take: they stay out of the two passes that read the weights.
+    """
+    if options.fused is False:
+        return "composed", "fused=False asks for plain operations"
+    if not training:
+        return ways.at_inference(x, layout)
+    why = ways.why_composed(x, weights, layout)
+    if why is None:
+        return "native", None
+    if weights is None and options.renorm is None and not options.synchronized:
+        path = ways.plain_step(x, layout) or "composed"
+        return path, None if path == "native" else why
+    reads = weights is not None and ways.why_composed(x, None, layout) is None
+    return "mixed" if reads else "composed", why
+
+
+def insist(
+    ways: Ways,
+    options: Options,
+    layout: Layout,
+    x: Array,
+    weights: Array | None,
+    enough: tuple[Path, ...] = ("native",),
+) -> None:
+    """Raise ValueError where `fused=True` asks for kernels that a training step does not go to."""
+    if options.fused is not True:
+        return
+    path, why = way_of(ways, options, layout, x, weights, True)
+    if path not in enough:
+        raise ValueError(
+            refusal(
+                "fused=True was asked for, and this training step cannot go to the CPU kernels",
+                f"That is so because {why}",
+                "Leave `fused` at None, which takes the fastest way there is",
+            )
+        )
