@@ -184,6 +184,8 @@ def _engine(framework: Framework, options: Options, axis_name: Any) -> Engine[Ar
                 "synchronized out, because statistics are global there",
             )
         )
+    if framework.title == "JAX" and options.fused:
+        return importlib.import_module(framework.package).insisting
     return framework.engine
 
 

@@ -18,8 +18,12 @@ Path = Literal["native", "mixed", "framework", "composed"]
 class Ways(Protocol):
     """What an engine says of itself. Each reason is a clause that can follow a colon."""
 
-    def why_composed(self, x: Array, weights: Array | None, layout: Layout) -> str | None:
-        """Why the passes of a training step do not go to the CPU kernels; None where they do."""
+    def why_composed(self, x: Array, weights: Array | None, layout: Layout, synchronized: bool) -> str | None:
+        """Why the passes of a training step cannot go to the CPU kernels; None where they can."""
+        ...
+
+    def why_slower(self, x: Array) -> str | None:
+        """Why they do not go there all the same, unless `fused=True` insists."""
         ...
 
     def plain_step(self, x: Array, layout: Layout) -> Path | None:
@@ -46,14 +50,18 @@ def way_of(
         return "composed", "fused=False asks for plain operations"
     if not training:
         return ways.at_inference(x, layout)
-    why = ways.why_composed(x, weights, layout)
+
+    def why_not(weights: Array | None) -> str | None:
+        why = ways.why_composed(x, weights, layout, options.synchronized)
+        return ways.why_slower(x) if why is None and not options.fused else why
+
+    why = why_not(weights)
     if why is None:
         return "native", None
     if weights is None and options.renorm is None and not options.synchronized:
         path = ways.plain_step(x, layout) or "composed"
         return path, None if path == "native" else why
-    reads = weights is not None and ways.why_composed(x, None, layout) is None
-    return "mixed" if reads else "composed", why
+    return "mixed" if weights is not None and why_not(None) is None else "composed", why
 
 
 def insist(

@@ -4,7 +4,7 @@
 code that runs once per device and names the mapped axis: inside `shard_map`, `pmap`, or `vmap` with an axis name.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jax import lax
@@ -14,9 +14,11 @@ from batchnorm._engines.jax.differentiable import differentiable
 from batchnorm._engines.jax.native import Native, why_composed
 from batchnorm._engines.jax.passes import Fusing
 
-__all__ = ["AxisName", "Grouped", "engine", "ops", "over", "why_composed"]
+__all__ = ["AxisName", "Grouped", "engine", "insisting", "ops", "over", "why_composed"]
 
-engine: Fusing[Any] = Native(ops, differentiable, lambda values: values)  # pyright: ignore[reportArgumentType]
+engine: Native = Native(ops, differentiable, lambda values: values)  # pyright: ignore[reportArgumentType]
+# What `fused=True` asks for: the kernels wherever they can go.
+insisting = replace(engine, insists=True)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from batchnorm._kernels.jax import why_missing
 from batchnorm._kernels.sizes import kernel_sizes
 from batchnorm.layout import Layout
 
-__all__ = ["Native", "why_composed"]
+__all__ = ["Native", "why_composed", "why_slower"]
 
 Array = Any
 # Numbers in an input from which a call that XLA cannot fuse with its neighbors wins.
@@ -143,15 +143,29 @@ def why_composed(x: Array, weights: Array | None, layout: Layout, *others: Array
         return "the weights differ between channels, or along a part of the channel axes"
     if x.size == 0:
         return "the input is empty"
-    return why_missing()
+    missing = why_missing()
+    return None if missing is None else f"they are {missing}"
+
+
+def why_slower(x: Array) -> str | None:
+    """Why plain operations are quicker on x; None where the kernels are."""
+    if x.size >= LARGE_INPUT:
+        return None
+    return f"XLA joins operations on less than {LARGE_INPUT:,} numbers with their neighbors, which is quicker"
 
 
 @dataclass(frozen=True)
 class Native(Fusing[Any]):
-    """Passes on the CPU kernels where these can go and win, and else those that XLA compiles."""
+    """Passes on the CPU kernels where these can go and win, and else those that XLA compiles.
+
+    Attributes:
+        insists: whether they go wherever they can.
+    """
+
+    insists: bool = False
 
     def moments(self, x: Array, weights: Array | None, layout: Layout) -> Moments[Array]:
-        if not _wins(x, weights, layout):
+        if not self._wins(x, weights, layout):
             return super().moments(x, weights, layout)
         plan = Plan(layout, (weights is not None,))
         total, effective, mean, variance = moments_p.bind(x, *_spread(weights, x, layout), plan=plan)
@@ -160,13 +174,13 @@ class Native(Fusing[Any]):
         return Moments(total, effective, mean, variance)
 
     def apply(self, x: Array, mean: Array, scale: Array, shift: Array, layout: Layout) -> Array:
-        if not _wins(x, None, layout, mean, scale, shift):
+        if not self._wins(x, None, layout, mean, scale, shift):
             return super().apply(x, mean, scale, shift, layout)
         (y,) = apply_p.bind(x, *_known((mean, scale, shift), x, layout), plan=Plan(layout))
         return y
 
     def grad_sums(self, dy: Array, x: Array, mean: Array, layout: Layout) -> tuple[Array, Array]:
-        if not _wins(x, None, layout, dy, mean):
+        if not self._wins(x, None, layout, dy, mean):
             return super().grad_sums(dy, x, mean, layout)
         first, second = grad_sums_p.bind(
             dy.astype(x.dtype), x, *_known((mean,), x, layout), plan=Plan(layout)
@@ -176,7 +190,7 @@ class Native(Fusing[Any]):
     def grad_input(
         self, dy: Array, x: Array, weights: Array | None, mean: Array, terms: GradTerms[Array], layout: Layout
     ) -> Array:
-        if not _wins(x, weights, layout, dy, mean, *terms):
+        if not self._wins(x, weights, layout, dy, mean, *terms):
             return super().grad_input(dy, x, weights, mean, terms, layout)
         plan = Plan(layout, (weights is not None,))
         known = _known((mean, *terms), x, layout)
@@ -186,7 +200,7 @@ class Native(Fusing[Any]):
     def fused_train(
         self, x: Array, gamma: Array | None, beta: Array | None, epsilon: float, layout: Layout
     ) -> tuple[Array, Moments[Array], Array] | None:
-        if not _wins(x, None, layout, gamma, beta):
+        if not self._wins(x, None, layout, gamma, beta):
             return None
         dtype = ops.stat_dtype(x)
         plan = Plan(layout, (gamma is not None, beta is not None), float(epsilon))
@@ -197,7 +211,7 @@ class Native(Fusing[Any]):
     def fused_gradients(
         self, dy: Array, x: Array, saved: Saved[Array], epsilon: float, layout: Layout
     ) -> tuple[Array, Array, Array] | None:
-        if not _wins(x, None, layout, dy, saved.scale):
+        if not self._wins(x, None, layout, dy, saved.scale):
             return None
         known = _known((saved.mean, saved.variance, saved.scale), x, layout)
         dx, sums, products = gradients_p.bind(
@@ -219,9 +233,10 @@ class Native(Fusing[Any]):
         scale, shift = fold(_ops, epsilon, variance, None, None, gamma, beta, layout)
         return super().apply(x, mean, scale, shift, layout)
 
-
-def _wins(x: Array, weights: Array | None, layout: Layout, *others: Array | None) -> bool:
-    return x.size >= LARGE_INPUT and why_composed(x, weights, layout, *others) is None
+    def _wins(self, x: Array, weights: Array | None, layout: Layout, *others: Array | None) -> bool:
+        if not self.insists and why_slower(x) is not None:
+            return False
+        return why_composed(x, weights, layout, *others) is None
 
 
 def _spread(weights: Array | None, x: Array, layout: Layout) -> list[Array]:

@@ -1,20 +1,27 @@
-"""Which way JAX's arrays go."""
+"""Which way JAX's arrays go, as far as is known while a program is traced.
+
+What maps, exports or compiles it for another device afterwards puts plain operations into the kernels' places.
+"""
 
 from typing import Any
 
 from batchnorm import _kernels
 from batchnorm._engines import jax as package
+from batchnorm._engines.jax import native
 from batchnorm._engines.ways import Path
 from batchnorm.layout import Layout
 
-__all__ = ["at_inference", "plain_step", "running", "why_composed"]
+__all__ = ["at_inference", "plain_step", "running", "why_composed", "why_slower"]
 
 Array = Any
 
+why_slower = native.why_slower
 
-def why_composed(x: Array, weights: Array | None, layout: Layout) -> str | None:
-    asked = getattr(package, "why_composed", None)
-    return "XLA compiles the operations" if asked is None else asked(x, weights, layout)
+
+def why_composed(x: Array, weights: Array | None, layout: Layout, synchronized: bool) -> str | None:
+    if synchronized:
+        return "statistics over a mapped axis are computed in plain operations"
+    return package.why_composed(x, weights, layout)
 
 
 def plain_step(x: Array, layout: Layout) -> Path | None:
@@ -23,9 +30,9 @@ def plain_step(x: Array, layout: Layout) -> Path | None:
 
 
 def at_inference(x: Array, layout: Layout) -> tuple[Path, str | None]:
-    why = why_composed(x, None, layout)
-    return "native" if why is None else "composed", why
+    del x, layout
+    return "composed", "inference is plain operations, which XLA joins with those before and after"
 
 
-def running() -> tuple[str | None, int]:
+def running() -> tuple[str | None, int | None]:
     return _kernels.instructions(), _kernels.threads()

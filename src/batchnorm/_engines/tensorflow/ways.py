@@ -9,13 +9,19 @@ from batchnorm._engines.ways import Path
 from batchnorm._kernels.tensorflow import threads
 from batchnorm.layout import Layout
 
-__all__ = ["at_inference", "plain_step", "running", "why_composed"]
+__all__ = ["at_inference", "plain_step", "running", "why_composed", "why_slower"]
 
 Tensor = Any
 
 
-def why_composed(x: Tensor, weights: Tensor | None, layout: Layout) -> str | None:
+def why_composed(x: Tensor, weights: Tensor | None, layout: Layout, synchronized: bool) -> str | None:
+    del synchronized
     return native.why_not(x, weights, layout)
+
+
+def why_slower(x: Tensor) -> str | None:
+    del x
+    return None
 
 
 def plain_step(x: Tensor, layout: Layout) -> Path | None:

@@ -8,7 +8,7 @@ from batchnorm._engines.torch.block import plan_block
 from batchnorm._engines.ways import Path
 from batchnorm.layout import Layout
 
-__all__ = ["at_inference", "plain_step", "running", "why_composed"]
+__all__ = ["at_inference", "plain_step", "running", "why_composed", "why_slower"]
 
 Tensor = torch.Tensor
 
@@ -16,8 +16,14 @@ Tensor = torch.Tensor
 INSTRUCTIONS = _kernels.instructions()
 
 
-def why_composed(x: Tensor, weights: Tensor | None, layout: Layout) -> str | None:
+def why_composed(x: Tensor, weights: Tensor | None, layout: Layout, synchronized: bool) -> str | None:
+    del synchronized
     return native.why_not(layout, x, weights)
+
+
+def why_slower(x: Tensor) -> str | None:
+    del x
+    return None
 
 
 def plain_step(x: Tensor, layout: Layout) -> Path | None:
