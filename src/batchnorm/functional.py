@@ -13,6 +13,7 @@ the framework does with any other. The class of each framework computes with the
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from batchnorm._call import (
@@ -129,6 +130,8 @@ def batch_norm(
     framework = framework_of(x, "An input x")
     engine = _engine(framework, options, axis_name)
     ops = engine.ops
+    if framework.title == "JAX":
+        options = _with_constant_bounds(ops, options)
     check_floating(ops, x)
     check_training(training)
     dtype = ops.stat_dtype(x)
@@ -187,6 +190,18 @@ def _engine(framework: Framework, options: Options, axis_name: Any) -> Engine[Ar
     if framework.title == "JAX" and options.fused:
         return importlib.import_module(framework.package).insisting
     return framework.engine
+
+
+def _with_constant_bounds(ops: Ops[Array], options: Options) -> Options:
+    """r and d are constants of the gradient, and so are bounds that are arrays. JAX must be told so beforehand: a rule
+    for a gradient, as ours, cannot see what is differentiated besides its inputs."""
+    if options.renorm is None:
+        return options
+    bounds = vars(options.renorm.clip).items()
+    constant = {name: ops.stop_gradient(bound) for name, bound in bounds if hasattr(bound, "dtype")}
+    if not constant:
+        return options
+    return replace(options, renorm=replace(options.renorm, clip=replace(options.renorm.clip, **constant)))
 
 
 def _check_pullback(framework: Framework, training: bool, adjustment: Any) -> None:

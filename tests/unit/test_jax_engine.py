@@ -177,6 +177,21 @@ def test_decay_and_bounds_may_be_traced(transform) -> None:
         assert_close(got[1] if many else got, want, "float32", "traced bounds")
 
 
+def test_bounds_and_decays_may_be_differentiated() -> None:
+    """r and d are constants of the gradient, so bounds have none; a decay has that of the state it makes."""
+    x, _ = arrays(dtype="float32", offset=3.0)
+    params, state = started(Options((-1,), renorm=Renorm()), x)
+
+    def loss(bound, decay):
+        options = Options((-1,), decay=decay, renorm=Renorm(Clip(1 / bound, bound, bound - 1), decay))
+        y, after = batchnorm.batch_norm(x, params, state, options, training=True)
+        return jnp.sum(y**2) + jnp.sum(after["moving_mean"])
+
+    slopes = jax.jit(jax.grad(loss, (0, 1)))(1.5, 0.9)
+    assert_close(slopes[0], 0.0, "float32", "bound")
+    assert_close(slopes[1], jnp.sum(state["moving_mean"] - jnp.mean(x, (0, 1))), "float32", "decay")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_between_the_passes_only_the_input_is_kept(dtype: str) -> None:
     """In its own dtype, and not in products with each statistic."""
