@@ -1,6 +1,7 @@
 #include "library/plan.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace batchnorm {
 namespace {
@@ -8,7 +9,7 @@ namespace {
 // Sizes in bytes, of all arrays read. They suit cores with some hundred KiB of their own cache.
 constexpr int64_t kSmall = 128 << 10;      // one thread is done before another wakes
 constexpr int64_t kWhole = 1 << 20;        // read again from the cache if all of it was just read
-constexpr int64_t kTile = 192 << 10;       // a tile of channels, where there is a choice
+constexpr int64_t kTile = 256 << 10;       // a tile of channels, where there is a choice
 constexpr int64_t kLargestTile = 2 << 20;  // where there is none
 constexpr int64_t kPart = 512 << 10;
 constexpr int64_t kMostParts = 64;
@@ -19,9 +20,10 @@ constexpr int64_t kStreamed = 8 << 20;
 
 int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// About so many channels in a tile, a whole number of lines of memory where there are many.
+// About so many channels in a tile, so that tiles are whole lines of memory where that takes few more of them.
 int64_t round_tile(const Runs& n, int64_t channels) {
-  if (channels >= 12) channels = (channels + 8) / 16 * 16;
+  const int64_t unit = 16 / std::gcd<int64_t>(16, n.inner);
+  if (channels >= unit * 5 / 8) channels = std::max(unit, (channels + unit / 2) / unit * unit);
   return std::clamp<int64_t>(channels, 1, std::max<int64_t>(n.channel, 1));
 }
 
