@@ -8,7 +8,7 @@ SOURCES := pyproject.toml src/batchnorm/_version.py CMakeLists.txt \
 # pytest's workers; every one of them talks to TensorFlow processes of its own.
 WORKERS ?= 2
 
-.PHONY: demo test lint types unit sanitize bench format clean
+.PHONY: demo test lint types unit sanitize cross bench format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m batchnorm demo $(if $(ENGINE),--engine $(ENGINE))
@@ -28,6 +28,10 @@ unit: $(VENV)/.test
 # The CPU kernels under the compiler's sanitizers; says so and succeeds where there is no compiler.
 sanitize:
 	csrc/test/sanitize.sh
+
+# The NEON kernels by a cross compiler, run under QEMU; says so and succeeds where either is missing.
+cross:
+	csrc/test/cross.sh
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks

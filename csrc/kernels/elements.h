@@ -147,6 +147,9 @@ inline Vector<float, N> load(const Float16* from) {
 #if defined(__F16C__)
   if constexpr (N == 8) return same_bits<Vector<float, N>>(_mm256_cvtph_ps(load_bits<__m128i>(from)));
 #endif
+#if defined(__aarch64__)
+  if constexpr (N == 4) return same_bits<Vector<float, N>>(vcvt_f32_f16(load_bits<float16x4_t>(from)));
+#endif
   return float_from_half<N>(load_bits<Vector<uint16_t, N>>(from));
 }
 
@@ -186,13 +189,17 @@ struct Pack<Float16, N> {
   static Vector<uint16_t, N> from(Vector<float, N> v) {
 #if defined(__AVX512F__)
     if constexpr (N == 16) {
-      return same_bits<Vector<uint16_t, N>>(_mm512_maskz_cvtps_ph(0xffff, same_bits<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+      return same_bits<Vector<uint16_t, N>>(
+          _mm512_maskz_cvtps_ph(0xffff, same_bits<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
     }
 #endif
 #if defined(__F16C__)
     if constexpr (N == 8) {
       return same_bits<Vector<uint16_t, N>>(_mm256_cvtps_ph(same_bits<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
     }
+#endif
+#if defined(__aarch64__)
+    if constexpr (N == 4) return same_bits<Vector<uint16_t, N>>(vcvt_f16_f32(same_bits<float32x4_t>(v)));
 #endif
     return half_from_float<N>(v);
   }
@@ -212,8 +219,8 @@ inline void store(Element* to, Vector<Stat<Element>, N> v) {
   store_bits(to, Pack<Element, N>::from(v));
 }
 
-// 2N elements, of which `first` and `second` are kSome and kOthers, or kLow and kHigh. To write past the caches, `to` is
-// aligned to all of them.
+// 2N elements, of which `first` and `second` are kSome and kOthers, or kLow and kHigh. To write past the caches, `to`
+// is aligned to all of them.
 template <int N, bool any_order, bool past_caches, class Element>
 inline void store_parts(Element* to, Vector<Stat<Element>, N> first, Vector<Stat<Element>, N> second) {
   if constexpr (any_order && kIsBrain<Element>) {

@@ -110,6 +110,31 @@ void run_case(const char* level) {
   });
 }
 
+// Every 16-bit number times 1.5: read exactly, rounded to the nearest, ties to even; infinities and NaN stay.
+void check_rounding(const char* level, int type, bn_sizes n) {
+  const Tester t{type, n, level};
+  const int64_t many = 1 << 16, infinity = type == BN_FLOAT16 ? 0x7c00 : 0x7f80;
+  Array x(type, many), y(type, many), zero(BN_FLOAT32, n.channel), scale(BN_FLOAT32, n.channel);
+  for (int64_t k = 0; k < n.channel; ++k) scale.set(k, 1.5);
+  for (int64_t i = 0; i < many; ++i) static_cast<uint16_t*>(x.data())[i] = uint16_t(i);
+  t.ok(bn_apply(type, &n, x.data(), zero.data(), scale.data(), zero.data(), y.data(), 1));
+  for (int64_t i = 0; i < many; ++i) {
+    const int64_t given = i & 0x7fff, got = static_cast<const uint16_t*>(y.data())[i] & 0x7fff;
+    if (given >= infinity) {
+      t.near("infinity or NaN", (got > infinity) - (got < infinity), given > infinity, 0.0);
+      continue;
+    }
+    const double want = 1.5 * x.at(given);
+    const auto away = [&](int64_t bits) { return std::fabs(x.at(bits) - want); };
+    const bool overflows = want >= 1.5 * x.at(infinity - 1) - 0.5 * x.at(infinity - 2);
+    const int64_t below = got - (got > 0), above = got + (got < infinity - 1), even = (got & 1) == 0;
+    const bool nearest = away(got) < away(below) || got == below || (away(got) == away(below) && even);
+    const bool nearest_too = away(got) < away(above) || got == above || (away(got) == away(above) && even);
+    t.near("rounded", overflows ? got == infinity : nearest && nearest_too, 1.0, 0.0);
+    t.near("sign", (i < 0x8000) == (static_cast<const uint16_t*>(y.data())[i] < 0x8000) || got == 0, 1.0, 0.0);
+  }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -119,6 +144,10 @@ int main(int count, char** arguments) {
     if (bn_select_instructions(level) != BN_OK) continue;
     source.seed(7);
     for (int i = 0; i < cases; ++i, ++tried) run_case(level);
+    for (const int type : {BN_BFLOAT16, BN_FLOAT16}) {
+      check_rounding(level, type, {1, 1, 1, 1, 1 << 16});
+      check_rounding(level, type, {1, 1, 1 << 10, 64, 1});
+    }
   }
   const bn_sizes negative{1, -1, 1, 1, 1}, huge{int64_t(1) << 40, int64_t(1) << 40, 1, 1, 1};
   if (bn_apply(BN_FLOAT32, &negative, nullptr, nullptr, nullptr, nullptr, nullptr, 1) != BN_BAD_SIZE) return 1;
