@@ -33,7 +33,8 @@ class Explanation:
             which it may join or compile; "refused", where `fused=True` asks for kernels that cannot go there.
         why: why it is not "native"; None where it is.
         instructions: the kernels' instruction set, such as "avx2"; None where no kernel runs.
-        threads: how many threads may work on one call of a kernel; None where no kernel runs, and under torch.compile.
+        threads: how many threads may work on one call of a kernel; None where no kernel runs, and where that is not
+            known: under `torch.compile`, and of JAX, where they are as many as XLA has.
     """
 
     engine: str
@@ -55,9 +56,10 @@ def explain(
 ) -> Explanation:
     """Which way `batch_norm(x, ..., options, training=training, weights=weights)` goes, here and now.
 
-    Nothing is computed. Inside `tf.function`, `torch.compile`, `jax.jit` and other transformations the answer is that
-    for what is being built there. The gradient goes the same way, unless it is differentiated once more: higher
-    derivatives are those of plain operations. Parameters and state are taken to be of the kind of x.
+    Nothing is computed. Inside `tf.function`, `torch.compile` and other transformations the answer is that for what is
+    being built there; what JAX's `vmap` and `export`, or XLA called on a finished `tf.function`, make of it later cannot
+    be known by then, and is plain operations. The gradient goes the same way, unless it is differentiated once more:
+    higher derivatives are those of plain operations. Parameters and state are taken to be of the kind of x.
 
     The classes of this package share the engines, with one exception: PyTorch's layers without options take PyTorch's
     own kernel for inputs of less than 262,144 numbers.

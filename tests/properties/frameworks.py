@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes  # noqa: F401  # NumPy learns bfloat16 from it
@@ -44,13 +45,16 @@ def _call(options: Options, sources: Mapping[str, Any], state: Mapping[str, Any]
     pair = None
     if "dscale_adjustment" in sources:
         pair = sources["dscale_adjustment"], sources["dbias_adjustment"]
+    weights = sources.get("dweights")
+    if batchnorm.explain(sources["dx"], options, weights=weights).path == "refused":
+        options = replace(options, fused=None)
     return batchnorm.batch_norm(
         sources["dx"],
         parameters_of(sources),
         state,
         options,
         training=True,
-        weights=sources.get("dweights"),
+        weights=weights,
         adjustment=pair,
         **more,
     )

@@ -24,7 +24,7 @@ def test_combinations_page_is_the_table():
 
 
 def test_readme_has_examples():
-    assert len(EXAMPLES) == 10
+    assert len(EXAMPLES) == 11
 
 
 @pytest.mark.parametrize("source", EXAMPLES, ids=lambda source: source.splitlines()[1][:40])
