@@ -57,8 +57,8 @@ def explain(
     """Which way `batch_norm(x, ..., options, training=training, weights=weights)` goes, here and now.
 
     Nothing is computed. Inside `tf.function`, `torch.compile` and other transformations the answer is that for what is
-    being built there; what JAX's `vmap` and `export`, or XLA called on a finished `tf.function`, make of it later cannot
-    be known by then, and is plain operations. The gradient goes the same way, unless it is differentiated once more:
+    being built there. What JAX's `vmap` and `export`, or XLA on a finished `tf.function`, make of it later cannot be
+    known by then, and is plain operations. The gradient goes the same way, unless it is differentiated once more:
     higher derivatives are those of plain operations. Parameters and state are taken to be of the kind of x.
 
     The classes of this package share the engines, with one exception: PyTorch's layers without options take PyTorch's
