@@ -1,6 +1,8 @@
 """The JAX engine's steps: operation by operation, compiled, and compiled with the CPU kernels."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import lru_cache, partial
 from typing import Any
 from unittest.mock import patch
 
@@ -17,11 +19,9 @@ from batchnorm.layout import plan_layout
 from batchnorm.options import Options
 from properties.cases import Array, Batch, Step
 from properties.runners import Moving, check_dtypes, step_of
+from quickly import QUICKLY
 
 ops = engine.ops
-# Each new shape is compiled, operation by operation or whole.
-# What is run once or thrice is not worth optimizing.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 EXAMPLES = {"eager": 8, "jit": 6, "native": 12}
 # The kernels take small inputs as well, but only from this size on do they win.
 ALWAYS = patch.object(native, "LARGE_INPUT", 0)
@@ -43,12 +43,7 @@ class Jax:
     def train(self, options: Options, moving: Moving, batches: list[Batch]) -> list[Step]:
         with jax.enable_x64(True):
             state = initial_state(ops, options, *map(jnp.asarray, moving))
-
-            def step(arrays: dict[str, Any], dy: Any, state: dict[str, Any]) -> tuple[Any, Any, Any]:
-                return train_step(options, arrays, dy, state)
-
-            if self.mode != "eager":
-                step = jax.jit(step, compiler_options=QUICKLY)
+            step = made(self.mode, train_step, options)
             steps: list[Step] = []
             for batch in batches:
                 with ALWAYS if self.mode == "native" else nullcontext():
@@ -58,19 +53,16 @@ class Jax:
             return steps
 
     def infer(self, options: Options, moving: Moving, batch: Batch) -> Array:
-        def run(arrays: dict[str, Any], state: dict[str, Any]) -> Any:
-            x = arrays["dx"]
-            layout = plan_layout(x.shape, options.axes)
-            return infer(
-                engine, options, layout, Inputs(x, arrays.get("dgamma"), arrays.get("dbeta"), None, state)
-            )
-
         with jax.enable_x64(True):
             state = initial_state(ops, options, *map(jnp.asarray, moving))
-            y = (run if self.mode == "eager" else jax.jit(run, compiler_options=QUICKLY))(
-                arrays_of(batch), state
-            )
-            return np.asarray(y, np.float64)
+            return np.asarray(made(self.mode, infer_step, options)(arrays_of(batch), state), np.float64)
+
+
+@lru_cache(maxsize=100)
+def made(mode: str, step: Callable[..., Any], options: Options) -> Callable[..., Any]:
+    """One function for all cases of these options: those of the same shapes and dtypes are compiled once."""
+    run = partial(step, options)
+    return run if mode == "eager" else jax.jit(run, compiler_options=QUICKLY)
 
 
 def arrays_of(batch: Batch) -> dict[str, Any]:
@@ -84,6 +76,12 @@ def train_step(
     y, pull, stats = jax.vjp(lambda given: forward(options, given, state), arrays, has_aux=True)
     (gradients,) = pull(dy)
     return y, advance(ops, options, state, stats), gradients
+
+
+def infer_step(options: Options, arrays: dict[str, Any], state: dict[str, Any]) -> Any:
+    x = arrays["dx"]
+    layout = plan_layout(x.shape, options.axes)
+    return infer(engine, options, layout, Inputs(x, arrays.get("dgamma"), arrays.get("dbeta"), None, state))
 
 
 def forward(options: Options, given: dict[str, Any], state: dict[str, Any]) -> tuple[Any, Any]:
