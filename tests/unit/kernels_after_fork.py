@@ -9,11 +9,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 SECONDS = 60
+TASKS = Path("/proc/self/task")
 SHAPE = (16, 24, 30, 30)  # more numbers than PyTorch's layers leave to PyTorch
 
 
@@ -30,12 +32,17 @@ def in_children_of_numpy() -> None:
         y, batch, scale = kernels.fused_train(x, None, None, 1e-3, layout)
         return [y, batch.mean, batch.variance, scale]
 
+    def works() -> bool:
+        """The same numbers, by helpers of the child's own where they can be counted."""
+        same = agrees(compute(), want)
+        return same and (not TASKS.exists() or len(list(TASKS.iterdir())) == 3)
+
     want = compute()
     for _ in range(3):
-        check(run_forked(lambda: agrees(compute(), want)), "a child of a process at rest")
+        check(run_forked(works), "a child of a process at rest")
     with going_on(compute):
         for _ in range(10):
-            check(run_forked(lambda: agrees(compute(), want)), "a child of a process at work")
+            check(run_forked(works), "a child of a process at work")
     check(agrees(compute(), want), "the parent afterwards")
     check("torch" not in sys.modules, "PyTorch stays away")
 
