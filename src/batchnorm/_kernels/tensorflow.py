@@ -44,8 +44,8 @@ def tell_threads(computing: bool) -> None:
 
 def threads() -> int:
     """How many threads TensorFlow uses inside one op, as far as is known by now."""
-    number = tf.config.threading.get_intra_op_parallelism_threads() if _settled is None else _settled
-    return number or _kernels.threads()
+    asked = tf.config.threading.get_intra_op_parallelism_threads() if _settled is None else _settled
+    return asked or _kernels.threads()
 
 
 def why_missing() -> str | None:

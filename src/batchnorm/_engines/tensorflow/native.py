@@ -200,22 +200,23 @@ def share(count: Any) -> Any:
 
 def _find(x: Tensor, layout: Layout) -> _Kernels | None:
     """The kernels for x, or None where they cannot go."""
-    found = _look(x, layout)
+    eager = tf.executing_eagerly()
+    found = _look(x, layout, eager)
     if isinstance(found, str):
         return None
-    tell_threads(computing=tf.executing_eagerly())
+    tell_threads(computing=eager)
     return found
 
 
 def why_not(x: Tensor, weights: Tensor | None, layout: Layout) -> str | None:
     """Why the kernels cannot go, in a few words; None where they can."""
-    found = _look(x, layout)
+    found = _look(x, layout, tf.executing_eagerly())
     if isinstance(found, str):
         return found
     return None if weights is None else why_not_weights(ops.shape(weights), layout, found.by_group)
 
 
-def _look(x: Tensor, layout: Layout) -> _Kernels | str:
+def _look(x: Tensor, layout: Layout, eager: bool) -> _Kernels | str:
     """The kernels for x, or why they cannot go."""
     kernels = load()
     if kernels is None:
@@ -227,7 +228,7 @@ def _look(x: Tensor, layout: Layout) -> _Kernels | str:
     runs = kernel_runs(layout)
     if runs is None:
         return WHY_NO_RUNS
-    if not tf.executing_eagerly():
+    if not eager:
         why = _why_no_ops()
         if why is not None:
             return why
