@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import ml_dtypes  # noqa: F401  # NumPy learns bfloat16 from it
@@ -99,11 +100,22 @@ def _jax(options: Options, batch: Batch, state: Mapping[str, Array]) -> Step:
     import jax
 
     with jax.enable_x64(True):
-        sources = {name: jax.numpy.asarray(value) for name, value in batch.given.items()}
-        held = {k: jax.numpy.asarray(v) for k, v in state.items()}
-        y, pull, after = jax.vjp(lambda given: _call(options, given, held), sources, has_aux=True)
-        (gradients,) = pull(jax.numpy.asarray(batch.dy))
-    return Step(*(jax.tree.map(np.asarray, part) for part in (y, after, gradients)))
+        arrays = jax.tree.map(jax.numpy.asarray, (dict(batch.given), batch.dy, dict(state)))
+        return Step(*jax.tree.map(np.asarray, _compiled(options)(*arrays)))
+
+
+@lru_cache(maxsize=4)
+def _compiled(options: Options) -> Any:
+    """Compiled once for all steps of a case; operation by operation it takes longer than all other frameworks."""
+    import jax
+
+    from quickly import QUICKLY
+
+    def step(sources: Any, dy: Any, state: Any) -> Any:
+        y, pull, after = jax.vjp(lambda given: _call(options, given, state), sources, has_aux=True)
+        return y, after, *pull(dy)
+
+    return jax.jit(step, compiler_options=QUICKLY)
 
 
 def _eager(run: Any) -> Any:
