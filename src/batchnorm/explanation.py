@@ -62,7 +62,7 @@ def explain(
     higher derivatives are those of plain operations. Parameters and state are taken to be of the kind of x.
 
     The classes of this package share the engines, with one exception: PyTorch's layers without options take PyTorch's
-    own kernel for inputs of less than 262,144 numbers.
+    own kernel for inputs of less than 262,144 numbers, and with `momentum=None`.
 
     Args:
         x: the input.
