@@ -12,11 +12,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.cases import CASES, OPTIONS, SHAPES, Case
+from benchmarks.cases import CASES, OPTIONS, SHAPES, Case, Phase
 from benchmarks.measure import Row
 from benchmarks.report import markdown, picture, table
 from benchmarks.worker import FRAMEWORKS
@@ -30,10 +31,10 @@ ALLOCATOR = {
 
 def main() -> None:
     asked = _parse()
-    cases = [number for number, case in enumerate(CASES) if _is_asked(case, asked)]
     rows: list[Row] = []
     with Progress(console=Console(stderr=True)) as progress:
         for framework in asked.frameworks:
+            cases = [n for n, case in enumerate(CASES) if _is_asked(case, asked) and case.runs_in(framework)]
             task = progress.add_task(framework, total=len(cases))
             for row in _run(framework, cases, asked.rounds, asked.threads):
                 rows.append(row)
@@ -68,6 +69,7 @@ def _is_asked(case: Case, asked: argparse.Namespace) -> bool:
     return (
         (not asked.shapes or case.shape_name in asked.shapes)
         and (not asked.options or case.option in asked.options)
+        and (not asked.phases or case.phase in asked.phases)
         and (not asked.quick or case.phase == "training step")
     )
 
@@ -77,6 +79,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="training steps only")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="only these")
     parser.add_argument("--options", nargs="+", choices=OPTIONS, help="only these")
+    parser.add_argument("--phases", nargs="+", choices=get_args(Phase), help="only these")
     parser.add_argument(
         "--frameworks", nargs="+", choices=FRAMEWORKS, default=list(FRAMEWORKS), help="only these"
     )

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-__all__ = ["CASES", "GHOST_SIZE", "OPTIONS", "SHAPES", "Case", "Phase", "least_bytes"]
+__all__ = ["BLOCKS", "CASES", "GHOST_SIZE", "OPTIONS", "SHAPES", "Case", "Phase", "least_bytes"]
 
 Option = Literal["plain", "renorm", "ghost 16", "weighted", "bfloat16"]
-Phase = Literal["training step", "forward", "inference"]
+Phase = Literal["training step", "forward", "inference", "network"]
 
 GHOST_SIZE = 16
+BLOCKS = 3
 
 # Name, shape, channel axis.
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
@@ -24,15 +25,23 @@ SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "128x64x56x56": ((128, 64, 56, 56), 1),
     "64x512x7x7": ((64, 512, 7, 7), 1),
     "32x256x14x14": ((32, 256, 14, 14), 1),
+    "16x32x32x48": ((16, 32, 32, 48), -1),
+    "16x48x32x32": ((16, 48, 32, 32), 1),
 }
 OPTIONS: tuple[Option, ...] = ("plain", "renorm", "ghost 16", "weighted", "bfloat16")
 # Forward and inference add little to what training steps tell, so they are measured on a few shapes.
 SHORT = ("32x56x56x64", "8192x1024", "32x64x56x56", "256x32")
+# A network's shape is that of all its layers. TensorFlow's convolutions take channels last only.
+NETWORKS = {"16x32x32x48": ("TensorFlow", "PyTorch"), "16x48x32x32": ("PyTorch",)}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row: a training step is forward and backward and the moving update, forward the same without backward."""
+    """One row: a training step is forward and backward and the moving update, forward the same without backward.
+
+    A network is a training step of three blocks, each a 3x3 convolution, batch normalization and ReLU: it shows
+    whether our threads and the framework's own get in each other's way.
+    """
 
     shape_name: str
     option: Option
@@ -46,25 +55,32 @@ class Case:
     def axis(self) -> int:
         return SHAPES[self.shape_name][1]
 
+    def runs_in(self, framework: str) -> bool:
+        """Whether the framework's competitors have it."""
+        return self.phase != "network" or framework in NETWORKS[self.shape_name]
+
     @property
     def mask_shape(self) -> tuple[int, ...]:
         """A mask has no last axis in Keras; where the channels are not last, it is the same for all of them."""
         return tuple(1 if axis == self.axis else size for axis, size in enumerate(self.shape[:-1]))
 
 
-def least_bytes(case: Case) -> int:
-    """The bytes that cross the memory bus if every pass is perfect and no array fits the cache.
+def least_bytes(case: Case) -> int | None:
+    """The bytes that cross the memory bus if every pass is perfect and no array fits the cache; None for networks.
 
     Channels last, each statistic needs all rows before the first output: the forward pass reads x twice and writes
     y, the backward pass reads x and dy twice and writes dx. Channels first, the numbers of one channel could stay
     in the cache in between, so each array counts once. Inference reads x and writes y.
     """
+    if case.phase == "network":
+        return None
     first = case.axis == 1
     passes = {"inference": 2, "forward": 2 if first else 3, "training step": 5 if first else 8}
     return (2 if case.option == "bfloat16" else 4) * prod(case.shape) * passes[case.phase]
 
 
 CASES = (
-    *(Case(name, option, "training step") for name in SHAPES for option in OPTIONS),
+    *(Case(name, option, "training step") for name in SHAPES if name not in NETWORKS for option in OPTIONS),
     *(Case(name, "plain", phase) for name in SHORT for phase in ("forward", "inference")),
+    *(Case(name, "plain", "network") for name in NETWORKS),
 )

@@ -44,10 +44,10 @@ class Row:
         return self.case.phase == "training step"
 
     @property
-    def of_floor(self) -> float:
+    def of_floor(self) -> float | None:
         """Our time over that of moving the bytes that must move, at the speed at which x was copied."""
-        copied = 2 * 4 * int(np.prod(self.case.shape))
-        return median(self.times[OURS]) / (least_bytes(self.case) * median(self.copies) / copied)
+        least, copied = least_bytes(self.case), 2 * 4 * int(np.prod(self.case.shape))
+        return None if least is None else median(self.times[OURS]) / (least * median(self.copies) / copied)
 
 
 def measure(

@@ -42,6 +42,10 @@ must move (channels last: forward two reads and one write of x, backward four re
 first: forward one read and one write, backward two reads and one write more; inference one read and one write) at
 the speed at which copying x went in the same rounds. What fits the cache can be below 1.
 
+A network is a training step of three blocks, each a 3x3 convolution, batch normalization and ReLU, of which all
+but the normalization is the framework's own: it shows whether our threads and the framework's get in each other's
+way.
+
 ![How many times as long the peers take]({picture})
 
 | summary: training steps, geometric mean | rows | times as long |
@@ -105,7 +109,8 @@ def picture(rows: Sequence[Row], file: Path) -> None:
         panel.invert_yaxis()
         panel.set_title(framework, loc="left")
         panel.set_xlabel("time over ours")
-        panel.legend(fontsize=7)
+        if own:
+            panel.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(file, dpi=110)
 
@@ -130,7 +135,7 @@ def _cells(row: Row) -> list[str]:
         row.case.option,
         f"{row.milliseconds(OURS):.3g}",
         ", ".join(peers) or "–",
-        f"{row.of_floor:.2f}",
+        "–" if row.of_floor is None else f"{row.of_floor:.2f}",
     ]
 
 

@@ -1,13 +1,13 @@
 """PyTorch, eager: our layers and torch.nn's; for ghost batches a loop of torch's own function over chunks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 import batchnorm.torch as ours
-from benchmarks.cases import GHOST_SIZE, Case
+from benchmarks.cases import BLOCKS, GHOST_SIZE, Case
 from benchmarks.competitors.data import OURS, Data, Step, historical_options
 
 __all__ = ["steps"]
@@ -17,21 +17,27 @@ def steps(case: Case, data: Data) -> dict[str, Step]:
     x, dy, mask = (_channels_second(case, torch.from_numpy(v)) for v in (data.x, data.dy, _full(data.mask)))
     if case.option == "bfloat16":
         x, dy = x.bfloat16(), dy.bfloat16()
+    if case.phase == "network":
+        made = {OURS: ours.BatchNorm2d, "torch.nn": nn.BatchNorm2d}
+        return {name: _network_step(norm, case, x, dy) for name, norm in made.items()}
     name, channels = ("BatchNorm1d" if x.ndim == 2 else "BatchNorm2d"), x.shape[1]
     layer = getattr(ours, name)(channels, **historical_options(case))
     masked = {"mask": mask} if case.option == "weighted" else {}
-    made = {OURS: _step(lambda x: layer(x, **masked), layer, case, x, dy)}
+    made = {OURS: _step(lambda x: layer(x, **masked), layer, [layer.weight, layer.bias], case, x, dy)}
     peer = getattr(nn, name)(channels)
+    trained = [peer.weight, peer.bias]
     if case.option in ("plain", "bfloat16"):
-        made["torch.nn"] = _step(peer, peer, case, x, dy)
+        made["torch.nn"] = _step(peer, peer, trained, case, x, dy)
     if case.option == "ghost 16":
-        made["loop over chunks"] = _step(lambda x: _by_chunks(peer, x), peer, case, x, dy)
+        made["loop over chunks"] = _step(lambda x: _by_chunks(peer, x), peer, trained, case, x, dy)
     return made
 
 
-def _step(call: Callable[[Any], Any], layer: Any, case: Case, x: Any, dy: Any) -> Step:
+def _step(
+    call: Callable[[Any], Any], layer: Any, parameters: Sequence[Any], case: Case, x: Any, dy: Any
+) -> Step:
     layer.train(case.phase != "inference")
-    x = x.detach().requires_grad_(case.phase == "training step")
+    x = x.detach().requires_grad_(case.phase in ("training step", "network"))
 
     def step(read: bool = False) -> Any:
         if case.phase == "inference":
@@ -41,10 +47,20 @@ def _step(call: Callable[[Any], Any], layer: Any, case: Case, x: Any, dy: Any) -
             results = [call(x)]
         else:
             y = call(x)
-            results = [y, *torch.autograd.grad(y, [x, layer.weight, layer.bias], dy)]
+            results = [y, *torch.autograd.grad(y, [x, *parameters], dy)]
         return [value.detach().float().numpy() for value in results] if read else results
 
     return step
+
+
+def _network_step(norm: Callable[[int], Any], case: Case, x: Any, dy: Any) -> Step:
+    torch.manual_seed(0)
+    channels = x.shape[1]
+    convolve = [nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(BLOCKS)]
+    network = nn.Sequential(*(layer for each in convolve for layer in (each, norm(channels), nn.ReLU())))
+    if case.axis == -1:
+        network = network.to(memory_format=torch.channels_last)
+    return _step(network, network, list(network.parameters()), case, x, dy)
 
 
 def _by_chunks(layer: Any, x: Any) -> Any:
