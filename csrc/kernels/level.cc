@@ -39,7 +39,7 @@ void apply(const Block& b, const void* x, const void* mean, const void* scale, c
   if (is_plane(b)) {
     for (int64_t c = 0; c < b.channels; ++c) {
       const Same<T> m{means[c]}, a{scales[c]}, s{shifts[c]};
-      each_piece(b, [&](int64_t offset, int64_t, int64_t n) {
+      each_piece_backwards(b, [&](int64_t offset, int64_t, int64_t n) {
         offset += c * b.inner;
         write(Affine<Element, Same>{from + offset, m, a, s}, n, to + offset, past_caches);
       });
@@ -108,7 +108,7 @@ void grad_input(const Block& b, const void* dy, const void* x, const void* weigh
   if (b.count() == 0) return;
   if (is_plane(b)) {
     for (int64_t c = 0; c < b.channels; ++c) {
-      each_piece(b, [&](int64_t at, int64_t at_weight, int64_t n) {
+      each_piece_backwards(b, [&](int64_t at, int64_t at_weight, int64_t n) {
         at += c * b.inner;
         const Input<Element, Same> input{pulls + at, from + at, {means[c]}, {slopes[c]}, {tilts[c]}, {offsets[c]}};
         if (w == nullptr) return write(input, n, to + at, past_caches);

@@ -87,6 +87,19 @@ inline void each_piece(const Block& b, Visit visit) {
   }
 }
 
+// The same from the last piece to the first: what was read last is still in the cache.
+template <class Visit>
+inline void each_piece_backwards(const Block& b, Visit visit) {
+  for (int64_t o = b.segments - 1; o >= 0; --o) {
+    for (int64_t m = b.rows - 1; m >= 0; --m) {
+      const int64_t x = o * b.segment_stride + m * b.row_stride, w = o * b.weight_stride + m * b.inner;
+      for (int64_t i = (b.inner - 1) / kPiece * kPiece; i >= 0; i -= kPiece) {
+        visit(x + i, w + i, smaller(kPiece, b.inner - i));
+      }
+    }
+  }
+}
+
 // Mean and squared deviations of one channel; centers move as in ColumnMoments.
 template <class Element>
 class PlaneMoments {

@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kSmall = 128 << 10;      // one thread is done before another wakes
 constexpr int64_t kWhole = 1 << 20;        // read again from the cache if all of it was just read
 constexpr int64_t kTile = 256 << 10;       // a tile of channels, where there is a choice
-constexpr int64_t kLargestTile = 2 << 20;  // where there is none
+constexpr int64_t kLargestTile = 8 << 20;  // where there is none
 constexpr int64_t kPart = 512 << 10;
 constexpr int64_t kMostParts = 64;
 constexpr int64_t kRun = 512;       // shorter runs of consecutive bytes are slow to fetch
