@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml src/batchnorm/_version.py CMakeLists.txt \
 	$(wildcard csrc/*.cc csrc/include/* csrc/kernels/* csrc/library/*)
-# pytest's workers; every one of them talks to TensorFlow processes of its own.
+# pytest's workers; every one of them talks to TensorFlow processes of its own. The tests of a file stay with one of
+# them, so that what they share (trained models, compiled functions, those processes) is made once.
 WORKERS ?= 2
 
 .PHONY: demo test lint types unit sanitize cross bench format clean
@@ -23,7 +24,7 @@ types: $(VENV)/.test
 	$(BIN)/pyright
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The CPU kernels under the compiler's sanitizers; says so and succeeds where there is no compiler.
 sanitize:
