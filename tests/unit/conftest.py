@@ -1,4 +1,4 @@
-"""Fixtures of several files. Each imports what it stands for, which need not be installed."""
+"""Fixtures of several files. What they stand for need not be installed: each imports it, or skips the test."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 @pytest.fixture
 def small_inputs_too(monkeypatch) -> None:
     """PyTorch's layers take the CPU kernels from the first number on."""
+    pytest.importorskip("torch")
     from batchnorm._engines.torch import library, plain
 
     monkeypatch.setattr(plain, "LARGE_INPUT", 1)
@@ -17,6 +18,7 @@ def small_inputs_too(monkeypatch) -> None:
 @pytest.fixture
 def calls(monkeypatch) -> list[str]:
     """The CPU kernels that were called with PyTorch's tensors, by name."""
+    pytest.importorskip("torch")
     from batchnorm import _kernels
     from batchnorm._engines.torch import native
 
@@ -54,6 +56,7 @@ class Recorder:
 @pytest.fixture
 def native_ops(monkeypatch) -> Recorder:
     """TensorFlow's ops on the CPU kernels, and a record of their use."""
+    pytest.importorskip("tensorflow")
     from batchnorm._engines.tensorflow import native
     from batchnorm._kernels import tensorflow as kernels
 
@@ -67,6 +70,7 @@ def native_ops(monkeypatch) -> Recorder:
 @pytest.fixture
 def no_kernels(monkeypatch) -> None:
     """As if TensorFlow's ops had not been built."""
+    pytest.importorskip("tensorflow")
     from batchnorm._engines.tensorflow import native
 
     monkeypatch.setattr(native, "load", lambda: None)
