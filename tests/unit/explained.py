@@ -18,11 +18,15 @@ LOADERS = {
     "torch": "batchnorm._engines.torch.native",
     "tensorflow": "batchnorm._engines.tensorflow.native",
 }
-# Where the frameworks' own kernels are called. TensorFlow's serves plain operations too, as a product and a sum.
-OWN: dict[str, tuple[str, tuple[str, ...]]] = {
-    "numpy": ("numpy", ()),
-    "torch": ("torch", ("batch_norm", "native_batch_norm")),
-    "tensorflow": ("batchnorm._engines.tensorflow.inference", ("fused_normalize",)),
+# Our functions that call the frameworks' own kernels, or return None. (TensorFlow's kernel serves plain operations too,
+# as a product and a sum; and what belongs to PyTorch is left alone, because its compiler knows functions by identity.)
+OWN = {
+    "numpy": (),
+    "torch": (
+        ("batchnorm._engines.torch.kernels", "fused_train"),
+        ("batchnorm._engines.torch.passes", "fused_infer"),
+    ),
+    "tensorflow": (("batchnorm._engines.tensorflow.inference", "fused_normalize"),),
 }
 
 
@@ -34,12 +38,12 @@ class Watch:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.module, name)
-        return self.noting(name, value) if callable(value) else value
+        if not callable(value):
+            return value
 
-    def noting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
             self.found.append(name.removeprefix("batchnorm_kernels_"))
-            return function(*arguments, **named)
+            return value(*arguments, **named)
 
         return call
 
@@ -54,11 +58,18 @@ class Watched:
         kernels = module.load()
         if kernels is not None:
             monkeypatch.setattr(module, "load", lambda: Watch(kernels, self.ours))
-        place, names = OWN[framework]
-        owner = importlib.import_module(place)
-        for name in names:
-            noting = Watch(owner, self.own).noting(name, getattr(owner, name))
-            monkeypatch.setattr(owner, name, noting)
+        for place, name in OWN[framework]:
+            owner = importlib.import_module(place)
+            monkeypatch.setattr(owner, name, self.noting(name, getattr(owner, name)))
+
+    def noting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            result = function(*arguments, **named)
+            if result is not None:
+                self.own.append(name)
+            return result
+
+        return call
 
     def path(self, *, training: bool = True) -> str:
         """What `Explanation.path` ought to have said of a call."""
