@@ -29,9 +29,10 @@ enum ElementType { kFloat32, kFloat64, kBFloat16, kFloat16, kElementTypes };
 struct Kernels {
   // Weight, mean and sum of squared deviations of each channel.
   void (*moments)(const Block&, const void* x, const void* weights, Weight* weight, double* mean, double* squares);
-  // y = (x - mean) * scale + shift. `stream` writes past the caches.
+  // y = (x - mean) * scale + shift. `stream` writes past the caches; `ahead` elements on lies what will likely be read
+  // next, which is fetched on the way, 0 where nobody knows.
   void (*apply)(const Block&, const void* x, const void* mean, const void* scale, const void* shift, void* y,
-                bool stream);
+                bool stream, int64_t ahead);
   // Sum of dy and sum of dy * (x - mean).
   void (*grad_sums)(const Block&, const void* dy, const void* x, const void* mean, double* first, double* second);
   // dx = slope * dy + w * (tilt * (x - mean) + offset).

@@ -29,7 +29,7 @@ void moments(const Block& b, const void* x, const void* weights, Weight* weight,
 
 template <class Element>
 void apply(const Block& b, const void* x, const void* mean, const void* scale, const void* shift, void* y,
-           bool past_caches) {
+           bool past_caches, int64_t ahead) {
   typedef Stat<Element> T;
   const Element* from = static_cast<const Element*>(x);
   Element* to = static_cast<Element*>(y);
@@ -41,7 +41,7 @@ void apply(const Block& b, const void* x, const void* mean, const void* scale, c
       const Same<T> m{means[c]}, a{scales[c]}, s{shifts[c]};
       each_piece_backwards(b, [&](int64_t offset, int64_t, int64_t n) {
         offset += c * b.inner;
-        write(Affine<Element, Same>{from + offset, m, a, s}, n, to + offset, past_caches);
+        write(Affine<Element, Same>{from + offset, m, a, s}, n, to + offset, past_caches, 0, ahead);
       });
     }
   } else {

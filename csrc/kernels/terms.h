@@ -121,7 +121,7 @@ struct Pull {
 template <class Element, template <class> class Known>
 struct Affine {
   typedef Stat<Element> T;
-  static constexpr bool kAnyOrder = Known<T>::kAnyOrder;
+  static constexpr bool kAnyOrder = Known<T>::kAnyOrder, kFetches = true;
   const Element* x;
   Known<T> mean, scale, shift;
 
@@ -130,13 +130,15 @@ struct Affine {
     return (load<N, part>(x + j) - mean.template at<N, part>(j)) * scale.template at<N, part>(j) +
            shift.template at<N, part>(j);
   }
+
+  void fetch_at(int64_t j) const { fetch(x, j); }
 };
 
 // slope * dy + (tilt * (x - mean) + offset).
 template <class Element, template <class> class Known>
 struct Input {
   typedef Stat<Element> T;
-  static constexpr bool kAnyOrder = Known<T>::kAnyOrder;
+  static constexpr bool kAnyOrder = Known<T>::kAnyOrder, kFetches = false;
   const Element* dy;
   const Element* x;
   Known<T> mean, slope, tilt, offset;
@@ -156,7 +158,7 @@ struct Input {
 template <class Element, template <class> class Known, template <class> class Weights>
 struct WeightedInput {
   typedef Stat<Element> T;
-  static constexpr bool kAnyOrder = Known<T>::kAnyOrder && Weights<T>::kAnyOrder;
+  static constexpr bool kAnyOrder = Known<T>::kAnyOrder && Weights<T>::kAnyOrder, kFetches = false;
   Input<Element, Known> input;
   Weights<T> weights;
 
@@ -179,9 +181,10 @@ inline void write_parts(const Term& term, int64_t j, Element* out) {
 }
 
 // Write a term along `n` elements. A last step that is not full overlaps the one before it. `jump` elements on lies
-// what will be written next, 0 where it follows at once.
+// what will be written next, 0 where it follows at once; `ahead` elements on what will be read later, 0 for nothing.
 template <class Element, class Term>
-inline void write(const Term& given, int64_t n, Element* out, bool past_caches, int64_t jump = 0) {
+inline void write(const Term& given, int64_t n, Element* out, bool past_caches, int64_t jump = 0,
+                  int64_t ahead = 0) {
   constexpr int N = kWidth<Element>;
   constexpr int64_t kStep = 2 * N, kBytes = kStep * sizeof(Element);
   // Of its own, since what is written could otherwise be what it consists of.
@@ -198,6 +201,13 @@ inline void write(const Term& given, int64_t n, Element* out, bool past_caches, 
     if (odd != 0) {
       write_parts<false>(term, 0, out);
       j = (kBytes - odd) / int64_t(sizeof(Element));
+    }
+    // Reading what comes next meanwhile keeps the memory busy both ways.
+    if constexpr (Term::kFetches) {
+      for (; ahead != 0 && j + kStep <= n; j += kStep) {
+        term.fetch_at(j + ahead);
+        write_parts<true>(term, j, out);
+      }
     }
     for (; j + kStep <= n; j += kStep) write_parts<true>(term, j, out);
   } else if (jump != 0) {

@@ -64,7 +64,7 @@ auto gradient_sums_of(const Call& call, const void* dy, const void* x, const T* 
 }
 
 template <class T>
-void nothing(const Located&, const Task&, const T*, const T*) {}
+void nothing(const Located&, const Task&, const T*, const T*, int64_t) {}
 
 }  // namespace
 
@@ -96,7 +96,7 @@ void apply(const Call& call, const void* x, const T* mean, const T* scale, const
   each(plan_each(call.runs, call.element), call.threads, [&](const Located& at_, const Task& task) {
     const int64_t k = task.group * call.runs.channel + task.channel_from;
     call.kernels->apply(at_.block, at(call, x, at_.offset), mean + k, scale + k, shift + k, at(call, y, at_.offset),
-                        past_caches);
+                        past_caches, 0);
   });
 }
 
@@ -142,10 +142,10 @@ void train(const Call& call, const void* x, const T* gamma, const T* beta, int64
           shift[s - k - from] = beta == nullptr ? T(0) : beta[s % channels];
         }
       },
-      [&](const Located& at_, const Task& task, const T* shift, const T*) {
+      [&](const Located& at_, const Task& task, const T* shift, const T*, int64_t ahead) {
         const int64_t k = task.group * n.channel + task.channel_from;
         call.kernels->apply(at_.block, at(call, x, at_.offset), mean + k, scale + k, shift,
-                            at(call, y, at_.offset), past_caches);
+                            at(call, y, at_.offset), past_caches, ahead);
       });
 }
 
@@ -180,11 +180,10 @@ void find_gradients(const Call& call, const void* dy, const void* x, const T* me
           offset[c - from] = T(-pulled * first[c - from]);
         }
       },
-      [&](const Located& at_, const Task& task, const T* tilt, const T* offset) {
+      [&](const Located& at_, const Task& task, const T* tilt, const T* offset, int64_t) {
         const int64_t k = task.group * n.channel + task.channel_from;
         call.kernels->grad_input(at_.block, at(call, dy, at_.offset), at(call, x, at_.offset), nullptr, mean + k,
-                                 scale + k, tilt, offset, at(call, dx, at_.offset),
-                                 past_caches);
+                                 scale + k, tilt, offset, at(call, dx, at_.offset), past_caches);
       });
 }
 

@@ -23,7 +23,7 @@ constexpr int64_t kMostOnStack = 4096;
 //   sum(located, task, weight, first, second)   two sums of each channel of the task's, and its weight
 //   join(channels, weight, first, second, other weight, other first, other second)
 //   finish(group, channel from, channel to, weight, first, second, kept, kept too)
-//   follow(located, task, kept, kept too)       two numbers of each channel, as `finish` left them
+//   follow(located, task, kept, kept too, ahead)  two numbers of each channel, as `finish` left them
 template <class T, class Sum, class Join, class Finish, class Follow>
 void sum_and_follow(const Plan& plan, int threads, Sum sum, Join join, Finish finish, Follow follow) {
   const Runs& n = plan.runs;
@@ -39,7 +39,11 @@ void sum_and_follow(const Plan& plan, int threads, Sum sum, Join join, Finish fi
       const Located located = locate(n, task);
       sum(located, task, &weight, first, second);
       finish(task.group, task.channel_from, task.channel_to, weight, first, second, kept, kept_too);
-      follow(located, task, kept, kept_too);
+      // What this thread will likely do next.
+      const int64_t next = index + threads;
+      const bool more = plan.ahead && next < n.group * many;
+      follow(located, task, kept, kept_too,
+             more ? locate(n, plan.task(next / many, next % many)).offset - located.offset : 0);
     });
     return;
   }
@@ -80,7 +84,7 @@ void sum_and_follow(const Plan& plan, int threads, Sum sum, Join join, Finish fi
       index = groups * many - 1 - index;
       const Task task = plan.task(start + index / many, index % many);
       const int64_t k = task.group * n.channel + task.channel_from;
-      follow(locate(n, task), task, &kept[size_t(k)], &kept_too[size_t(k)]);
+      follow(locate(n, task), task, &kept[size_t(k)], &kept_too[size_t(k)], 0);
     });
   }
 }

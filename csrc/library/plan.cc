@@ -11,6 +11,7 @@ constexpr int64_t kSmall = 128 << 10;      // one thread is done before another 
 constexpr int64_t kWhole = 1 << 20;        // read again from the cache if all of it was just read
 constexpr int64_t kTile = 256 << 10;       // a tile of channels, where there is a choice
 constexpr int64_t kLargestTile = 8 << 20;  // where there is none
+constexpr int64_t kAhead = 2 << 20;  // more of what comes next would drive out what is at hand
 constexpr int64_t kPart = 512 << 10;
 constexpr int64_t kMostParts = 64;
 constexpr int64_t kRun = 512;       // shorter runs of consecutive bytes are slow to fetch
@@ -38,7 +39,8 @@ void cut_rows(Plan* plan, int64_t parts) {
 }
 
 Plan whole(const Runs& n, int64_t bytes) {
-  return {n, std::max<int64_t>(n.channel, 1), 1, 1, 1, 1, std::max<int64_t>(n.group, 1), n.statistics() * n.count() * bytes <= kSmall};
+  const bool small = n.statistics() * n.count() * bytes <= kSmall;
+  return {n, std::max<int64_t>(n.channel, 1), 1, 1, 1, 1, std::max<int64_t>(n.group, 1), small, false};
 }
 
 void set_tile(Plan* plan, int64_t tile) {
@@ -125,7 +127,9 @@ Plan plan_sums(const Runs& n, int64_t bytes) {
   if (narrow_works) {
     const int64_t fitting = round_tile(n, std::max(kTile / channel, narrowest));
     set_tile(&plan, std::max(narrowest, std::min(fitting, round_tile(n, up(n.channel, up(8, n.group))))));
+    plan.ahead = channel * plan.tile <= kAhead;
     if (plan.tiles * n.group >= 4) return plan;
+    plan.ahead = false;
   }
   set_tile(&plan, std::max<int64_t>(n.channel, 1));
   // As many parts as make no statistic wait for the merging of many.

@@ -43,6 +43,7 @@ struct Plan {
   // Groups taken up together; the next ones wait until these are done, so that a second pass finds them in the cache.
   int64_t groups_at_once;
   bool small;  // too little work to wake anybody
+  bool ahead;  // a task is small enough for the next one to be fetched during its second pass
 
   int64_t parts() const { return outer_parts * middle_parts * inner_parts; }
   int64_t tasks_in_group() const { return parts() * tiles; }
