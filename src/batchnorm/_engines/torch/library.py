@@ -109,30 +109,17 @@ def _gradients(
 
 @_train.register_fake
 def _(
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    axes: Sequence[int],
-    ghost_size: int,
-    interleaved: bool,
-    epsilon: float,
+    x: Tensor, gamma: Any, beta: Any, axes: Sequence[int], ghost_size: int, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    del gamma, beta, interleaved, epsilon
+    del gamma, beta, rest
     return torch.empty_like(x), _statistics(3, x, axes, ghost_size)
 
 
 @_gradients.register_fake
 def _(
-    dy: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    statistics: Tensor,
-    axes: Sequence[int],
-    ghost_size: int,
-    interleaved: bool,
-    epsilon: float,
+    dy: Tensor, x: Tensor, gamma: Any, statistics: Tensor, axes: Sequence[int], ghost_size: int, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    del dy, gamma, statistics, interleaved, epsilon
+    del dy, gamma, statistics, rest
     return torch.empty_like(x), _statistics(2, x, axes, ghost_size)
 
 
