@@ -31,8 +31,8 @@ SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
 OPTIONS: tuple[Option, ...] = ("plain", "renorm", "ghost 16", "weighted", "bfloat16")
 # Forward and inference add little to what training steps tell, so they are measured on a few shapes.
 SHORT = ("32x56x56x64", "8192x1024", "32x64x56x56", "256x32")
-# A network's shape is that of all its layers. TensorFlow's convolutions take channels last only.
-NETWORKS = {"16x32x32x48": ("TensorFlow", "PyTorch"), "16x48x32x32": ("PyTorch",)}
+# A network's shape is that of all its layers. TensorFlow's and Flax's convolutions take channels last only.
+NETWORKS = {"16x32x32x48": ("TensorFlow", "PyTorch", "JAX"), "16x48x32x32": ("PyTorch",)}
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ NB_MODULE(_native, module) {
   module.def("train", train);
   module.def("infer", infer);
   module.def("gradients", gradients);
+  module.def("use_team", [](Address team) { bn_use_team(reinterpret_cast<bn_team>(team)); });
   module.def("instructions", bn_instructions);
   module.def("select_instructions", [](std::optional<std::string> name) {
     check(bn_select_instructions(name.has_value() ? name->c_str() : nullptr));

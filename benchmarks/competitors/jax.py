@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from batchnorm.flax import BatchNorm
-from benchmarks.cases import GHOST_SIZE, Case
+from benchmarks.cases import BLOCKS, GHOST_SIZE, Case
 from benchmarks.competitors.data import OURS, Data, Step, historical_options
 
 __all__ = ["steps"]
@@ -18,6 +18,9 @@ __all__ = ["steps"]
 def steps(case: Case, data: Data) -> dict[str, Step]:
     dtype = jnp.bfloat16 if case.option == "bfloat16" else jnp.float32
     x, dy = (jnp.asarray(value, dtype) for value in (data.x, data.dy))
+    if case.phase == "network":
+        made = {OURS: BatchNorm, "flax.nnx": nnx.BatchNorm}
+        return {name: _step(Network(kind, case.shape[-1]), case, x, dy, {}) for name, kind in made.items()}
     common: dict[str, Any] = {"axis": case.axis, "epsilon": 1e-3, "rngs": nnx.Rngs(0)}
     if case.option == "bfloat16":
         common["dtype"] = jnp.bfloat16
@@ -36,7 +39,7 @@ def _step(
     layer: Any, case: Case, x: Any, dy: Any, masked: dict[str, Any], call: Callable[..., Any] | None = None
 ) -> Step:
     graph, params, rest = nnx.split(layer, nnx.Param, ...)
-    average = case.phase == "inference"
+    average, trains = case.phase == "inference", case.phase in ("training step", "network")
 
     def forward(params: Any, rest: Any, x: Any) -> tuple[Any, Any]:
         module = nnx.merge(graph, params, rest, copy=True)
@@ -47,23 +50,35 @@ def _step(
         y, pull, state = jax.vjp(lambda p, x: forward(p, rest, x), params, x, has_aux=True)
         return y, pull(dy), state
 
-    compiled = jax.jit(training_step if case.phase == "training step" else forward)
-    arguments = (params, rest, x, dy) if case.phase == "training step" else (params, rest, x)
+    compiled = jax.jit(training_step if trains else forward)
+    arguments = (params, rest, x, dy) if trains else (params, rest, x)
 
     def step(read: bool = False) -> Any:
         results = jax.block_until_ready(compiled(*arguments))
-        return _read(results, case) if read else results
+        return _read(results, trains) if read else results
 
     return step
 
 
-def _read(results: Any, case: Case) -> list[np.ndarray]:
-    y = np.asarray(results[0], np.float32)
-    if case.phase != "training step":
-        return [y]
-    parameters, dx = results[1]
-    named = [parameters[name].get_value() for name in ("scale", "bias")]
-    return [np.asarray(value, np.float32) for value in (y, dx, *named)]
+def _read(results: Any, trains: bool) -> list[np.ndarray]:
+    """y, and the gradients of all parameters and x."""
+    found = [results[0], *(jax.tree.leaves(results[1]) if trains else [])]
+    return [np.asarray(value, np.float32) for value in found]
+
+
+class Network(nnx.Module):
+    """Blocks of a convolution, batch normalization and ReLU."""
+
+    def __init__(self, kind: Any, channels: int) -> None:
+        rngs = nnx.Rngs(0)
+        convolve = [nnx.Conv(channels, channels, (3, 3), use_bias=False, rngs=rngs) for _ in range(BLOCKS)]
+        self.convolutions = nnx.List(convolve)
+        self.norms = nnx.List([kind(channels, epsilon=1e-3, rngs=rngs) for _ in range(BLOCKS)])
+
+    def __call__(self, x: Any, use_running_average: bool) -> Any:
+        for convolve, norm in zip(self.convolutions, self.norms, strict=True):
+            x = nnx.relu(norm(convolve(x), use_running_average=use_running_average))
+        return x
 
 
 def _by_chunks(module: Any, x: Any, **how: Any) -> Any:

@@ -25,6 +25,7 @@
  *
  * Threads. `threads` is the most that may work on the call, the calling one among them. The numbers do not depend on
  * it, nor on chance. Calls may come from several threads at once; one that finds the workers busy does its own work.
+ * A negative number is as many threads of the team that bn_use_team named, if any.
  *
  * Every function returns BN_OK or says what is wrong; nothing is thrown. Sizes are 64 bits throughout.
  */
@@ -93,6 +94,14 @@ BN_PUBLIC int bn_infer(int type, const bn_sizes* sizes, const void* x, const voi
 BN_PUBLIC int bn_gradients(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* mean,
                            const void* variance, const void* scale, double epsilon, void* dx, void* dy_sum,
                            void* dy_xhat_sum, int threads);
+
+/* Somebody else's threads: call work(data) on `threads` threads at once, the calling one among them, and return when
+ * all have. Of this form is GOMP_parallel, by which compilers start an OpenMP region. Two pools in one process, of
+ * which each waits in place for its next call, take the processors from each other. */
+typedef void (*bn_team)(void (*work)(void* data), void* data, unsigned threads, unsigned flags);
+
+/* Name the team for calls with a negative `threads`, or none with null. In a child of fork there is none. */
+BN_PUBLIC void bn_use_team(bn_team team);
 
 /* The instruction set in use: "baseline", "avx2", "avx512" or "neon". The machine's best one, unless the environment
  * variable BATCHNORM_INSTRUCTIONS or bn_select_instructions names another (null: the best again). */

@@ -6,6 +6,7 @@
 
 #include "library/calls.h"
 #include "library/levels.h"
+#include "library/pool.h"
 
 namespace batchnorm {
 namespace {
@@ -24,7 +25,8 @@ int guarded(int type, const bn_sizes* s, const void* weights, int weights_by_gro
   call.level = &level_in_use();
   call.kernels = &call.level->kernels[type];
   call.element = kElementBytes[type];
-  call.threads = threads;
+  const TeamScope scope(threads < 0);
+  call.threads = threads < 0 ? -threads : threads;
   try {
     if (type == kFloat64) {
       work(call, static_cast<double*>(nullptr));

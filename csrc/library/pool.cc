@@ -10,6 +10,8 @@
 #include <pthread.h>
 #endif
 
+#include "include/batchnorm_kernels.h"
+
 namespace batchnorm {
 namespace {
 
@@ -116,16 +118,26 @@ class Pool {
 };
 
 std::atomic<Pool*> the_pool{nullptr};
+std::atomic<bn_team> the_team{nullptr};
+thread_local bool on_team = false;
 
-// Never destroyed: helpers may outlive the program's static objects, and in a child of fork nobody holds its locks.
-Pool& pool() {
+// A child of fork has none of its parent's threads, and starts its own.
+void forget_after_fork() {
   static const bool watched = [] {
 #if defined(__unix__) || defined(__APPLE__)
-    pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); });
+    pthread_atfork(nullptr, nullptr, [] {
+      the_pool.store(nullptr);
+      the_team.store(nullptr);
+    });
 #endif
     return true;
   }();
   (void)watched;
+}
+
+// Never destroyed: helpers may outlive the program's static objects, and in a child of fork nobody holds its locks.
+Pool& pool() {
+  forget_after_fork();
   Pool* current = the_pool.load(std::memory_order_acquire);
   if (current != nullptr) return *current;
   Pool* made = new Pool;
@@ -139,7 +151,21 @@ Pool& pool() {
 void run_tasks(int threads, int64_t tasks, void (*work)(void*, int64_t), void* context) {
   Job job{work, context, tasks};
   if (threads > tasks) threads = int(tasks);
-  if (threads <= 1 || !pool().run(threads, job)) job.take_tasks();
+  if (threads <= 1) return job.take_tasks();
+  const bn_team team = on_team ? the_team.load(std::memory_order_acquire) : nullptr;
+  if (team != nullptr) {
+    team([](void* data) { static_cast<Job*>(data)->take_tasks(); }, &job, unsigned(threads), 0);
+  } else if (!pool().run(threads, job)) {
+    job.take_tasks();
+  }
 }
 
+TeamScope::TeamScope(bool asked) { on_team = asked; }
+TeamScope::~TeamScope() { on_team = false; }
+
 }  // namespace batchnorm
+
+void bn_use_team(bn_team team) {
+  batchnorm::forget_after_fork();
+  batchnorm::the_team.store(team, std::memory_order_release);
+}

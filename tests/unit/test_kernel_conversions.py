@@ -6,6 +6,7 @@ import pytest
 
 from batchnorm import _kernels
 from tolerances import dtype_name
+from unit.kernel_levels import levels
 
 pytestmark = pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}")
 
@@ -20,13 +21,11 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(params=["baseline", "avx2", "avx512", "neon"])
+@pytest.fixture(params=levels())
 def native(request):
     """The kernels by each instruction set that this machine has."""
     module = _kernels.load()
     assert module is not None
-    if not module.has_instructions(request.param):
-        pytest.skip(f"this machine has no {request.param}")
     module.select_instructions(request.param)
     yield module
     module.select_instructions(None)

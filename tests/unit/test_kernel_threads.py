@@ -122,9 +122,35 @@ def test_every_call_is_told_the_threads_that_pytorch_uses(monkeypatch, small_inp
             torch.set_num_threads(number)
             told.clear()
             layer(x).sum().backward()
-            assert told == [("train", number), ("gradients", number)]
+            # Negative where they are PyTorch's own threads.
+            assert [(name, abs(threads)) for name, threads in told] == [
+                ("train", number),
+                ("gradients", number),
+            ]
     finally:
         torch.set_num_threads(before)
+
+
+TEAM = """
+import os
+import torch
+torch.set_num_threads(3)
+import batchnorm.torch as bt
+from batchnorm._kernels.torch import joins_team
+x = torch.randn(64, 32, 32, 32)
+layer = bt.BatchNorm2d(32)
+torch.sin(x)  # the team is there
+before = len(os.listdir("/proc/self/task"))
+layer(x)
+print(joins_team(), len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux' list of threads")
+def test_torch_shares_its_threads():
+    pytest.importorskip("torch")
+    done = subprocess.run([sys.executable, "-c", TEAM], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True", "0"], done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -13,6 +13,7 @@ from batchnorm._engines.numpy import kernels as passes
 from batchnorm._engines.protocol import GradTerms, Inputs
 from batchnorm.layout import plan_layout
 from tolerances import assert_close, dtype_name
+from unit.kernel_levels import levels
 
 pytestmark = pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}")
 
@@ -35,15 +36,6 @@ LAYOUTS = {
     "permuted": ((6, 5, 4, 3), (1, 3), Ghost(2, "contiguous")),
     "empty": ((0, 5, 3), (2,), None),
 }
-
-
-def levels():
-    module = _kernels.load()
-    return (
-        []
-        if module is None
-        else [n for n in ("baseline", "avx2", "avx512", "neon") if module.has_instructions(n)]
-    )
 
 
 @pytest.fixture(params=levels())

@@ -234,9 +234,9 @@ class Native(Fusing[Any]):
         return super().apply(x, mean, scale, shift, layout)
 
     def _wins(self, x: Array, weights: Array | None, layout: Layout, *others: Array | None) -> bool:
-        if not self.insists and why_slower(x) is not None:
-            return False
-        return why_composed(x, weights, layout, *others) is None
+        # The second question is for known sizes only.
+        takes = why_composed(x, weights, layout, *others) is None
+        return takes and (self.insists or why_slower(x) is None)
 
 
 def _spread(weights: Array | None, x: Array, layout: Layout) -> list[Array]:

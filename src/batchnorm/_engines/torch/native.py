@@ -16,6 +16,7 @@ from batchnorm._engines.torch.tracing import is_watched, why_traced
 from batchnorm._kernels import load, why_missing
 from batchnorm._kernels.runs import WHY_NO_RUNS, why_not_weights
 from batchnorm._kernels.sizes import KernelSizes, kernel_sizes
+from batchnorm._kernels.torch import threads
 from batchnorm.layout import Layout
 
 __all__ = [
@@ -91,7 +92,7 @@ def _look(layout: Layout, x: Tensor, others: Sequence[Tensor | None]) -> Kernels
     runs: KernelSizes | None = kernel_sizes(layout)
     if runs is None:
         return WHY_NO_RUNS
-    return Kernels(module, getattr(module, name), runs.sizes, runs.by_group, torch.get_num_threads())
+    return Kernels(module, getattr(module, name), runs.sizes, runs.by_group, threads())
 
 
 def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor] | None:
