@@ -95,6 +95,11 @@ void gradients(int type, Sizes sizes, Address dy, Address x, Address mean, Addre
       at(dy_xhat_sum), threads);
 }
 
+void blend(int type, std::int64_t groups, std::int64_t channels, Address rows, double factor, double share,
+           Address old) {
+  check(bn_blend(type, groups, channels, at(rows), factor, share, at(old)));
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -109,6 +114,7 @@ NB_MODULE(_native, module) {
   module.def("train", train);
   module.def("infer", infer);
   module.def("gradients", gradients);
+  module.def("blend", blend);
   module.def("use_team", [](Address team) { bn_use_team(reinterpret_cast<bn_team>(team)); });
   module.def("instructions", bn_instructions);
   module.def("select_instructions", [](std::optional<std::string> name) {

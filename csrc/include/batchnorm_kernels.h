@@ -95,6 +95,11 @@ BN_PUBLIC int bn_gradients(int type, const bn_sizes* sizes, const void* dy, cons
                            const void* variance, const void* scale, double epsilon, void* dx, void* dy_sum,
                            void* dy_xhat_sum, int threads);
 
+/* Move a running average: old += share * (factor * mean - old), where mean is that of `groups` rows of `channels`
+ * numbers. Of the types only the statistics' count: BN_FLOAT64, and BN_FLOAT32 for all others. */
+BN_PUBLIC int bn_blend(int type, int64_t groups, int64_t channels, const void* rows, double factor, double share,
+                       void* old);
+
 /* Somebody else's threads: call work(data) on `threads` threads at once, the calling one among them, and return when
  * all have. Of this form is GOMP_parallel, by which compilers start an OpenMP region. Two pools in one process, of
  * which each waits in place for its next call, take the processors from each other. */

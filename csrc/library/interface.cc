@@ -51,6 +51,16 @@ T* as(void* array, const T*) {
   return static_cast<T*>(array);
 }
 
+template <class T>
+void blend(int64_t groups, int64_t channels, const T* rows, double factor, double share, T* old) {
+  const T scale = T(factor / double(groups)), portion = T(share);
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    T sum = rows[channel];
+    for (int64_t group = 1; group < groups; ++group) sum += rows[group * channels + channel];
+    old[channel] += portion * (scale * sum - old[channel]);
+  }
+}
+
 }  // namespace
 }  // namespace batchnorm
 
@@ -116,3 +126,14 @@ const char* bn_instructions(void) { return level_in_use().name; }
 int bn_select_instructions(const char* name) { return select_level(name) ? BN_OK : BN_BAD_LEVEL; }
 
 int bn_has_instructions(const char* name) { return has_level(name) ? 1 : 0; }
+
+int bn_blend(int type, int64_t groups, int64_t channels, const void* rows, double factor, double share, void* old) {
+  if (type < 0 || type >= kElementTypes) return BN_BAD_TYPE;
+  if (groups < 1 || channels < 0) return BN_BAD_SIZE;
+  if (type == BN_FLOAT64) {
+    blend(groups, channels, static_cast<const double*>(rows), factor, share, static_cast<double*>(old));
+  } else {
+    blend(groups, channels, static_cast<const float*>(rows), factor, share, static_cast<float*>(old));
+  }
+  return BN_OK;
+}

@@ -110,7 +110,7 @@ def test_every_call_is_told_the_threads_that_pytorch_uses(monkeypatch, small_inp
             # The number of threads is the last argument of every kernel.
             return (
                 (lambda *given: (told.append((name, given[-1])), value(*given))[1])
-                if callable(value)
+                if callable(value) and name != "blend"
                 else value
             )
 

@@ -1,6 +1,7 @@
 """One training step of a layer by the core, and inference along other axes than the kernel's."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -59,20 +60,22 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
 def train_grouped(layer: Any, x: Tensor) -> Tensor:
     """The same by a kernel alone, for layers with ghost batches or other axes and no more."""
     check_epsilon(layer.eps)
-    axes = canonical_axes(layer.settings.axes, x.dim())
-    order = memory_order(x, axes)
-    if order is not None:
-        x, axes = x.permute(order), tuple(sorted(order.index(axis) for axis in axes))
-    layout = _layout(layer, x, axes, layer.options.ghost if layer.training else None)
+    # While `torch.jit.trace` records, sizes are tensors.
+    traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    shape = tuple(map(int, x.shape)) if traced else x.shape
+    order, layout = _seen(
+        shape, x.stride(), layer.settings.axes, layer.options.ghost if layer.training else None
+    )
+    _check_channels(layer, x, layout)
     if layout.count == 1:
         refuse_single(x)
+    x = x if order is None else x.permute(order)
     mean = variance = None
     if layer.training and layer.track_running_stats and not _recompute.is_frozen():
         mean, variance = layer.running_mean, layer.running_var
         if layer.num_batches_tracked is not None:
             layer.num_batches_tracked.add_(1)
-    dtype = ops.stat_dtype(x)
-    gamma, beta = (None if value is None else value.to(dtype) for value in (layer.weight, layer.bias))
+    gamma, beta = _parameters(layer, ops.stat_dtype(x))
     y = grouped_batch_norm(x, gamma, beta, mean, variance, layer.momentum, layer.eps, layout)
     return y if order is None else y.permute(_inverse(order))
 
@@ -86,13 +89,37 @@ def infer(layer: Any, x: Tensor) -> Tensor:
 
 
 def _inputs(layer: Any, x: Tensor, weights: Tensor | None, state: dict[str, Tensor]) -> Inputs[Tensor]:
-    dtype = ops.stat_dtype(x)
-    gamma, beta = (None if value is None else value.to(dtype) for value in (layer.weight, layer.bias))
-    return Inputs(x, gamma, beta, weights, state)
+    return Inputs(x, *_parameters(layer, ops.stat_dtype(x)), weights, state)
+
+
+def _parameters(layer: Any, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    gamma, beta = layer.weight, layer.bias
+    if gamma is not None and gamma.dtype is not dtype:
+        gamma = gamma.to(dtype)
+    if beta is not None and beta.dtype is not dtype:
+        beta = beta.to(dtype)
+    return gamma, beta
+
+
+@lru_cache(maxsize=1024)
+def _seen(
+    shape: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...], ghost: Ghost | None
+) -> tuple[tuple[int, ...] | None, Layout]:
+    """The order of the axes in memory, where it is another, and the layout there: the same at every step."""
+    axes = canonical_axes(axes, len(shape))
+    order = memory_order(torch.empty_strided(shape, strides, device="meta"), axes)
+    if order is not None:
+        shape, axes = tuple(shape[axis] for axis in order), tuple(sorted(order.index(axis) for axis in axes))
+    return order, plan_layout(shape, axes, ghost)
 
 
 def _layout(layer: Any, x: Tensor, axes: Sequence[int], ghost: Ghost | None) -> Layout:
     layout = plan_layout(x.shape, axes, ghost, cached=not torch.compiler.is_compiling())
+    _check_channels(layer, x, layout)
+    return layout
+
+
+def _check_channels(layer: Any, x: Tensor, layout: Layout) -> None:
     if layout.channels != layer.num_features:
         raise ValueError(
             refusal(
@@ -101,7 +128,6 @@ def _layout(layer: Any, x: Tensor, axes: Sequence[int], ghost: Ghost | None) -> 
                 "Pass the product of the sizes of the channel axes as num_features, or other axes",
             )
         )
-    return layout
 
 
 def _at_step(layer: Any, options: Options, count: Tensor | None) -> Options:

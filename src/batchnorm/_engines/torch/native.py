@@ -24,6 +24,7 @@ __all__ = [
     "Kernels",
     "address",
     "apply",
+    "blend",
     "find",
     "fused_gradients",
     "fused_train",
@@ -201,13 +202,13 @@ def train_by(
     """y of a dense x, and mean, variance and scale as one tensor [3, G, C]."""
     y, statistics = torch.empty_like(x), _statistics(3, x, layout)
     first, step = statistics.data_ptr(), statistics.stride(0) * statistics.element_size()
-    gamma, beta = (
-        None if value is None else value.to(statistics.dtype).contiguous() for value in (gamma, beta)
-    )
+    gamma, beta = _dense(gamma, statistics.dtype), _dense(beta, statistics.dtype)
     kernels.module.train(
         kernels.kind,
         kernels.sizes,
-        *map(address, (x, gamma, beta)),
+        x.data_ptr(),
+        address(gamma),
+        address(beta),
         layout.channels,
         float(epsilon),
         y.data_ptr(),
@@ -223,16 +224,31 @@ def gradients_by(
     kernels: Kernels, dy: Tensor, x: Tensor, known: Sequence[Tensor], epsilon: float, layout: Layout
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dx, Σdy and Σdy·x̂ for a dense x, from the dense mean, variance and scale."""
-    dy, dx, sums = dy.to(x.dtype).contiguous(), torch.empty_like(x), _statistics(2, x, layout)
+    dx, sums = torch.empty_like(x), _statistics(2, x, layout)
+    dy, (dy_sum, dy_xhat_sum) = dy.to(x.dtype).contiguous(), sums.unbind()
     kernels.module.gradients(
         kernels.kind,
         kernels.sizes,
         *map(address, (dy, x, *known)),
         float(epsilon),
-        *map(address, (dx, *sums)),
+        *map(address, (dx, dy_sum, dy_xhat_sum)),
         kernels.threads,
     )
-    return dx, sums[0], sums[1]
+    return dx, dy_sum, dy_xhat_sum
+
+
+def blend(rows: Tensor, factor: float, share: float, old: Tensor) -> None:
+    """Move a running average: old += share·(factor·mean − old), with the mean of the dense rows [G, C].
+
+    By one call: PyTorch's operations, of which this takes four, cost more than the arithmetic.
+    """
+    module = load()
+    if module is None or old.dtype is not rows.dtype or not old.is_contiguous() or _why_odd(old) is not None:
+        mean = rows[0] if len(rows) == 1 else rows.mean(0)
+        old.lerp_((mean * factor).to(old.dtype), share)
+        return
+    kind = getattr(module, _KINDS[rows.dtype])
+    module.blend(kind, *rows.shape, rows.data_ptr(), float(factor), float(share), old.data_ptr())
 
 
 def _find(layout: Layout, x: Tensor, *others: Tensor | None) -> Kernels | None:
@@ -263,6 +279,13 @@ def _why_odd(value: Tensor) -> str | None:
             "a tensor's numbers are not those in its memory: a sign is still to be applied, or all are zero"
         )
     return None
+
+
+def _dense(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The same without gaps, in this dtype; most are that already."""
+    if value is None or (value.dtype is dtype and value.is_contiguous()):
+        return value
+    return value.to(dtype).contiguous()
 
 
 def _spread(weights: Tensor, x: Tensor, layout: Layout, kernels: Kernels) -> Tensor | None:

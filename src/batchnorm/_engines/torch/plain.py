@@ -6,7 +6,7 @@ some forty operations on small tensors, which for small inputs is most of it.
 
 import torch
 
-from batchnorm._engines.torch import ops
+from batchnorm._engines.torch import native, ops
 from batchnorm._engines.torch.block import plan_block
 from batchnorm._engines.torch.single import train_natively
 from batchnorm._engines.torch.tracing import is_traced
@@ -21,13 +21,19 @@ Tensor = torch.Tensor
 # Numbers in a ghost batch of neighbors from which copying groups beside the channels costs more than calling for each.
 LARGE_GROUP = 65_536
 
-# Numbers in an input from which our kernels win back what calling them from Python costs.
+# Numbers in an input from which our kernels win back what calling them from Python costs; and where the channels lie
+# last in memory, which PyTorch's kernel likes better.
 LARGE_INPUT = 262_144
+LARGE_LAST = 2_097_152
 
 
 def prefers_native(x: Tensor) -> bool:
     """Whether a plain training step on x is quicker by the CPU kernels than in one call of PyTorch's."""
-    return not is_traced() and x.is_cpu and x.numel() >= LARGE_INPUT and available()
+    # While a compiler traces, sizes are symbols, which are not to be compared.
+    if is_traced() or not x.is_cpu:
+        return False
+    first = x.dim() > 2 and x.is_contiguous()
+    return x.numel() >= (LARGE_INPUT if first else LARGE_LAST) and available()
 
 
 def batch_norm(
@@ -77,14 +83,15 @@ def grouped_batch_norm(
     The running statistics take the average of the groups' means and sample variances.
     """
     done = train_natively(x, gamma, beta, epsilon, layout)
-    if done is None:
-        y, statistics = _by_torch(x, gamma, beta, epsilon, layout)
-    else:
-        y, statistics = done
+    if done is not None:
+        y, (mean, variance) = done
+        if running_mean is not None and running_variance is not None:
+            native.blend(mean, 1.0, momentum, running_mean)
+            native.blend(variance, layout.count / max(layout.count - 1, 1), momentum, running_variance)
+        return y
+    y, statistics = _by_torch(x, gamma, beta, epsilon, layout)
     if running_mean is not None and running_variance is not None:
         mean, variance = (statistics[:, 0] if layout.ghosts == 1 else statistics.mean(1)).unbind()
-        if done is not None:
-            variance = variance * (layout.count / max(layout.count - 1, 1))
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         running_variance.lerp_(variance.to(running_variance.dtype), momentum)
     return y

@@ -17,18 +17,18 @@ Tensor = torch.Tensor
 
 def train_natively(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
-) -> tuple[Tensor, Tensor] | None:
-    """y, and the batch's mean and variance (the population's), [2, G, C]; None where no kernel can go."""
+) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+    """y, and the batch's mean and variance (the population's), each [G, C]; None where no kernel can go."""
     found = native.find(layout, x, gamma, beta)
     if found is None or not x.is_contiguous():
         return None
     given = [value for value in (x, gamma, beta) if value is not None]
     if not (torch.is_grad_enabled() and any(value.requires_grad for value in given)):
         y, statistics = native.train_by(found, x, gamma, beta, epsilon, layout)
-        return y, statistics[:2]
+        return y, statistics.unbind()[:2]
     plan = _Plan(found, epsilon, layout, [])
     y: Tensor = _Train.apply(plan, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
-    return y, plan.statistics.pop()[:2]
+    return y, plan.statistics.pop().unbind()[:2]
 
 
 class _Plan(NamedTuple):
