@@ -39,12 +39,17 @@ def main() -> None:
             for row in _run(framework, cases, asked.rounds, asked.threads):
                 rows.append(row)
                 progress.advance(task)
+            # After each, so that nothing is lost if a later one is stopped.
+            _write(rows, asked)
     Console().print(table(rows))
+    print(f"written to {asked.output}, with a picture beside it")
+
+
+def _write(rows: Sequence[Row], asked: argparse.Namespace) -> None:
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     drawn = asked.output.with_suffix(".png")
     picture(rows, drawn)
     asked.output.write_text(markdown(rows, asked.threads, asked.rounds, ALLOCATOR, drawn.name))
-    print(f"written to {asked.output} and {drawn}")
 
 
 def _run(framework: str, cases: Sequence[int], rounds: int, threads: int) -> Iterator[Row]:

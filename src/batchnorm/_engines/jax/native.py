@@ -26,7 +26,7 @@ __all__ = ["Native", "why_composed", "why_slower"]
 
 Array = Any
 # Numbers in an input from which a call that XLA cannot fuse with its neighbors wins.
-LARGE_INPUT = 32_768
+LARGE_INPUT = 1_024
 
 # What the kernels stand for.
 _plain: Any = Fusing(ops, differentiable, lambda values: values)  # pyright: ignore[reportArgumentType]
