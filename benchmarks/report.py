@@ -2,6 +2,8 @@
 
 import datetime
 import platform
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +29,7 @@ HEAD = (
 VERSIONS = ("numpy", "tensorflow-cpu", "tf-keras", "keras", "torch", "jax", "flax")
 PAGE = """# Performance
 
-Made by `make bench` on {date}: {processor}, {threads} threads, Python {python}, {versions}.
+Made by `{asked}` on {date}: {processor}, {threads} threads, Python {python}, {versions}.
 
 Each framework ran in a process of its own, in which its competitors took turns for {rounds} rounds; the figures
 are medians. glibc's allocator was told to keep large buffers, for all alike ({allocator}), and all had the same
@@ -71,6 +73,8 @@ def markdown(
 ) -> str:
     """The page, with all that decides the figures."""
     return PAGE.format(
+        # Without arguments, `make bench` runs the same.
+        asked=shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         date=datetime.date.today().isoformat(),
         processor=_processor(),
         threads=threads,

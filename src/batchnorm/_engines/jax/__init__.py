@@ -11,10 +11,10 @@ from jax import lax
 
 from batchnorm._engines.jax import ops
 from batchnorm._engines.jax.differentiable import differentiable
-from batchnorm._engines.jax.native import Native, why_composed
+from batchnorm._engines.jax.native import Native
 from batchnorm._engines.jax.passes import Fusing
 
-__all__ = ["AxisName", "Grouped", "engine", "insisting", "ops", "over", "why_composed"]
+__all__ = ["AxisName", "Grouped", "engine", "insisting", "ops", "over"]
 
 engine: Native = Native(ops, differentiable, lambda values: values)  # pyright: ignore[reportArgumentType]
 # What `fused=True` asks for: the kernels wherever they can go.

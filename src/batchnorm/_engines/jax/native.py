@@ -19,6 +19,7 @@ from batchnorm._engines.jax.primitive import TYPES, Plan, define, linear_in
 from batchnorm._engines.jax.varying import varying_axes
 from batchnorm._engines.protocol import GradTerms, Moments, Saved
 from batchnorm._kernels.jax import why_missing
+from batchnorm._kernels.runs import WHY_NO_RUNS, kernel_runs, why_not_weights
 from batchnorm._kernels.sizes import kernel_sizes
 from batchnorm.layout import Layout
 
@@ -136,11 +137,10 @@ def why_composed(x: Array, weights: Array | None, layout: Layout, *others: Array
         return "a mapped axis is being computed on, device by device"
     sizes = kernel_sizes(layout)
     if sizes is None:
-        return "the axes lie so that the input would have to be permuted, or a size is not known"
-    if weights is not None and (
-        sizes.by_group is None or any(weights.shape[axis] != 1 for axis in layout.axes)
-    ):
-        return "the weights differ between channels, or along a part of the channel axes"
+        return WHY_NO_RUNS if kernel_runs(layout) is None else "a size is not known yet"
+    odd = None if weights is None else why_not_weights(weights.shape, layout, sizes.by_group)
+    if odd is not None:
+        return odd
     if x.size == 0:
         return "the input is empty"
     missing = why_missing()

@@ -6,7 +6,6 @@ What maps, exports or compiles it for another device afterwards puts plain opera
 from typing import Any
 
 from batchnorm import _kernels
-from batchnorm._engines import jax as package
 from batchnorm._engines.jax import native
 from batchnorm._engines.ways import Path
 from batchnorm.layout import Layout
@@ -21,7 +20,7 @@ why_slower = native.why_slower
 def why_composed(x: Array, weights: Array | None, layout: Layout, synchronized: bool) -> str | None:
     if synchronized:
         return "statistics over a mapped axis are computed in plain operations"
-    return package.why_composed(x, weights, layout)
+    return native.why_composed(x, weights, layout)
 
 
 def plain_step(x: Array, layout: Layout) -> Path | None:

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from batchnorm._core.affine import fold, invert_deviation
-from batchnorm._engines import composed
+from batchnorm._engines import composed, steps
+from batchnorm._engines.composed import Composed
 from batchnorm._engines.protocol import GradTerms, Moments, Saved
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.choice import either, ghosts_of
 from batchnorm._engines.tensorflow.compiled import is_branch, is_confined, is_cpu
+from batchnorm._engines.tensorflow.differentiable import differentiable
+from batchnorm._engines.tensorflow.replicas import sum_over_replicas
 from batchnorm._kernels.runs import WHY_NO_RUNS, kernel_runs, why_not_weights
 from batchnorm._kernels.tensorflow import load, tell_threads, why_missing
 from batchnorm.layout import Layout
@@ -27,7 +29,6 @@ __all__ = [
     "grad_input",
     "grad_sums",
     "moments",
-    "share",
     "why_not",
 ]
 
@@ -35,6 +36,8 @@ Tensor = Any
 
 # A module has the functions that the protocol asks for, with narrower types.
 _ops: Any = ops
+# What the two ops of a whole step stand for.
+_plain: Composed[Any] = Composed(_ops, differentiable, sum_over_replicas)
 DTYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16)
 
 
@@ -158,9 +161,8 @@ def fused_train(
         return _large(y, layout), *(_statistic(value, layout) for value in statistics)
 
     def plain(layout: Layout) -> tuple[Tensor, ...]:
-        _, _, mean, variance = composed.moments(_ops, x, None, layout)
-        scale, shift = fold(_ops, epsilon, variance, None, None, gamma, beta, layout)
-        return composed.apply(_ops, x, mean, scale, shift, layout), mean, variance, scale
+        y, moments, scale = steps.train(_plain, x, gamma, beta, epsilon, layout)
+        return y, moments.mean, moments.variance, scale
 
     y, mean, variance, scale = either(x, layout, native, plain)
     total = ops.as_float(layout.count, dtype)
@@ -183,19 +185,9 @@ def fused_gradients(
         return _large(dx, layout), *(_statistic(part, layout) for part in sums)
 
     def plain(layout: Layout) -> tuple[Tensor, ...]:
-        dy_sum, dy_centered_sum = composed.grad_sums(_ops, dy, x, mean, layout)
-        inverse = invert_deviation(_ops, epsilon, variance)
-        dy_xhat_sum = dy_centered_sum * inverse
-        pulled = scale * share(ops.as_float(layout.count, scale.dtype))
-        terms = GradTerms(scale, -pulled * inverse * dy_xhat_sum, -pulled * dy_sum)
-        return composed.grad_input(_ops, dy, x, None, mean, terms, layout), dy_sum, dy_xhat_sum
+        return steps.gradients(_plain, dy, x, mean, variance, scale, epsilon, layout)
 
     return either(x, layout, native, plain)
-
-
-def share(count: Any) -> Any:
-    """1 / count. An empty batch divides by one: its moments then mean nothing but stay finite."""
-    return 1.0 / (max(count, 1.0) if isinstance(count, float) else ops.maximum(count, 1.0))
 
 
 def _find(x: Tensor, layout: Layout) -> _Kernels | None:

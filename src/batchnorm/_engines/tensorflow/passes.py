@@ -9,14 +9,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from batchnorm._engines.composed import Composed, finite
+from batchnorm._engines.composed import Composed, finite, share
 from batchnorm._engines.protocol import GradTerms, Moments, Saved
 from batchnorm._engines.tensorflow import elementwise, few, native, ops
 from batchnorm._engines.tensorflow.block import Block, plan_block
 from batchnorm._engines.tensorflow.compiled import is_cpu
 from batchnorm._engines.tensorflow.differentiable import differentiable
 from batchnorm._engines.tensorflow.inference import fused_infer
-from batchnorm._engines.tensorflow.native import share
 from batchnorm._engines.tensorflow.replicas import sum_over_replicas
 from batchnorm._engines.tensorflow.sums import sum_length
 from batchnorm.layout import Layout
@@ -42,7 +41,9 @@ Tensor = Any
 SPARSEST_SAMPLE = 16
 LARGEST_SAMPLE = 256
 
-composed: Composed[Any] = Composed(ops, differentiable, sum_over_replicas)  # pyright: ignore[reportArgumentType]
+# A module has the functions that the protocol asks for, with narrower types.
+_ops: Any = ops
+composed: Composed[Any] = Composed(_ops, differentiable, sum_over_replicas)
 
 grad_weights = composed.grad_weights
 
@@ -64,7 +65,7 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
     x = block.view(x)
     if weights is None:
         total = effective = ops.as_float(layout.count, dtype)
-        portion = share(total)
+        portion = share(_ops, total)
         center = finite(ops, _sample_mean(x, block, dtype))
         sums = elementwise.run(elementwise.deviations, block.repeats, x, block.spread(center))
     else:
@@ -154,7 +155,7 @@ def _sample_mean(x: Tensor, block: Block, dtype: Any) -> Tensor:
     spread = tf.range(0, length, step)
     sample = x[:, : ops.shape(spread)[0]] if _is_one(width) else tf.gather(x, spread, axis=1)
     size = ops.as_float(block.merged * ops.shape(sample)[1], dtype)
-    return block.merge(sum_length(ops.cast(sample, dtype))) * share(size)
+    return block.merge(sum_length(ops.cast(sample, dtype))) * share(_ops, size)
 
 
 def _totals(w: Tensor, block: Block) -> Tensor:
