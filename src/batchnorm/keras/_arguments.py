@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import keras
@@ -28,6 +29,8 @@ FUSED_RANKS = (4, 5)
 FUSED_DTYPES = ("float16", "bfloat16", "float32")
 SHARE = ("It is the share that a moving average keeps of its old value", "Pass a number such as 0.99")
 CLIP_KEYS = ("rmax", "rmin", "dmax")
+# The types of arguments that stay what they are.
+KNOWN = frozenset((bool, int, float, str, tuple, type(None)))
 
 
 def read_axis(axis: Any) -> int | tuple[int, ...]:
@@ -80,27 +83,65 @@ def check_clipping(clipping: dict[str, Any]) -> None:
 
 def options_of(layer: Any) -> Options:
     """What the layer's attributes ask for by now; programs do assign `layer.momentum` on a built layer."""
-    renorm = None
-    if layer.renorm:
-        clip = Clip(**{key: _read_bound(layer.renorm_clipping.get(key)) for key in CLIP_KEYS})
-        renorm = Renorm(clip, layer.renorm_momentum)
-    ghost = Ghost(1 if layer.virtual_batch_size is None else layer.virtual_batch_size, layer.ghost_order)
-    options = Options(
-        axes=(layer.axis,) if isinstance(layer.axis, int) else tuple(layer.axis),
-        decay=layer.momentum,
-        epsilon=layer.epsilon,
-        with_gamma=bool(layer.scale),
-        with_beta=bool(layer.center),
-        variance=layer.variance,
-        renorm=renorm,
-        ghost=None if layer.virtual_batch_size is None else ghost,
-        debias_mean=bool(layer.zero_debias_moving_mean),
-        synchronized=bool(layer.synchronized),
-        fused=layer.wants_kernel,
+    clipping = layer.renorm_clipping if layer.renorm else None
+    bounds = None if clipping is None else [_read_bound(clipping.get(key)) for key in CLIP_KEYS]
+    axis = layer.axis
+    asked = (
+        (axis,) if isinstance(axis, int) else tuple(axis),
+        layer.momentum,
+        layer.renorm_momentum if layer.renorm else None,
+        layer.epsilon,
+        bool(layer.scale),
+        bool(layer.center),
+        layer.variance,
+        layer.virtual_batch_size,
+        layer.ghost_order,
+        bool(layer.zero_debias_moving_mean),
+        bool(layer.synchronized),
+        layer.wants_kernel,
+        *(bounds or ()),
     )
+    # Tensors are not remembered, as they may be those of a program that is being traced.
+    known = all(map(KNOWN.__contains__, map(type, asked))) and not framework().is_compiling()
+    options = _known_options(*asked) if known else _options(*asked)
     if options.fused:
-        _refuse_fused(options, layer.axis, layer.adjustment, layer.compute_dtype)
+        _refuse_fused(options, axis, layer.adjustment, layer.compute_dtype)
     return options
+
+
+def _options(
+    axes: tuple[int, ...],
+    momentum: Any,
+    renorm_momentum: Any,
+    epsilon: float,
+    with_gamma: bool,
+    with_beta: bool,
+    variance: Any,
+    ghost_size: Any,
+    ghost_order: Any,
+    debias_mean: bool,
+    synchronized: bool,
+    fused: bool | None,
+    *bounds: Any,
+) -> Options:
+    ghost = Ghost(1 if ghost_size is None else ghost_size, ghost_order)
+    return Options(
+        axes=axes,
+        decay=momentum,
+        epsilon=epsilon,
+        with_gamma=with_gamma,
+        with_beta=with_beta,
+        variance=variance,
+        renorm=Renorm(Clip(**dict(zip(CLIP_KEYS, bounds, strict=True))), renorm_momentum) if bounds else None,
+        ghost=None if ghost_size is None else ghost,
+        debias_mean=debias_mean,
+        synchronized=synchronized,
+        fused=fused,
+    )
+
+
+# Of equal numbers of different types not each is taken: 16 is a size, and 16.0 is none.
+_known_options = lru_cache(maxsize=1024, typed=True)(_options)
 
 
 def resolve_fused(layer: Any, rank: int | None = None) -> bool | None:

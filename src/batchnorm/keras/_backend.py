@@ -10,13 +10,19 @@ from batchnorm.errors import refusal
 __all__ = ["framework"]
 
 BACKENDS = ("tensorflow", "jax", "torch")
+# Looking an imported module up takes the import system as long as a small sum, and layers ask several times a step.
+_modules: dict[str, Any] = {}
 
 
 def framework() -> Any:
     """The module for the current backend: its `engine`, and the functions that Keras has no operation for."""
     name = keras.backend.backend()
+    found = _modules.get(name)
+    if found is not None:
+        return found
     if name in BACKENDS:
-        return importlib.import_module(f"batchnorm.keras._{name}")
+        _modules[name] = importlib.import_module(f"batchnorm.keras._{name}")
+        return _modules[name]
     raise RuntimeError(
         refusal(
             f"batchnorm.keras was asked to run on Keras' {name!r} backend",

@@ -1,6 +1,23 @@
 """The layer on JAX: its engine."""
 
 from batchnorm._engines.jax import engine
-from batchnorm.keras._known import divisible, dynamic_shape, either, value
+from batchnorm.keras._known import (
+    assign,
+    divisible,
+    dynamic_shape,
+    either,
+    is_compiling,
+    train_plainly,
+    value,
+)
 
-__all__ = ["divisible", "dynamic_shape", "either", "engine", "value"]
+__all__ = [
+    "assign",
+    "divisible",
+    "dynamic_shape",
+    "either",
+    "engine",
+    "is_compiling",
+    "train_plainly",
+    "value",
+]

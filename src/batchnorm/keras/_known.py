@@ -7,13 +7,28 @@ import keras
 
 from batchnorm.errors import refusal
 
-__all__ = ["divisible", "dynamic_shape", "either", "value"]
+__all__ = ["assign", "divisible", "dynamic_shape", "either", "is_compiling", "train_plainly", "value"]
 
 Tensor = Any
 
 
+def assign(variable: Any, value: Tensor) -> None:
+    """Put a value into a variable, or where a stateless call collects it."""
+    variable.assign(value)
+
+
 def dynamic_shape(x: Tensor) -> tuple[int, ...]:
     return tuple(x.shape)
+
+
+def is_compiling() -> bool:
+    """Whether a compiler that warns of caches reads the program."""
+    return False
+
+
+def train_plainly(*step: Any) -> None:
+    """A step by kernels that also write the moving statistics, which only PyTorch's memory lets them."""
+    del step
 
 
 def value(variable: Any) -> Tensor:

@@ -7,8 +7,18 @@ import tensorflow as tf
 
 from batchnorm._engines.tensorflow import engine
 from batchnorm.errors import refusal
+from batchnorm.keras._known import assign, is_compiling, train_plainly
 
-__all__ = ["divisible", "dynamic_shape", "either", "engine", "value"]
+__all__ = [
+    "assign",
+    "divisible",
+    "dynamic_shape",
+    "either",
+    "engine",
+    "is_compiling",
+    "train_plainly",
+    "value",
+]
 
 Tensor = Any
 

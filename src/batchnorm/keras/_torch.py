@@ -1,6 +1,81 @@
-"""The layer on PyTorch: its engine."""
+"""The layer on PyTorch: its engine, and plain steps in few calls.
 
-from batchnorm._engines.torch import engine
+Keras' general way to a variable, to its dtype and into it takes longer than the arithmetic on small inputs.
+"""
+
+from typing import Any
+
+import torch
+
+from batchnorm._engines.torch import engine, native
+from batchnorm._engines.torch.single import train_natively
 from batchnorm.keras._known import divisible, dynamic_shape, either, value
+from batchnorm.layout import Layout
+from batchnorm.options import Options
 
-__all__ = ["divisible", "dynamic_shape", "either", "engine", "value"]
+try:
+    from keras.src.backend.common.stateless_scope import in_stateless_scope
+except ImportError:  # Not one of Keras' public names: without it every step goes the general way.
+
+    def in_stateless_scope() -> bool:
+        return True
+
+
+__all__ = [
+    "assign",
+    "divisible",
+    "dynamic_shape",
+    "either",
+    "engine",
+    "is_compiling",
+    "train_plainly",
+    "value",
+]
+
+Tensor = torch.Tensor
+
+is_compiling = torch.compiler.is_compiling
+
+
+def assign(variable: Any, value: Tensor) -> None:
+    """Put a value of the variable's shape into it, or where a stateless call collects it."""
+    if in_stateless_scope():
+        variable.assign(value)
+    else:
+        with torch.no_grad():
+            variable.value.copy_(value)
+
+
+def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
+    """A step without weights, renorm, adjustment and replicas by the CPU kernels, which move the averages as well.
+
+    None where they cannot go, and nothing has changed.
+    """
+    if options.renorm is not None or options.synchronized or options.debias_mean or options.fused is False:
+        return None
+    dtype = engine.ops.stat_dtype(x)
+    averages: list[Tensor] = [layer.moving_mean.value, layer.moving_variance.value]
+    if in_stateless_scope() or any(each.dtype is not dtype for each in averages):
+        return None
+    gamma, beta = (_parameter(variable, dtype) for variable in (layer.gamma, layer.beta))
+    done = train_natively(x, gamma, beta, options.epsilon, layout)
+    if done is None:
+        return None
+    y, (mean, variance) = done
+    share = 1.0 - options.decay
+    bessel = layout.count / max(layout.count - 1, 1) if options.variance == "sample" else 1.0
+    moving_mean, moving_variance = (each if each.dim() == 1 else each.view(-1) for each in averages)
+    native.blend(mean, 1.0, share, moving_mean)
+    native.blend(variance, bessel, share, moving_variance)
+    # The kernels write by address, which PyTorch must be told: it refuses gradients that want the old numbers.
+    torch.autograd.graph.increment_version(averages)
+    return y
+
+
+def _parameter(variable: Any, dtype: torch.dtype) -> Tensor | None:
+    """gamma or beta, flat and in the statistics' dtype."""
+    if variable is None:
+        return None
+    value: Tensor = variable.value
+    value = value if value.dtype is dtype else value.to(dtype)
+    return value if value.dim() == 1 else value.reshape(-1)

@@ -66,26 +66,27 @@ def create(layer: Any, options: Options, shape: tuple[int, ...]) -> None:
         setattr(layer, name, weight)
 
 
-def read(variable: Variable, dtype: str) -> Tensor:
+def read(ops: Ops[Tensor], variable: Variable, dtype: Any) -> Tensor:
     """The current value as the core takes it: in the statistics' dtype, and flat unless it is a scalar."""
-    value = keras.ops.cast(framework().value(variable), dtype)
-    return value if len(variable.shape) <= 1 else keras.ops.reshape(value, (-1,))
+    value = framework().value(variable)
+    value = value if ops.dtype(value) == dtype else ops.cast(value, dtype)
+    return value if len(variable.shape) <= 1 else ops.reshape(value, (-1,))
 
 
 def advance(
-    ops: Ops[Tensor], options: Options, variables: Mapping[str, Variable], batch: Batch[Tensor], dtype: str
+    ops: Ops[Tensor], options: Options, variables: Mapping[str, Variable], batch: Batch[Tensor], dtype: Any
 ) -> None:
     """Do to each variable what one training step does to it, always starting from what it holds by now."""
-    after: dict[str, Tensor] = {}
+    assign, after = framework().assign, {}
     for rule in rules(options):
         variable = variables[rule.slot]
-        current = after[rule.slot] = read(variable, dtype)
+        current = after[rule.slot] = read(ops, variable, dtype)
         if rule.decay is None:
             value = replacement(ops, options, rule, current, after, batch)
         else:
             value = current - decrement(ops, options, rule, current, after, batch)
         after[rule.slot] = value
-        variable.assign(value if len(variable.shape) <= 1 else keras.ops.reshape(value, variable.shape))
+        assign(variable, value if len(variable.shape) <= 1 else ops.reshape(value, variable.shape))
 
 
 def _root_of(initializer: Initializer) -> Initializer:

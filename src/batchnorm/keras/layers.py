@@ -184,27 +184,40 @@ class BatchNormalization(keras.layers.Layer):
         x = _as_float(inputs)
         if options.ghost is not None:
             x = tools.divisible(x, options.ghost.size)
-        dtype, layout = _statistics_dtype(x), self._layout(x, options.ghost)
+        layout = self._layout(x, options.ghost)
+        if mask is None and sample_weight is None and self.adjustment is None:
+            y = tools.train_plainly(self, options, layout, x)
+            if y is not None:
+                return self._as_computed(y)
+        dtype = _statistics_dtype(x)
         weights = merge_weights(x, mask, sample_weight, dtype)
         adjustment = None
         if self.adjustment is not None:
             adjustment = call_adjustment(self.adjustment, tools.dynamic_shape(x), len(x.shape), dtype)
         y, batch = step.train(tools.engine, options, layout, self._inputs(x, weights, options), adjustment)
         variables = {slot: getattr(self, name) for slot, name in _variables.state_names(options).items()}
-        _variables.advance(ops, options, variables, batch, dtype)
-        return keras.ops.cast(y, self.compute_dtype)
+        _variables.advance(ops, options, variables, batch, ops.stat_dtype(x))
+        return self._as_computed(y)
 
     def _infer(self, inputs: Tensor) -> Tensor:
         options, x = _arguments.options_of(self), _as_float(inputs)
         y = step.infer(framework().engine, options, self._layout(x, None), self._inputs(x, None, options))
-        return keras.ops.cast(y, self.compute_dtype)
+        return self._as_computed(y)
+
+    def _as_computed(self, y: Tensor) -> Tensor:
+        dtype = self.compute_dtype
+        return y if keras.backend.standardize_dtype(y.dtype) == dtype else keras.ops.cast(y, dtype)
 
     def _inputs(self, x: Tensor, weights: Tensor | None, options: Options) -> Inputs[Tensor]:
-        dtype = _statistics_dtype(x)
-        gamma = None if self.gamma is None else _variables.read(self.gamma, dtype)
-        beta = None if self.beta is None else _variables.read(self.beta, dtype)
-        names = _variables.state_names(options)
-        state = {slot: _variables.read(getattr(self, name), dtype) for slot, name in names.items()}
+        ops = framework().engine.ops
+        dtype = ops.stat_dtype(x)
+
+        def read(name: str) -> Tensor:
+            return _variables.read(ops, getattr(self, name), dtype)
+
+        gamma = None if self.gamma is None else read("gamma")
+        beta = None if self.beta is None else read("beta")
+        state = {slot: read(name) for slot, name in _variables.state_names(options).items()}
         return Inputs(x, gamma, beta, weights, state)
 
     def _layout(self, x: Tensor, ghost: Ghost | None) -> Layout:
