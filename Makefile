@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml src/batchnorm/_version.py CMakeLists.txt \
-	$(wildcard csrc/*.cc csrc/include/* csrc/kernels/* csrc/library/*)
+	$(filter-out csrc/test/%,$(wildcard csrc/*.cc csrc/*/*))
 # pytest's workers; every one of them talks to TensorFlow processes of its own. The tests of a file stay with one of
 # them, so that what they share (trained models, compiled functions, those processes) is made once.
 WORKERS ?= 2

@@ -8,7 +8,7 @@ import torch
 import batchnorm.torch as bt
 from batchnorm import Ghost, _kernels
 from batchnorm._engines.composed import Composed
-from batchnorm._engines.protocol import GradTerms, Saved
+from batchnorm._engines.protocol import GradTerms, Inputs, Saved
 from batchnorm._engines.torch import passes
 from batchnorm.layout import plan_layout
 from tolerances import dtype_name
@@ -35,6 +35,17 @@ LAYOUTS = {
 composed: Composed[Any] = passes.composed
 
 
+def suited(x: Tensor, weights: Tensor | None, layout: Any) -> Any:
+    engine = passes.suited(layout, Inputs(x, None, None, weights, {}))
+    assert engine is not None
+    return engine
+
+
+def lowered(*values: Tensor) -> list[Any]:
+    """As the engine of a step on the kernels takes statistics."""
+    return [value.numpy() for value in values]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("case", LAYOUTS)
 def test_every_pass_is_the_composed_one(calls, case: str, dtype: Any) -> None:
@@ -50,44 +61,56 @@ def test_every_pass_is_the_composed_one(calls, case: str, dtype: Any) -> None:
     for given, wider in ((None, None), (weights, wide[3])):
         if given is not None and case == "two axes and ghosts":
             continue
-        found = passes.moments(x, given, layout)
+        engine = suited(x, given, layout)
+        found = engine.moments(x, given, layout)
         for name, got, want in zip(
             found._fields, found, composed.moments(wide[0], wider, layout), strict=True
         ):
             assert isinstance(got, float) == (given is None and name in ("total", "effective"))
             close(torch.as_tensor(got), torch.as_tensor(want), stat, name, summands=x.numel())
         terms = GradTerms(*rows[:3]), GradTerms(*wide[2][:3])
-        got = passes.grad_input(dy, x, given, rows[3], terms[0], layout)
+        got = engine.grad_input(dy, x, given, *lowered(rows[3]), GradTerms(*lowered(*terms[0])), layout)
         want = composed.grad_input(wide[1], wide[0], wider, wide[2][3], terms[1], layout)
         assert got.dtype == dtype
         close(got, want, dtype, "dx", scale=10.0 + want.abs())
-    got, want = passes.apply(x, *rows[:3], layout), composed.apply(wide[0], *wide[2][:3], layout)
+    engine = suited(x, None, layout)
+    got, want = engine.apply(x, *lowered(*rows[:3]), layout), composed.apply(wide[0], *wide[2][:3], layout)
     assert got.dtype == dtype
     close(got, want, dtype, "apply", scale=10.0 + want.abs())
-    sums = passes.grad_sums(dy, x, rows[0], layout), composed.grad_sums(wide[1], wide[0], wide[2][0], layout)
+    sums = (
+        engine.grad_sums(dy, x, *lowered(rows[0]), layout),
+        composed.grad_sums(wide[1], wide[0], wide[2][0], layout),
+    )
     for got, want in zip(*sums, strict=True):
-        close(got, want, stat, "sums", summands=x.numel(), scale=10.0 + want.abs())
+        close(torch.as_tensor(got), want, stat, "sums", summands=x.numel(), scale=10.0 + want.abs())
     assert {"moments", "apply", "grad_sums", "grad_input"} == set(calls)
 
-    y, moments, scale = passes.fused_train(x, gamma, beta, 0.1, layout)
+    y, moments, scale = engine.fused_train(x, *lowered(gamma, beta), 0.1, layout)
     _, _, mean, variance = composed.moments(wide[0], None, layout)
     slope = gamma.double() / (variance + 0.1).sqrt()
-    close(moments.mean, mean, stat, "mean")
-    close(moments.variance, variance, stat, "variance")
-    close(scale, slope, stat, "scale")
+    close(torch.as_tensor(moments.mean), mean, stat, "mean")
+    close(torch.as_tensor(moments.variance), variance, stat, "variance")
+    close(torch.as_tensor(scale), slope, stat, "scale")
     close(
         y, composed.apply(wide[0], mean, slope, beta.double().expand_as(slope), layout), dtype, "y", scale=9.0
     )
     saved = Saved(moments.total, moments.mean, moments.variance, scale, None, None)
-    found = passes.fused_gradients(dy, x, saved, 0.1, layout)
+    found = engine.fused_gradients(dy, x, saved, 0.1, layout)
     first, second = composed.grad_sums(wide[1], wide[0], mean, layout)
     inverse = 1.0 / (variance + 0.1).sqrt()
     share = slope / layout.count
     dx_terms = GradTerms(slope, -share * inverse * inverse * second, -share * first)
     dx = composed.grad_input(wide[1], wide[0], None, mean, dx_terms, layout)
     close(found[0], dx, dtype, "dx", scale=10.0)
-    close(found[1], first, stat, "sum of dy", summands=x.numel(), scale=10.0 + first.abs())
-    close(found[2], second * inverse, stat, "sum of dy x", summands=x.numel(), scale=10.0 + first.abs())
+    close(torch.as_tensor(found[1]), first, stat, "sum of dy", summands=x.numel(), scale=10.0 + first.abs())
+    close(
+        torch.as_tensor(found[2]),
+        second * inverse,
+        stat,
+        "sum of dy x",
+        summands=x.numel(),
+        scale=10.0 + first.abs(),
+    )
     assert calls[-2:] == ["train", "gradients"]
 
 
@@ -97,10 +120,10 @@ def test_weights_that_no_kernel_takes_go_the_composed_way(calls) -> None:
         layout = plan_layout(x.shape, axes, ghost)
         weights = normal(*shape, seed=1).abs()
         found, want = (
-            passes.moments(x, weights, layout),
+            suited(x, weights, layout).moments(x, weights, layout),
             composed.moments(x.double(), weights.double(), layout),
         )
-        close(found.variance, want.variance, torch.float32, "variance", summands=x.numel())
+        close(torch.as_tensor(found.variance), want.variance, torch.float32, "variance", summands=x.numel())
     assert calls == []
 
 

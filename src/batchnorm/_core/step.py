@@ -47,27 +47,33 @@ def train(
         y in the dtype of x, and what `state.advance` needs to know of the batch. The state is read, not written.
     """
     engine = _chosen(engine, options)
-
-    def forward(inputs: Inputs[A]) -> tuple[A, Batch[A], Saved[A]]:
-        return normalize(engine, options, layout, inputs)
-
-    def backward(inputs: Inputs[A], saved: Saved[A], dy: A) -> Gradients[A]:
-        return pull(engine, options, layout, inputs, saved, dy)
-
-    def reference(inputs: Inputs[A], dy: A) -> Gradients[A]:
-        _, _, saved = normalize(engine.composed, options, layout, inputs)
-        return pull(engine.composed, options, layout, inputs, saved, dy)
-
-    step = engine.differentiable(forward, backward, reference)
     if adjustment is None:
-        return step(inputs)
+        return _train(engine, options, layout, inputs)
     folded = fold_adjustment(engine.ops, adjustment, inputs, layout)
     if folded is not None:
-        return step(folded)
+        return _train(engine, options, layout, folded)
     # What comes between is not rounded to 16 bits: neither y nor the adjustment's gradients could undo it.
     ops, x = engine.ops, inputs.x
-    bare, batch = step(inputs._replace(x=ops.cast(x, ops.stat_dtype(x)), gamma=None, beta=None))
-    return ops.cast(adjust(ops, bare, adjustment, inputs, layout), ops.dtype(x)), batch
+    bare = inputs._replace(x=ops.cast(x, ops.stat_dtype(x)), gamma=None, beta=None)
+    y, batch = _train(engine, options, layout, bare)
+    return ops.cast(adjust(ops, y, adjustment, inputs, layout), ops.dtype(x)), batch
+
+
+def _train(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]) -> tuple[A, Batch[A]]:
+    """The step without an adjustment, and its gradient."""
+    chosen = engine.suited(layout, inputs) or engine
+
+    def forward(inputs: Inputs[A]) -> tuple[A, Batch[A], Saved[A]]:
+        return normalize(chosen, options, layout, inputs)
+
+    def backward(inputs: Inputs[A], saved: Saved[A], dy: A) -> Gradients[A]:
+        return pull(chosen, options, layout, inputs, saved, dy)
+
+    def reference(inputs: Inputs[A], dy: A) -> Gradients[A]:
+        _, _, saved = normalize(chosen.composed, options, layout, inputs)
+        return pull(chosen.composed, options, layout, inputs, saved, dy)
+
+    return chosen.differentiable(forward, backward, reference)(inputs)
 
 
 def normalize(

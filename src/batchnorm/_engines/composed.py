@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from batchnorm._engines.protocol import A, GradTerms, Moments, Ops, Saved
+from batchnorm._engines.protocol import A, GradTerms, Inputs, Moments, Ops, Saved
 from batchnorm.layout import Layout
 
 __all__ = [
@@ -35,6 +35,9 @@ class Composed(Generic[A]):
     @property
     def composed(self) -> "Composed[A]":
         return self
+
+    def suited(self, layout: Layout, inputs: Inputs[A]) -> None:
+        return None
 
     def moments(self, x: A, weights: A | None, layout: Layout) -> Moments[A]:
         return moments(self.ops, x, weights, layout)

@@ -143,6 +143,10 @@ class Engine(Protocol[A]):
         """The same engine without shortcuts, in operations that the framework can differentiate to any order."""
         ...
 
+    def suited(self, layout: Layout, inputs: Inputs[A], /) -> "Engine[A] | None":
+        """Another engine for a training step on just these inputs; None where this one is right."""
+        ...
+
     def moments(self, x: A, weights: A | None, layout: Layout) -> Moments[A]: ...
 
     def apply(self, x: A, mean: A, scale: A, shift: A, layout: Layout) -> A:

@@ -20,7 +20,7 @@ OURS: dict[type, type] = {
     nn.BatchNorm3d: BatchNorm3d,
 }
 THEIRS = {ours: theirs for theirs, ours in OURS.items()}
-OWN = ("settings", "_plain", "_grouped", "_key", "_options")
+OWN = ("settings", "_plain", "_grouped", "_composed_inference", "_key", "_options")
 
 
 def convert(model: Model, *, back: bool = False, force: bool = False, **options: Any) -> Model:

@@ -91,32 +91,49 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
             return self._weighted(input, weight, mask, batch_counts)
         if not batch_counts:
             return self._infer(input)
-        if not self._plain or input.numel() == 0 or (self.momentum is None and torch.compiler.is_compiling()):
+        momentum: float | None = self.momentum
+        traced = is_traced()
+        if traced:
             refuse_shared_statistics(self, input)
-            if self._grouped and self.momentum is not None and input.numel() and not is_traced():
+        if not self._plain or input.numel() == 0 or (momentum is None and torch.compiler.is_compiling()):
+            if self._grouped and momentum is not None and input.numel() and not traced:
                 return _training.train_grouped(self, input)
             return _training.train(self, input, None, None)
-        if self.momentum is not None and prefers_native(input):
+        if traced:
+            if prefers_library(input):
+                return _training.train(self, input, None, None)
+        elif momentum is not None and prefers_native(input):
             return _training.train_grouped(self, input)
-        if prefers_library(input):
-            return _training.train(self, input, None, None)
+        return self._train_plainly(input, momentum)
+
+    def _train_plainly(self, input: Tensor, momentum: float | None) -> Tensor:
+        """In one call of PyTorch's, whose kernel moves the averages too. Small inputs come here: each line counts."""
         mean: Any = None
         variance: Any = None
-        momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats:
-            refuse_shared_statistics(self, input)
             mean, variance = self.running_mean, self.running_var
             if _recompute.is_frozen():
                 # Checkpointing wants the same tensors saved as in the first run.
                 mean, variance = mean.clone(), variance.clone()
-            elif self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
-                if self.momentum is None:
-                    momentum = 1.0 / float(self.num_batches_tracked)
-        return batch_norm(input, self.weight, self.bias, mean, variance, True, momentum, self.eps)
+            else:
+                count: Tensor | None = self.num_batches_tracked
+                if count is not None:
+                    count.add_(1)
+                    if momentum is None:
+                        momentum = 1.0 / float(count)
+        return batch_norm(
+            input,
+            self.weight,
+            self.bias,
+            mean,
+            variance,
+            True,
+            0.0 if momentum is None else momentum,
+            self.eps,
+        )
 
     def _infer(self, input: Tensor) -> Tensor:
-        if self.settings.axes != (1,) or self.settings.fused is False:
+        if self._composed_inference:
             return _training.infer(self, input)
         return batch_norm(
             input, self.weight, self.bias, self.running_mean, self.running_var, False, 0.0, self.eps
@@ -186,6 +203,7 @@ def configure(layer: Any, settings: Settings) -> None:
     """Give a layer its settings, and the buffers that they ask for."""
     options = plan(layer, settings)
     layer.settings, layer._plain, layer._grouped = settings, settings.is_plain, settings.is_grouped
+    layer._composed_inference = settings.axes != (1,) or settings.fused is False
     layer._key, layer._options = None, options
     _state.register(layer, options)
 

@@ -7,7 +7,7 @@ import torch
 
 from batchnorm._core import state as core
 from batchnorm._engines.protocol import Batch
-from batchnorm._engines.torch import engine
+from batchnorm._engines.torch import engine, host
 from batchnorm.options import Options
 
 __all__ = ["advance", "buffer_names", "drop", "read", "register", "reset", "start"]
@@ -69,18 +69,23 @@ def read(layer: Module, options: Options, dtype: torch.dtype) -> dict[str, Tenso
         zeros = torch.zeros(layer.num_features, dtype=dtype, device=device)  # pyright: ignore[reportArgumentType, reportCallIssue]
         return start(options, zeros, zeros + 1.0)
     values = {slot: getattr(layer, name) for slot, name in buffer_names(options).items()}
-    return {slot: value.detach().to(dtype) for slot, value in values.items()}
+    return {slot: _plain(value, dtype) for slot, value in values.items()}
 
 
-def advance(layer: Any, options: Options, batch: Batch[Tensor], dtype: torch.dtype) -> None:
-    """Do to each buffer what one training step does to it, always starting from what it holds by now."""
+def _plain(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Without a gradient, in this dtype; most are that already."""
+    return value.detach().to(dtype) if value.requires_grad or value.dtype is not dtype else value
+
+
+def advance(layer: Any, options: Options, batch: Batch[Tensor], before: dict[str, Tensor]) -> None:
+    """Do to each buffer what one training step does to it; `before` is what they hold, as `read` returned it."""
     with torch.no_grad():
         count = layer.num_batches_tracked
         if count is not None:
             count.add_(1 if batch.counted is None else batch.counted.any())
             if layer.momentum is None:
-                options = _plain_average(options, count.to(dtype))
-        after = core.advance(ops, options, read(layer, options, dtype), batch)
+                options = _plain_average(options, count.to(before["moving_mean"].dtype))
+        after = host.advance(options, before, batch) or core.advance(ops, options, before, batch)
         for slot, name in buffer_names(options).items():
             getattr(layer, name).copy_(after[slot])
 

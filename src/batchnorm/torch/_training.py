@@ -1,6 +1,6 @@
 """One training step of a layer by the core, and inference along other axes than the kernel's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +12,7 @@ from batchnorm._engines.protocol import Inputs
 from batchnorm._engines.torch import engine, ways
 from batchnorm._engines.torch.block import memory_order
 from batchnorm._engines.torch.plain import check_epsilon, grouped_batch_norm, refuse_single
+from batchnorm._engines.torch.tracing import is_traced
 from batchnorm._engines.ways import insist
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, canonical_axes, plan_layout
@@ -31,21 +32,23 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     """Normalize by the batch, and write the running statistics where the layer tracks them."""
     check_epsilon(layer.eps)
     dtype = ops.stat_dtype(x)
-    axes = canonical_axes(layer.settings.axes, x.dim())
-    weights = merge_weights(x.shape, axes, weight, mask, dtype)
     options = layer.options
+    axes = canonical_axes(options.axes, x.dim())
+    weights = merge_weights(x.shape, axes, weight, mask, dtype)
     # A layer that has no running statistics takes the batch's in evaluation too, where there are no ghost batches.
     ghost = options.ghost if layer.training else None
     adjustment = None
     if layer.training and layer.adjustment is not None:
         adjustment = _call(layer.adjustment, x, dtype)
-    order = None if torch.compiler.is_compiling() else memory_order(x, axes)
+    if is_traced():
+        order, layout = None, plan_layout(x.shape, axes, ghost, cached=not torch.compiler.is_compiling())
+    else:
+        order, layout = _seen(_sizes(x), x.stride(), options.axes, ghost)
+    _check_channels(layer, x, layout)
     if order is not None:
         x = x.permute(order)
-        axes = tuple(sorted(order.index(axis) for axis in axes))
         weights = None if weights is None else weights.permute(order)
         adjustment = None if adjustment is None else Adjustment(*(a.permute(order) for a in adjustment))
-    layout = _layout(layer, x, axes, ghost)
     if layout.count == 1:
         refuse_single(x)
     insist(ways, options, layout, x, weights, enough=("native", "framework"))
@@ -53,19 +56,16 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     options = _at_step(layer, options, count)
     y, batch = step.train(engine, options, layout, _inputs(layer, x, weights, state), adjustment)
     if layer.training and layer.track_running_stats and not _recompute.is_frozen():
-        _state.advance(layer, options, batch, dtype)
+        # Nothing was recalled where they move, so that what was read is what they hold.
+        _state.advance(layer, options, batch, state)
     return y if order is None else y.permute(_inverse(order))
 
 
 def train_grouped(layer: Any, x: Tensor) -> Tensor:
     """The same by a kernel alone, for layers with ghost batches or other axes and no more."""
     check_epsilon(layer.eps)
-    # While `torch.jit.trace` records, sizes are tensors.
-    traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    shape = tuple(map(int, x.shape)) if traced else x.shape
-    order, layout = _seen(
-        shape, x.stride(), layer.settings.axes, layer.options.ghost if layer.training else None
-    )
+    options = layer.options
+    order, layout = _seen(_sizes(x), x.stride(), options.axes, options.ghost if layer.training else None)
     _check_channels(layer, x, layout)
     if layout.count == 1:
         refuse_single(x)
@@ -85,7 +85,9 @@ def infer(layer: Any, x: Tensor) -> Tensor:
     options = layer.options
     axes = canonical_axes(options.axes, x.dim())
     state = _state.read(layer, options, ops.stat_dtype(x))
-    return step.infer(engine, options, _layout(layer, x, axes, None), _inputs(layer, x, None, state))
+    layout = plan_layout(x.shape, axes, cached=not torch.compiler.is_compiling())
+    _check_channels(layer, x, layout)
+    return step.infer(engine, options, layout, _inputs(layer, x, None, state))
 
 
 def _inputs(layer: Any, x: Tensor, weights: Tensor | None, state: dict[str, Tensor]) -> Inputs[Tensor]:
@@ -101,6 +103,12 @@ def _parameters(layer: Any, dtype: torch.dtype) -> tuple[Tensor | None, Tensor |
     return gamma, beta
 
 
+def _sizes(x: Tensor) -> tuple[int, ...]:
+    """While `torch.jit.trace` records, sizes are tensors."""
+    traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return tuple(map(int, x.shape)) if traced else x.shape
+
+
 @lru_cache(maxsize=1024)
 def _seen(
     shape: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...], ghost: Ghost | None
@@ -111,12 +119,6 @@ def _seen(
     if order is not None:
         shape, axes = tuple(shape[axis] for axis in order), tuple(sorted(order.index(axis) for axis in axes))
     return order, plan_layout(shape, axes, ghost)
-
-
-def _layout(layer: Any, x: Tensor, axes: Sequence[int], ghost: Ghost | None) -> Layout:
-    layout = plan_layout(x.shape, axes, ghost, cached=not torch.compiler.is_compiling())
-    _check_channels(layer, x, layout)
-    return layout
 
 
 def _check_channels(layer: Any, x: Tensor, layout: Layout) -> None:

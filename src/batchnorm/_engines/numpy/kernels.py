@@ -30,6 +30,7 @@ __all__ = [
     "grad_weights",
     "moments",
     "ops",
+    "suited",
     "sum_over_replicas",
     "why_not",
 ]
@@ -44,6 +45,7 @@ _ALIGNED = 1 << 20
 
 grad_weights = composed.grad_weights
 sum_over_replicas = composed.sum_over_replicas
+suited = composed.suited
 
 
 def moments(x: Array, weights: Array | None, layout: Layout) -> Moments[Array]:

@@ -32,6 +32,7 @@ __all__ = [
     "grad_weights",
     "moments",
     "ops",
+    "suited",
     "sum_over_replicas",
 ]
 
@@ -44,6 +45,7 @@ LARGEST_SAMPLE = 256
 # A module has the functions that the protocol asks for, with narrower types.
 _ops: Any = ops
 composed: Composed[Any] = Composed(_ops, differentiable, sum_over_replicas)
+suited = composed.suited
 
 grad_weights = composed.grad_weights
 

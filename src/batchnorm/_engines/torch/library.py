@@ -10,12 +10,10 @@ from typing import Any
 import torch
 
 from batchnorm._engines import steps
-from batchnorm._engines.composed import Composed
 from batchnorm._engines.protocol import Moments
 from batchnorm._engines.torch import kernels, native, ops
 from batchnorm._engines.torch.block import memory_order
-from batchnorm._engines.torch.differentiable import by_autograd
-from batchnorm._engines.torch.replicas import sum_over_replicas
+from batchnorm._engines.torch.reference import composed
 from batchnorm._kernels import available
 from batchnorm.layout import Layout, plan_layout, product
 from batchnorm.options import Ghost
@@ -26,7 +24,6 @@ Tensor = torch.Tensor
 
 # A module has the functions that the protocol asks for, with narrower types.
 _ops: Any = ops
-_plain: Composed[Any] = Composed(_ops, by_autograd, sum_over_replicas)
 # Asked while nothing is being traced: compilers warn of caches.
 AVAILABLE = available()
 # Numbers in an input from which a call that the compiler cannot fuse with its neighbors wins.
@@ -78,7 +75,7 @@ def _train(
     if found is not None:
         y, statistics = native.train_by(found, dense, gamma, beta, epsilon, layout)
     else:
-        y, moments, scale = steps.train(_plain, dense, gamma, beta, epsilon, layout)
+        y, moments, scale = steps.train(composed, dense, gamma, beta, epsilon, layout)
         statistics = torch.stack((moments.mean, moments.variance, scale))
     return _as_before(y, order, x), statistics
 

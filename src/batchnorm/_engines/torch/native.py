@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from batchnorm._engines.protocol import GradTerms, Moments, Saved
 from batchnorm._engines.torch import ops
 from batchnorm._engines.torch.tracing import is_watched, why_traced
 from batchnorm._kernels import load, why_missing
@@ -23,15 +22,10 @@ __all__ = [
     "TYPES",
     "Kernels",
     "address",
-    "apply",
     "blend",
     "find",
-    "fused_gradients",
-    "fused_train",
-    "grad_input",
-    "grad_sums",
+    "goes",
     "is_recorded",
-    "moments",
     "why_not",
 ]
 
@@ -71,13 +65,16 @@ def why_not(layout: Layout, x: Tensor, weights: Tensor | None = None) -> str | N
     return None if weights is None else why_not_weights(weights.shape, layout, found.by_group)
 
 
+def goes(*values: Tensor | None) -> bool:
+    """Whether these tensors may be used by their addresses, at this point of the program."""
+    return _why_hidden(values) is None
+
+
 def _look(layout: Layout, x: Tensor, others: Sequence[Tensor | None]) -> Kernels | str:
     """The kernels for x, or why they cannot go."""
-    traced = why_traced()
-    if traced is not None:
-        return traced
-    if is_watched():
-        return "a tracer or a mode of PyTorch's watches the operations"
+    hidden = _why_hidden((x, *others))
+    if hidden is not None:
+        return hidden
     module, name = load(), _KINDS.get(x.dtype)
     if module is None:
         return f"they are {why_missing()}"
@@ -85,110 +82,10 @@ def _look(layout: Layout, x: Tensor, others: Sequence[Tensor | None]) -> Kernels
         return f"they have no {x.dtype}"
     if x.numel() == 0:
         return "the input is empty"
-    for value in (x, *others):
-        if value is not None:
-            odd = _why_odd(value)
-            if odd is not None:
-                return odd
     runs: KernelSizes | None = kernel_sizes(layout)
     if runs is None:
         return WHY_NO_RUNS
     return Kernels(module, getattr(module, name), runs.sizes, runs.by_group, threads())
-
-
-def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor] | None:
-    """Mean and mean squared deviation over the reduced runs."""
-    kernels, spread = _find(layout, x, weights), None
-    if kernels is not None and weights is not None:
-        spread = _spread(weights, x, layout, kernels)
-    if kernels is None or (weights is not None and spread is None):
-        return None
-    x, by_group = x.contiguous(), spread is not None and bool(kernels.by_group)
-    mean, variance = _statistics(2, x, layout)
-    totals = mean.new_empty((2, layout.ghosts if by_group else 1, 1))
-    kernels.module.moments(
-        kernels.kind,
-        kernels.sizes,
-        address(x),
-        address(spread),
-        by_group,
-        *map(address, (*totals, mean, variance)),
-        kernels.threads,
-    )
-    if spread is not None:
-        return Moments(totals[0], totals[1], mean, variance)
-    return Moments(float(layout.count), float(layout.count), mean, variance)
-
-
-def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor | None:
-    """(x − mean)·scale + shift."""
-    kernels = _find(layout, x, mean, scale, shift)
-    if kernels is None:
-        return None
-    x = x.contiguous()
-    y, known = torch.empty_like(x), _known((mean, scale, shift), x, layout)
-    kernels.module.apply(kernels.kind, kernels.sizes, address(x), *map(address, (*known, y)), kernels.threads)
-    return y
-
-
-def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
-    """Σdy and Σdy·(x − mean)."""
-    kernels = _find(layout, x, dy, mean)
-    if kernels is None:
-        return None
-    x, dy = x.contiguous(), dy.to(x.dtype).contiguous()
-    known, sums = _known((mean,), x, layout), _statistics(2, x, layout)
-    kernels.module.grad_sums(
-        kernels.kind, kernels.sizes, *map(address, (dy, x, *known, *sums)), kernels.threads
-    )
-    return sums[0], sums[1]
-
-
-def grad_input(
-    dy: Tensor, x: Tensor, weights: Tensor | None, mean: Tensor, terms: GradTerms[Tensor], layout: Layout
-) -> Tensor | None:
-    """slope·dy + w·(tilt·(x − mean) + offset)."""
-    known = mean, terms.slope, terms.tilt, terms.offset
-    kernels, spread = _find(layout, x, dy, weights, *known), None
-    if kernels is not None and weights is not None:
-        spread = _spread(weights, x, layout, kernels)
-    if kernels is None or (weights is not None and spread is None):
-        return None
-    x, dy = x.contiguous(), dy.to(x.dtype).contiguous()
-    dx, known = torch.empty_like(x), _known(known, x, layout)
-    kernels.module.grad_input(
-        kernels.kind,
-        kernels.sizes,
-        *map(address, (dy, x, spread)),
-        spread is not None and bool(kernels.by_group),
-        *map(address, (*known, dx)),
-        kernels.threads,
-    )
-    return dx
-
-
-def fused_train(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
-) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
-    """y, the moments and the scale in one call."""
-    kernels = _find(layout, x, gamma, beta)
-    if kernels is None:
-        return None
-    y, statistics = train_by(kernels, x.contiguous(), gamma, beta, epsilon, layout)
-    mean, variance, scale = statistics
-    return y, Moments(float(layout.count), float(layout.count), mean, variance), scale
-
-
-def fused_gradients(
-    dy: Tensor, x: Tensor, saved: Saved[Tensor], epsilon: float, layout: Layout
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """dx, Σdy and Σdy·x̂ in one call."""
-    known = saved.mean, saved.variance, saved.scale
-    kernels = _find(layout, x, dy, *known)
-    if kernels is None:
-        return None
-    x = x.contiguous()
-    return gradients_by(kernels, dy, x, _known(known, x, layout), epsilon, layout)
 
 
 def train_by(
@@ -251,11 +148,6 @@ def blend(rows: Tensor, factor: float, share: float, old: Tensor) -> None:
     module.blend(kind, *rows.shape, rows.data_ptr(), float(factor), float(share), old.data_ptr())
 
 
-def _find(layout: Layout, x: Tensor, *others: Tensor | None) -> Kernels | None:
-    """The same for a pass by itself, which has no gradient."""
-    return None if is_recorded(x, *others) else find(layout, x, *others)
-
-
 def is_recorded(*values: Tensor | None) -> bool:
     """Whether PyTorch notes what is done with these, for a gradient."""
     return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in values)
@@ -264,6 +156,20 @@ def is_recorded(*values: Tensor | None) -> bool:
 def address(value: Tensor | None) -> int:
     """Where the numbers begin; 0 where there are none."""
     return 0 if value is None else value.data_ptr()
+
+
+def _why_hidden(values: Sequence[Tensor | None]) -> str | None:
+    """Why what is at the tensors' addresses may not be all that matters; None where it is."""
+    traced = why_traced()
+    if traced is not None:
+        return traced
+    if is_watched():
+        return "a tracer or a mode of PyTorch's watches the operations"
+    for value in values:
+        odd = None if value is None else _why_odd(value)
+        if odd is not None:
+            return odd
+    return None
 
 
 def _why_odd(value: Tensor) -> str | None:
@@ -286,19 +192,6 @@ def _dense(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if value is None or (value.dtype is dtype and value.is_contiguous()):
         return value
     return value.to(dtype).contiguous()
-
-
-def _spread(weights: Tensor, x: Tensor, layout: Layout, kernels: Kernels) -> Tensor | None:
-    """Weights over all positions; None where they differ between channels, or along a part of the second run."""
-    if why_not_weights(weights.shape, layout, kernels.by_group) is not None:
-        return None
-    return weights.to(ops.stat_dtype(x)).expand(layout.weight_shape).contiguous()
-
-
-def _known(values: Sequence[Tensor], x: Tensor, layout: Layout) -> list[Tensor]:
-    """Statistics as dense [G, C], which some only broadcast to."""
-    dtype, shape = ops.stat_dtype(x), (layout.ghosts, layout.channels)
-    return [value.to(dtype).expand(shape).contiguous() for value in values]
 
 
 def _statistics(number: int, x: Tensor, layout: Layout) -> Tensor:

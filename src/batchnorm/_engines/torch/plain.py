@@ -9,7 +9,6 @@ import torch
 from batchnorm._engines.torch import native, ops
 from batchnorm._engines.torch.block import plan_block
 from batchnorm._engines.torch.single import train_natively
-from batchnorm._engines.torch.tracing import is_traced
 from batchnorm._kernels import available
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout
@@ -28,12 +27,15 @@ LARGE_LAST = 2_097_152
 
 
 def prefers_native(x: Tensor) -> bool:
-    """Whether a plain training step on x is quicker by the CPU kernels than in one call of PyTorch's."""
-    # While a compiler traces, sizes are symbols, which are not to be compared.
-    if is_traced() or not x.is_cpu:
+    """Whether a plain training step on x is quicker by the CPU kernels than in one call of PyTorch's.
+
+    Not asked while a compiler traces: sizes are symbols then, which are not to be compared.
+    """
+    size = x.numel()
+    if size < LARGE_INPUT:
         return False
     first = x.dim() > 2 and x.is_contiguous()
-    return x.numel() >= (LARGE_INPUT if first else LARGE_LAST) and available()
+    return (first or size >= LARGE_LAST) and x.is_cpu and available()
 
 
 def batch_norm(

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from batchnorm._engines.torch import kernels, native
+from batchnorm._engines.torch.host import Host
+from batchnorm._engines.torch.host_ops import as_tensor, lower
 from batchnorm.layout import Layout
 
 __all__ = ["train_natively"]
@@ -64,7 +66,8 @@ class _Train(torch.autograd.Function):
         else:
             dx = None
             mean, variance, _ = statistics
-            sums, products = _sums(native.grad_sums(dy, x, mean, layout), variance, epsilon)
+            sums, centered = map(as_tensor, Host(found).grad_sums(dy, x, lower(mean), layout))
+            products = centered * torch.rsqrt(variance + epsilon)
         dgamma = None if gamma is None else _merge(products, layout).to(gamma.dtype)
         dbeta = None if ctx.beta_dtype is None else _merge(sums, layout).to(ctx.beta_dtype)
         return None, dx, dgamma, dbeta
@@ -73,12 +76,6 @@ class _Train(torch.autograd.Function):
 def _merge(value: Tensor, layout: Layout) -> Tensor:
     """Over the groups."""
     return value.reshape(layout.channels) if layout.ghosts == 1 else value.sum(0)
-
-
-def _sums(found: tuple[Tensor, Tensor] | None, variance: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Σdy and Σdy·x̂."""
-    assert found is not None  # the kernels were there a moment ago
-    return found[0], found[1] * torch.rsqrt(variance + epsilon)
 
 
 def _differentiably(

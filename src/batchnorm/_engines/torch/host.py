@@ -1,0 +1,250 @@
+"""A step on the CPU kernels, in which only the large arrays are PyTorch's and the statistics are NumPy's.
+
+Between the passes the core computes some sixty operations on groups × channels numbers. PyTorch takes a few
+microseconds for each, however few the numbers are, which for small inputs is most of the step; NumPy takes a fraction.
+The memory is the same, and no number is copied.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from batchnorm._core import state as core
+from batchnorm._engines.protocol import Batch, Gradients, GradTerms, Inputs, Moments, Saved
+from batchnorm._engines.torch import host_ops, native
+from batchnorm._engines.torch.differentiable import differentiable
+from batchnorm._engines.torch.host_ops import as_tensor, lower
+from batchnorm._engines.torch.native import Kernels
+from batchnorm._engines.torch.reference import composed
+from batchnorm._engines.torch.replicas import sum_over_replicas
+from batchnorm._kernels.runs import why_not_weights
+from batchnorm.layout import Layout
+from batchnorm.options import Options
+
+__all__ = ["Host", "advance", "apply", "find"]
+
+Tensor = torch.Tensor
+Array = Any
+
+# A module has the functions that the protocol asks for, with narrower types.
+_OPS: Any = host_ops
+
+
+def find(layout: Layout, inputs: Inputs[Tensor]) -> "Host | None":
+    """The engine for a step on these inputs, or None where the kernels cannot go."""
+    x, gamma, beta, weights, state = inputs
+    kernels = native.find(layout, x, gamma, beta, weights, *state.values())
+    return None if kernels is None else Host(kernels)
+
+
+def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor | None:
+    """(x − mean)·scale + shift without a gradient; None where the kernels cannot go."""
+    given = x, mean, scale, shift
+    kernels = None if native.is_recorded(*given) else native.find(layout, *given)
+    if kernels is None:
+        return None
+    return Host(kernels).apply(x, lower(mean), lower(scale), lower(shift), layout)
+
+
+def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Tensor]) -> dict[str, Tensor] | None:
+    """The state after a step, where it is plain numbers in the memory of the CPU; None elsewhere."""
+    values = [*state.values(), *batch]
+    if not native.goes(*values):
+        return None
+    if isinstance(options.decay, Tensor):
+        options = replace(options, decay=float(options.decay))
+    with np.errstate(all="ignore"):
+        before: dict[str, Array] = {name: lower(value) for name, value in state.items()}
+        after = core.advance(_OPS, options, before, Batch(*map(lower, batch)))
+    return {name: as_tensor(np.asarray(value)) for name, value in after.items()}
+
+
+class Host:
+    """The engine of one step, whose kernels were found. Statistics are NumPy's arrays, [G, C]."""
+
+    __slots__ = ("dtype", "kernels")
+
+    ops = host_ops
+    composed = composed
+
+    def __init__(self, kernels: Kernels) -> None:
+        self.kernels = kernels
+        self.dtype = np.float64 if kernels.kind == kernels.module.FLOAT64 else np.float32
+
+    def suited(self, layout: Layout, inputs: Inputs[Any]) -> None:
+        del layout, inputs
+
+    def moments(self, x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Array]:
+        """Mean and mean squared deviation over the reduced runs."""
+        kernels, by_group = self.kernels, False
+        spread, effective = None, [0, 0]
+        totals: Any = (float(layout.count),) * 2
+        if weights is not None:
+            spread = self._spread(weights, layout)
+            if spread is None:
+                return Moments(*map(lower, composed.moments(x, weights, layout)))
+            by_group = bool(kernels.by_group)
+            totals, effective = self._rows(layout.ghosts if by_group else 1, 1, many=2)
+        (mean, variance), addresses = self._rows(layout.ghosts, layout.channels, many=2)
+        x = x.contiguous()
+        kernels.module.moments(
+            kernels.kind,
+            kernels.sizes,
+            x.data_ptr(),
+            native.address(spread),
+            by_group,
+            *effective,
+            *addresses,
+            kernels.threads,
+        )
+        return Moments(totals[0], totals[1], mean, variance)
+
+    def apply(self, x: Tensor, mean: Array, scale: Array, shift: Array, layout: Layout) -> Tensor:
+        """(x − mean)·scale + shift."""
+        kernels, x = self.kernels, x.contiguous()
+        y, known = torch.empty_like(x), self._known((mean, scale, shift), layout)
+        kernels.module.apply(
+            kernels.kind, kernels.sizes, x.data_ptr(), *map(_address, known), y.data_ptr(), kernels.threads
+        )
+        return y
+
+    def grad_sums(self, dy: Tensor, x: Tensor, mean: Array, layout: Layout) -> tuple[Array, Array]:
+        """Σdy and Σdy·(x − mean)."""
+        kernels, x, dy = self.kernels, x.contiguous(), _like(dy, x)
+        (mean,) = self._known((mean,), layout)
+        (first, second), addresses = self._rows(layout.ghosts, layout.channels, many=2)
+        kernels.module.grad_sums(
+            kernels.kind,
+            kernels.sizes,
+            dy.data_ptr(),
+            x.data_ptr(),
+            _address(mean),
+            *addresses,
+            kernels.threads,
+        )
+        return first, second
+
+    def grad_input(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        weights: Tensor | None,
+        mean: Array,
+        terms: GradTerms[Array],
+        layout: Layout,
+    ) -> Tensor:
+        """slope·dy + w·(tilt·(x − mean) + offset)."""
+        kernels, x, dy = self.kernels, x.contiguous(), _like(dy, x)
+        spread = None if weights is None else self._spread(weights, layout)
+        known = self._known((mean, *terms), layout)
+        if weights is not None and spread is None:
+            mean, *rest = map(as_tensor, known)
+            return composed.grad_input(dy, x, weights, mean, GradTerms(*rest), layout)
+        dx = torch.empty_like(x)
+        kernels.module.grad_input(
+            kernels.kind,
+            kernels.sizes,
+            dy.data_ptr(),
+            x.data_ptr(),
+            native.address(spread),
+            spread is not None and bool(kernels.by_group),
+            *map(_address, known),
+            dx.data_ptr(),
+            kernels.threads,
+        )
+        return dx
+
+    def grad_weights(
+        self,
+        x: Tensor,
+        weights: Tensor,
+        mean: Array,
+        variance: Array,
+        terms: GradTerms[Array],
+        layout: Layout,
+    ) -> Tensor | None:
+        """The gradient of the weights, where it is asked for: of a mask it hardly ever is."""
+        if not weights.requires_grad:
+            return None
+        mean, variance, *rest = map(as_tensor, self._known((mean, variance, *terms), layout))
+        return composed.grad_weights(x, weights, mean, variance, GradTerms(*rest), layout)
+
+    def sum_over_replicas(self, values: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(map(lower, sum_over_replicas(tuple(map(as_tensor, values)))))
+
+    def fused_train(
+        self, x: Tensor, gamma: Array | None, beta: Array | None, epsilon: float, layout: Layout
+    ) -> tuple[Tensor, Moments[Array], Array]:
+        """y, the moments and the scale in one call."""
+        given = as_tensor(gamma), as_tensor(beta)
+        y, statistics = native.train_by(self.kernels, x.contiguous(), *given, epsilon, layout)
+        mean, variance, scale = lower(statistics)
+        total = float(layout.count)
+        return y, Moments(total, total, mean, variance), scale
+
+    def fused_gradients(
+        self, dy: Tensor, x: Tensor, saved: Saved[Array], epsilon: float, layout: Layout
+    ) -> tuple[Tensor, Array, Array]:
+        """dx, Σdy and Σdy·x̂ in one call."""
+        known = self._known((saved.mean, saved.variance, saved.scale), layout)
+        known = [as_tensor(value) for value in known]
+        dx, *sums = native.gradients_by(self.kernels, dy, x.contiguous(), known, epsilon, layout)
+        return dx, lower(sums[0]), lower(sums[1])
+
+    def fused_infer(self, *asked: Any) -> None:
+        """Inference does not come here: PyTorch has an operation for it."""
+        del asked
+
+    def differentiable(
+        self, forward: Callable[..., Any], backward: Callable[..., Any], reference: Callable[..., Any]
+    ) -> Callable[[Inputs[Tensor]], tuple[Tensor, Batch[Tensor]]]:
+        """PyTorch's, around functions that see NumPy's arrays per channel."""
+
+        def lowered(inputs: Inputs[Tensor]) -> tuple[Tensor, Batch[Tensor], Saved[Array]]:
+            x, gamma, beta, weights, state = inputs
+            seen = {name: lower(value) for name, value in state.items()}
+            # Numbers that are not finite stay so without a word, as in PyTorch.
+            with np.errstate(all="ignore"):
+                y, batch, saved = forward(Inputs(x, lower(gamma), lower(beta), weights, seen))
+            return y, Batch(*map(as_tensor, batch)), saved
+
+        def pulled(inputs: Inputs[Tensor], saved: Saved[Array], dy: Tensor) -> Gradients[Tensor]:
+            # The gradient may be asked for in other circumstances than the output.
+            if not native.goes(dy, inputs.x):
+                return reference(inputs, dy)
+            with np.errstate(all="ignore"):
+                return Gradients(*map(as_tensor, backward(inputs, saved, dy)))
+
+        return differentiable(lowered, pulled, reference)
+
+    def _spread(self, weights: Tensor, layout: Layout) -> Tensor | None:
+        """Weights over all positions; None where they differ between channels, or along a part of the second run."""
+        if why_not_weights(weights.shape, layout, self.kernels.by_group) is not None:
+            return None
+        dtype = torch.float64 if self.dtype is np.float64 else torch.float32
+        return weights.detach().to(dtype).expand(layout.weight_shape).contiguous()
+
+    def _known(self, values: Sequence[Array], layout: Layout) -> list[Array]:
+        """Statistics as dense [G, C], which some only broadcast to."""
+        shape = layout.ghosts, layout.channels
+        return [
+            np.ascontiguousarray(host_ops.broadcast_to(host_ops.cast(value, self.dtype), shape))
+            for value in values
+        ]
+
+    def _rows(self, groups: int, channels: int, many: int) -> tuple[Array, list[int]]:
+        """Arrays [groups, channels] to be written, and where they begin."""
+        rows = np.empty((many, groups, channels), self.dtype)
+        first, size = _address(rows), groups * channels * rows.itemsize
+        return rows, [first + row * size for row in range(many)]
+
+
+def _address(value: Array) -> int:
+    return value.__array_interface__["data"][0]
+
+
+def _like(dy: Tensor, x: Tensor) -> Tensor:
+    return dy.to(x.dtype).contiguous()
