@@ -17,6 +17,7 @@ __all__ = [
     "dynamic_shape",
     "either",
     "engine",
+    "infer_plainly",
     "is_compiling",
     "train_plainly",
     "value",

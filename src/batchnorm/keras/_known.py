@@ -7,7 +7,16 @@ import keras
 
 from batchnorm.errors import refusal
 
-__all__ = ["assign", "divisible", "dynamic_shape", "either", "is_compiling", "train_plainly", "value"]
+__all__ = [
+    "assign",
+    "divisible",
+    "dynamic_shape",
+    "either",
+    "infer_plainly",
+    "is_compiling",
+    "train_plainly",
+    "value",
+]
 
 Tensor = Any
 
@@ -27,7 +36,12 @@ def is_compiling() -> bool:
 
 
 def train_plainly(*step: Any) -> None:
-    """A step by kernels that also write the moving statistics, which only PyTorch's memory lets them."""
+    """A step by kernels that write the moving statistics too, which only PyTorch's memory lets them."""
+    del step
+
+
+def infer_plainly(*step: Any) -> None:
+    """Inference without the core, which only PyTorch gains by."""
     del step
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from batchnorm._engines.tensorflow import engine
 from batchnorm.errors import refusal
-from batchnorm.keras._known import assign, is_compiling, train_plainly
+from batchnorm.keras._known import assign, infer_plainly, is_compiling, train_plainly
 
 __all__ = [
     "assign",
@@ -15,6 +15,7 @@ __all__ = [
     "dynamic_shape",
     "either",
     "engine",
+    "infer_plainly",
     "is_compiling",
     "train_plainly",
     "value",

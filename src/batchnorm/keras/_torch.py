@@ -8,6 +8,9 @@ from typing import Any
 import torch
 
 from batchnorm._engines.torch import engine, native
+from batchnorm._engines.torch.kernels import FLOATS, fused_infer
+from batchnorm._engines.torch.ops import stat_dtype
+from batchnorm._engines.torch.plain import batch_norm
 from batchnorm._engines.torch.single import train_natively
 from batchnorm.keras._known import divisible, dynamic_shape, either, value
 from batchnorm.layout import Layout
@@ -27,6 +30,7 @@ __all__ = [
     "dynamic_shape",
     "either",
     "engine",
+    "infer_plainly",
     "is_compiling",
     "train_plainly",
     "value",
@@ -53,11 +57,11 @@ def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Te
     """
     if options.renorm is not None or options.synchronized or options.debias_mean or options.fused is False:
         return None
-    dtype = engine.ops.stat_dtype(x)
+    dtype = stat_dtype(x)
     averages: list[Tensor] = [layer.moving_mean.value, layer.moving_variance.value]
     if in_stateless_scope() or any(each.dtype is not dtype for each in averages):
         return None
-    gamma, beta = (_parameter(variable, dtype) for variable in (layer.gamma, layer.beta))
+    gamma, beta = _read(layer.gamma, dtype), _read(layer.beta, dtype)
     done = train_natively(x, gamma, beta, options.epsilon, layout)
     if done is None:
         return None
@@ -72,8 +76,21 @@ def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Te
     return y
 
 
-def _parameter(variable: Any, dtype: torch.dtype) -> Tensor | None:
-    """gamma or beta, flat and in the statistics' dtype."""
+def infer_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
+    """Inference by PyTorch's operation for it; None where that cannot go."""
+    if options.fused is False:
+        return None
+    dtype = stat_dtype(x)
+    gamma, beta = _read(layer.gamma, dtype), _read(layer.beta, dtype)
+    mean, variance = _read(layer.moving_mean, dtype), _read(layer.moving_variance, dtype)
+    if layout.axes == (1,) and x.dtype in FLOATS:
+        # As the operation wants it, in whatever order the axes lie in memory.
+        return batch_norm(x, gamma, beta, mean, variance, False, 0.0, options.epsilon)
+    return fused_infer(x, gamma, beta, mean, variance, options.epsilon, layout)  # pyright: ignore[reportArgumentType]
+
+
+def _read(variable: Any, dtype: torch.dtype) -> Tensor | None:
+    """What a variable holds now, flat and in the statistics' dtype."""
     if variable is None:
         return None
     value: Tensor = variable.value

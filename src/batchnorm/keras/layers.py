@@ -200,8 +200,11 @@ class BatchNormalization(keras.layers.Layer):
         return self._as_computed(y)
 
     def _infer(self, inputs: Tensor) -> Tensor:
-        options, x = _arguments.options_of(self), _as_float(inputs)
-        y = step.infer(framework().engine, options, self._layout(x, None), self._inputs(x, None, options))
+        options, x, tools = _arguments.options_of(self), _as_float(inputs), framework()
+        layout = self._layout(x, None)
+        y = tools.infer_plainly(self, options, layout, x)
+        if y is None:
+            y = step.infer(tools.engine, options, layout, self._inputs(x, None, options))
         return self._as_computed(y)
 
     def _as_computed(self, y: Tensor) -> Tensor:
