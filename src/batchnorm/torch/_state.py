@@ -68,8 +68,16 @@ def read(layer: Module, options: Options, dtype: torch.dtype) -> dict[str, Tenso
         device = None if parameter is None else parameter.device
         zeros = torch.zeros(layer.num_features, dtype=dtype, device=device)  # pyright: ignore[reportArgumentType, reportCallIssue]
         return start(options, zeros, zeros + 1.0)
-    values = {slot: getattr(layer, name) for slot, name in buffer_names(options).items()}
-    return {slot: _plain(value, dtype) for slot, value in values.items()}
+    return {slot: _plain(value, dtype) for slot, value in _buffers(layer, options).items()}
+
+
+def _buffers(layer: Module, options: Options) -> dict[str, Any]:
+    """Each slot's buffer; one that was made an attribute of another kind is that."""
+    own = layer._buffers  # pyright: ignore[reportPrivateUsage]
+    return {
+        slot: own[name] if name in own else getattr(layer, name)
+        for slot, name in buffer_names(options).items()
+    }
 
 
 def _plain(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -85,9 +93,13 @@ def advance(layer: Any, options: Options, batch: Batch[Tensor], before: dict[str
             count.add_(1 if batch.counted is None else batch.counted.any())
             if layer.momentum is None:
                 options = _plain_average(options, count.to(before["moving_mean"].dtype))
-        after = host.advance(options, before, batch) or core.advance(ops, options, before, batch)
-        for slot, name in buffer_names(options).items():
-            getattr(layer, name).copy_(after[slot])
+        buffers = _buffers(layer, options)
+        # What was read are the buffers themselves, if of the statistics' dtype.
+        shared = all(before[slot] is value for slot, value in buffers.items())
+        if shared and host.advance(options, before, batch):
+            return
+        for slot, value in core.advance(ops, options, before, batch).items():
+            buffers[slot].copy_(value)
 
 
 def _plain_average(options: Options, count: Tensor) -> Options:

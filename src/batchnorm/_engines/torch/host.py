@@ -49,17 +49,19 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
     return Host(kernels).apply(x, lower(mean), lower(scale), lower(shift), layout)
 
 
-def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Tensor]) -> dict[str, Tensor] | None:
-    """The state after a step, where it is plain numbers in the memory of the CPU; None elsewhere."""
-    values = [*state.values(), *batch]
-    if not native.goes(*values):
-        return None
+def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) -> bool:
+    """Move the state in place, where it is plain numbers in the memory of the CPU; False elsewhere."""
+    if not native.goes(*state.values(), *batch):
+        return False
     if isinstance(options.decay, Tensor):
         options = replace(options, decay=float(options.decay))
+    before: dict[str, Array] = {name: lower(value) for name, value in state.items()}
     with np.errstate(all="ignore"):
-        before: dict[str, Array] = {name: lower(value) for name, value in state.items()}
-        after = core.advance(_OPS, options, before, Batch(*map(lower, batch)))
-    return {name: as_tensor(np.asarray(value)) for name, value in after.items()}
+        lowered: Batch[Any] = Batch(*map(lower, batch))
+        after = core.advance(_OPS, options, before, lowered)
+    for name, value in after.items():
+        before[name][...] = value
+    return True
 
 
 class Host:

@@ -37,7 +37,9 @@ Array = Any
 
 def lower(value: Any) -> Any:
     """A tensor as NumPy's array in the same memory; anything else as it is."""
-    return value.detach().numpy() if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().numpy() if value.requires_grad else value.numpy()
 
 
 def as_tensor(value: Any) -> Any:
