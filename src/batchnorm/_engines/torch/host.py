@@ -51,7 +51,8 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
 
 def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) -> bool:
     """Move the state in place, where it is plain numbers in the memory of the CPU; False elsewhere."""
-    if not native.goes(*state.values(), *batch):
+    values: list[Any] = [*state.values(), *batch]
+    if not native.goes(*values):
         return False
     if isinstance(options.decay, Tensor):
         options = replace(options, decay=float(options.decay))
