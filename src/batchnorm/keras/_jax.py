@@ -2,16 +2,19 @@
 
 from batchnorm._engines.jax import engine
 from batchnorm.keras._known import (
+    advance,
     assign,
     divisible,
     dynamic_shape,
     either,
+    infer_plainly,
     is_compiling,
     train_plainly,
     value,
 )
 
 __all__ = [
+    "advance",
     "assign",
     "divisible",
     "dynamic_shape",

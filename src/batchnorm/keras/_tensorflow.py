@@ -7,9 +7,10 @@ import tensorflow as tf
 
 from batchnorm._engines.tensorflow import engine
 from batchnorm.errors import refusal
-from batchnorm.keras._known import assign, infer_plainly, is_compiling, train_plainly
+from batchnorm.keras._known import advance, assign, infer_plainly, is_compiling, train_plainly
 
 __all__ = [
+    "advance",
     "assign",
     "divisible",
     "dynamic_shape",

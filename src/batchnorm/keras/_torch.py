@@ -3,11 +3,13 @@
 Keras' general way to a variable, to its dtype and into it takes longer than the arithmetic on small inputs.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
-from batchnorm._engines.torch import engine, native
+from batchnorm._engines.protocol import Batch
+from batchnorm._engines.torch import engine, host, native
 from batchnorm._engines.torch.kernels import FLOATS, fused_infer
 from batchnorm._engines.torch.ops import stat_dtype
 from batchnorm._engines.torch.plain import batch_norm
@@ -25,6 +27,7 @@ except ImportError:  # Not one of Keras' public names: without it every step goe
 
 
 __all__ = [
+    "advance",
     "assign",
     "divisible",
     "dynamic_shape",
@@ -50,6 +53,17 @@ def assign(variable: Any, value: Tensor) -> None:
             variable.value.copy_(value)
 
 
+def advance(options: Options, variables: Mapping[str, Any], batch: Batch[Tensor], dtype: torch.dtype) -> bool:
+    """Move the moving statistics in place by NumPy's arithmetic, where they are numbers in the memory of the CPU."""
+    values: dict[str, Tensor] = {slot: variable.value for slot, variable in variables.items()}
+    if in_stateless_scope() or any(each.dtype is not dtype for each in values.values()):
+        return False
+    if not host.advance(options, {slot: _flat(value) for slot, value in values.items()}, batch):
+        return False
+    _tell_written(values.values())
+    return True
+
+
 def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
     """A step without weights, renorm, adjustment and replicas by the CPU kernels, which move the averages as well.
 
@@ -68,11 +82,10 @@ def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Te
     y, (mean, variance) = done
     share = 1.0 - options.decay
     bessel = layout.count / max(layout.count - 1, 1) if options.variance == "sample" else 1.0
-    moving_mean, moving_variance = (each if each.dim() == 1 else each.view(-1) for each in averages)
+    moving_mean, moving_variance = map(_flat, averages)
     native.blend(mean, 1.0, share, moving_mean)
     native.blend(variance, bessel, share, moving_variance)
-    # The kernels write by address, which PyTorch must be told: it refuses gradients that want the old numbers.
-    torch.autograd.graph.increment_version(averages)
+    _tell_written(averages)
     return y
 
 
@@ -94,5 +107,14 @@ def _read(variable: Any, dtype: torch.dtype) -> Tensor | None:
     if variable is None:
         return None
     value: Tensor = variable.value
-    value = value if value.dtype is dtype else value.to(dtype)
-    return value if value.dim() == 1 else value.reshape(-1)
+    return _flat(value if value.dtype is dtype else value.to(dtype))
+
+
+def _flat(value: Tensor) -> Tensor:
+    """The same numbers in the same memory; a scalar stays one."""
+    return value if value.dim() <= 1 else value.view(-1)
+
+
+def _tell_written(values: Iterable[Tensor]) -> None:
+    """Tell PyTorch of what was written by address: it refuses gradients that want the old numbers."""
+    torch.autograd.graph.increment_version(values)

@@ -77,7 +77,10 @@ def advance(
     ops: Ops[Tensor], options: Options, variables: Mapping[str, Variable], batch: Batch[Tensor], dtype: Any
 ) -> None:
     """Do to each variable what one training step does to it, always starting from what it holds by now."""
-    assign, after = framework().assign, {}
+    tools = framework()
+    if tools.advance(options, variables, batch, dtype):
+        return
+    after: dict[str, Tensor] = {}
     for rule in rules(options):
         variable = variables[rule.slot]
         current = after[rule.slot] = read(ops, variable, dtype)
@@ -86,7 +89,7 @@ def advance(
         else:
             value = current - decrement(ops, options, rule, current, after, batch)
         after[rule.slot] = value
-        assign(variable, value if len(variable.shape) <= 1 else ops.reshape(value, variable.shape))
+        tools.assign(variable, value if len(variable.shape) <= 1 else ops.reshape(value, variable.shape))
 
 
 def _root_of(initializer: Initializer) -> Initializer:

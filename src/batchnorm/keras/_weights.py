@@ -35,7 +35,10 @@ def merge_weights(
     """Weights of the inputs' rank that broadcast to them, or None; a masked position weighs nothing."""
     weights = None
     if mask is not None:
-        weights = keras.ops.cast(keras.ops.expand_dims(keras.ops.cast(mask, "bool"), -1), dtype)
+        counts: Tensor = mask
+        if keras.backend.standardize_dtype(counts.dtype) != "bool":
+            counts = keras.ops.cast(counts, "bool")
+        weights = keras.ops.cast(counts[..., None], dtype)
     if sample_weight is not None:
         given: Tensor = keras.ops.cast(sample_weight, dtype)
         for _ in range(len(inputs.shape) - len(given.shape)):

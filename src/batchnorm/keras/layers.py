@@ -224,11 +224,13 @@ class BatchNormalization(keras.layers.Layer):
         return Inputs(x, gamma, beta, weights, state)
 
     def _layout(self, x: Tensor, ghost: Ghost | None) -> Layout:
-        sizes = framework().engine.ops.shape(x)
+        tools = framework()
+        sizes = tools.engine.ops.shape(x)
         # What the variables know of the channel axes holds where a graph does not say.
         spec: Any = self.input_spec
         known: dict[int, int] = spec.axes
-        return plan_layout([known.get(axis, size) for axis, size in enumerate(sizes)], tuple(known), ghost)
+        sizes = [known.get(axis, size) for axis, size in enumerate(sizes)]
+        return plan_layout(sizes, tuple(known), ghost, cached=not tools.is_compiling())
 
 
 def _as_float(x: Tensor) -> Tensor:
