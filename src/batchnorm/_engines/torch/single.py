@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from batchnorm._core.affine import fold
+from batchnorm._engines import steps
 from batchnorm._engines.torch import kernels, native
 from batchnorm._engines.torch.host import Host
 from batchnorm._engines.torch.host_ops import as_tensor, lower
+from batchnorm._engines.torch.reference import composed
 from batchnorm.layout import Layout
 
 __all__ = ["train_natively"]
@@ -59,27 +62,36 @@ class _Train(torch.autograd.Function):
         plan: _Plan = ctx.plan
         layout, epsilon = plan.layout, plan.epsilon
         found = native.find(layout, x, dy, statistics)
-        if torch.is_grad_enabled() or found is None:
-            dx, sums, products = _differentiably(dy, x, gamma, statistics, epsilon, layout)
-        elif ctx.needs_input_grad[1]:
-            dx, sums, products = native.gradients_by(found, dy, x, statistics.unbind(), epsilon, layout)
-        else:
-            dx = None
+        dx = None
+        if torch.is_grad_enabled():
+            dx, *both = _differentiably(dy, x, gamma, epsilon, layout)
+            sums = torch.stack(both)
+        elif found is None:
+            # PyTorch's kernel takes every kind of tensor.
             mean, variance, _ = statistics
-            sums, centered = map(as_tensor, Host(found).grad_sums(dy, x, lower(mean), layout))
-            products = centered * torch.rsqrt(variance + epsilon)
-        dgamma = None if gamma is None else _merge(products, layout).to(gamma.dtype)
-        dbeta = None if ctx.beta_dtype is None else _merge(sums, layout).to(ctx.beta_dtype)
-        return None, dx, dgamma, dbeta
-
-
-def _merge(value: Tensor, layout: Layout) -> Tensor:
-    """Over the groups."""
-    return value.reshape(layout.channels) if layout.ghosts == 1 else value.sum(0)
+            dx, *both = kernels.pull_plainly(dy, x, gamma, mean, variance, epsilon, layout)
+            sums = torch.stack(both)
+        elif ctx.needs_input_grad[1]:
+            dx, sums = native.gradients_by(found, dy, x, statistics.unbind(), epsilon, layout)
+        else:
+            mean, variance, _ = statistics
+            sums = torch.stack([as_tensor(v) for v in Host(found).grad_sums(dy, x, lower(mean), layout)])
+            sums[1] *= torch.rsqrt(variance + epsilon)
+        # Over the groups.
+        dbeta, dgamma = (sums[:, 0] if layout.ghosts == 1 else sums.sum(1)).unbind()
+        return (
+            None,
+            dx,
+            None if gamma is None else dgamma.to(gamma.dtype),
+            None if ctx.beta_dtype is None else dbeta.to(ctx.beta_dtype),
+        )
 
 
 def _differentiably(
-    dy: Tensor, x: Tensor, gamma: Tensor | None, statistics: Tensor, epsilon: float, layout: Layout
+    dy: Tensor, x: Tensor, gamma: Tensor | None, epsilon: float, layout: Layout
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by PyTorch's kernel, which knows its own derivative and takes every kind of tensor."""
-    return kernels.pull_plainly(dy, x, gamma, statistics[0], statistics[1], epsilon, layout)
+    """The same, to be derived again to any order: PyTorch's own kernel would be wrong from the third on."""
+    mean, variance = composed.moments(x, None, layout)[2:]
+    gamma = None if gamma is None else gamma.to(variance.dtype)
+    scale, _ = fold(composed.ops, epsilon, variance, None, None, gamma, None, layout)
+    return steps.gradients(composed, dy, x, mean, variance, scale, epsilon, layout)
