@@ -194,8 +194,8 @@ class Host:
         """dx, Σdy and Σdy·x̂ in one call."""
         known = self._known((saved.mean, saved.variance, saved.scale), layout)
         known = [as_tensor(value) for value in known]
-        dx, *sums = native.gradients_by(self.kernels, dy, x.contiguous(), known, epsilon, layout)
-        return dx, lower(sums[0]), lower(sums[1])
+        dx, sums = native.gradients_by(self.kernels, dy, x.contiguous(), known, epsilon, layout)
+        return dx, *lower(sums)
 
     def fused_infer(self, *asked: Any) -> None:
         """Inference does not come here: PyTorch has an operation for it."""

@@ -97,11 +97,12 @@ def _gradients(
     dy = dy if order is None else dy.permute(order)
     found = native.find(layout, dense, dy, statistics)
     if found is not None:
-        dx, sums, products = native.gradients_by(found, dy, dense, statistics.unbind(), epsilon, layout)
+        dx, sums = native.gradients_by(found, dy, dense, statistics.unbind(), epsilon, layout)
     else:
         mean, variance, _ = statistics.unbind()
-        dx, sums, products = kernels.pull_plainly(dy, dense, gamma, mean, variance, epsilon, layout)
-    return _as_before(dx, order, x), torch.stack((sums, products))
+        dx, *both = kernels.pull_plainly(dy, dense, gamma, mean, variance, epsilon, layout)
+        sums = torch.stack(both)
+    return _as_before(dx, order, x), sums
 
 
 @_train.register_fake

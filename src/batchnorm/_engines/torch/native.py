@@ -119,19 +119,21 @@ def train_by(
 
 def gradients_by(
     kernels: Kernels, dy: Tensor, x: Tensor, known: Sequence[Tensor], epsilon: float, layout: Layout
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dx, Σdy and Σdy·x̂ for a dense x, from the dense mean, variance and scale."""
-    dx, sums = torch.empty_like(x), _statistics(2, x, layout)
-    dy, (dy_sum, dy_xhat_sum) = dy.to(x.dtype).contiguous(), sums.unbind()
+) -> tuple[Tensor, Tensor]:
+    """dx for a dense x, and Σdy and Σdy·x̂ as one tensor [2, G, C], from the dense mean, variance and scale."""
+    dx, sums, dy = torch.empty_like(x), _statistics(2, x, layout), dy.to(x.dtype).contiguous()
+    first, step = sums.data_ptr(), sums.stride(0) * sums.element_size()
     kernels.module.gradients(
         kernels.kind,
         kernels.sizes,
         *map(address, (dy, x, *known)),
         float(epsilon),
-        *map(address, (dx, dy_sum, dy_xhat_sum)),
+        dx.data_ptr(),
+        first,
+        first + step,
         kernels.threads,
     )
-    return dx, dy_sum, dy_xhat_sum
+    return dx, sums
 
 
 def blend(rows: Tensor, factor: float, share: float, old: Tensor) -> None:
