@@ -27,8 +27,10 @@ enum ElementType { kFloat32, kFloat64, kBFloat16, kFloat16, kElementTypes };
 
 // The kernels for one element type. Large arrays are of that type, `const void*` statistics of its statistics' type.
 struct Kernels {
-  // Weight, mean and sum of squared deviations of each channel.
-  void (*moments)(const Block&, const void* x, const void* weights, Weight* weight, double* mean, double* squares);
+  // Mean and sum of squared deviations of each channel; returns the total of the weights, where there are any.
+  double (*moments)(const Block&, const void* x, const void* weights, double* mean, double* squares);
+  // Sum of the weights' squares.
+  double (*weight_squares)(const Block&, const void* weights);
   // y = (x - mean) * scale + shift. `stream` writes past the caches; `ahead` elements on lies what will likely be read
   // next, which is fetched on the way, 0 where nobody knows.
   void (*apply)(const Block&, const void* x, const void* mean, const void* scale, const void* shift, void* y,

@@ -70,6 +70,20 @@ inline const T* as_columns(const Block& b, int64_t rows, const T* per_channel, L
   return room->values;
 }
 
+// How weights come to columns.
+enum class Order {
+  kNone,
+  kByRow,  // rows are long enough to be lines, and have one weight
+  kCycle,  // the same with several, which every channel repeats
+  kEach,   // a line is of several rows: its weights are written out
+};
+
+template <class Element>
+inline Order weight_order(const Block& b) {
+  if (b.inner == 1) return b.channels >= kWidth<Element> ? Order::kByRow : Order::kEach;
+  return b.channels * b.inner >= kNarrowest ? Order::kCycle : Order::kEach;
+}
+
 // The weights of `rows` rows, one for each column.
 template <class T>
 inline void expand_weights(const Block& b, int64_t rows, const T* weights, T* columns) {
@@ -78,17 +92,6 @@ inline void expand_weights(const Block& b, int64_t rows, const T* weights, T* co
       for (int64_t i = 0; i < b.inner; ++i) *columns++ = weights[i];
     }
   }
-}
-
-template <class T>
-inline double sum_run(const T* values, int64_t n) {
-  constexpr int N = kLanes<T>;
-  Vector<T, N> lanes = {};
-  int64_t i = 0;
-  for (; i + N <= n; i += N) lanes += load<N>(values + i);
-  double sum = sum_lanes<T, N>(lanes);
-  for (; i < n; ++i) sum += values[i];
-  return sum;
 }
 
 // Sums of columns as sums of channels; the columns start again at zero.

@@ -52,7 +52,8 @@ inline To same_bits(From from) {
 
 template <class T, int N>
 inline Vector<T, N> fill(T value) {
-  return Vector<T, N>{} + value;
+  // Not a sum with zero, which a compiler must carry out for the sake of zero's sign.
+  return value - Vector<T, N>{};
 }
 
 template <class V>

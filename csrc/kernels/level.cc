@@ -1,30 +1,45 @@
 // The kernels for one instruction set: this file is compiled once for each, with BATCHNORM_LEVEL naming it.
 #include "kernels/grad_columns.h"
-#include "kernels/planes.h"
+#include "kernels/moments_planes.h"
 
 namespace batchnorm {
 namespace {
 
+template <class Element, bool weighted>
+double plane_moments(const Block& b, const Element* x, const Stat<Element>* weights, double* mean, double* squares) {
+  typedef PlaneMoments<Element, weighted> Moments;
+  double weight = 0.0;
+  for (int64_t c = 0; c < b.channels; c += Moments::kMost) {
+    Block part = b;
+    part.channels = smaller(Moments::kMost, b.channels - c);
+    weight = Moments(part, x + c * b.inner, weights, mean + c, squares + c).run();
+  }
+  return weight;
+}
+
 template <class Element>
-void moments(const Block& b, const void* x, const void* weights, Weight* weight, double* mean, double* squares) {
-  *weight = Weight();
+double moments(const Block& b, const void* x, const void* weights, double* mean, double* squares) {
   for (int64_t c = 0; c < b.channels; ++c) mean[c] = squares[c] = 0.0;
-  if (b.count() == 0) return;
+  if (b.count() == 0) return 0.0;
   const Element* from = static_cast<const Element*>(x);
   const Stat<Element>* w = static_cast<const Stat<Element>*>(weights);
-  if (!is_plane(b)) {
-    each_part(b, [&](const Block& part, int64_t c) {
-      *weight = ColumnMoments<Element>(part, from + c * b.inner, w, mean + c, squares + c).run();
-    });
-    return;
+  if (is_plane(b)) {
+    return w == nullptr ? plane_moments<Element, false>(b, from, w, mean, squares)
+                        : plane_moments<Element, true>(b, from, w, mean, squares);
   }
-  for (int64_t c = 0; c < b.channels; ++c) {
-    *weight = PlaneMoments<Element>(b, from + c * b.inner, w, mean + c, squares + c).run();
-  }
-  if (w == nullptr) return;
-  each_piece(b, [&](int64_t, int64_t start, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) weight->squares += double(w[start + i]) * w[start + i];
+  double weight = 0.0;
+  each_part(b, [&](const Block& part, int64_t c) {
+    weight = ColumnMoments<Element>(part, from + c * b.inner, w, mean + c, squares + c).run();
   });
+  return weight;
+}
+
+template <class Element>
+double weight_squares(const Block& b, const void* weights) {
+  const Stat<Element>* w = static_cast<const Stat<Element>*>(weights);
+  double sum = 0.0;
+  for (int64_t o = 0; o < b.segments; ++o) sum += sum_squares(w + o * b.weight_stride, b.rows * b.inner);
+  return sum;
 }
 
 template <class Element>
@@ -112,13 +127,14 @@ void grad_input(const Block& b, const void* dy, const void* x, const void* weigh
         at += c * b.inner;
         const Input<Element, Same> input{pulls + at, from + at, {means[c]}, {slopes[c]}, {tilts[c]}, {offsets[c]}};
         if (w == nullptr) return write(input, n, to + at, past_caches);
-        write(WeightedInput<Element, Same, Row>{input, {w + at_weight}}, n, to + at, past_caches);
+        write(WeightedInput<Element, Same, PlaneWeights>{input, {w + at_weight}}, n, to + at, past_caches);
       });
     }
   } else {
     each_part(b, [&](const Block& part, int64_t c) {
-      const bool by_row = w != nullptr && part.inner == 1 && part.channels >= kWidth<Element>;
-      const int64_t in_line = by_row ? 1 : rows_in_line<Element>(part);
+      const Order order = w == nullptr ? Order::kNone : weight_order<Element>(part);
+      const int64_t in_line =
+          order == Order::kByRow || order == Order::kCycle ? 1 : rows_in_line<Element>(part);
       Line<T> rooms[4], each;
       const Row<T> m{as_columns(part, in_line, means + c, &rooms[0])};
       const Row<T> s{as_columns(part, in_line, slopes + c, &rooms[1])};
@@ -129,13 +145,17 @@ void grad_input(const Block& b, const void* dy, const void* x, const void* weigh
         const int64_t width = rows * part.channels * part.inner, jump = stride == width ? 0 : stride;
         for (int64_t line = 0; line < lines; ++line, at += stride, at_weight += rows * part.inner) {
           const Input<Element, Row> input{pulls + at, from + at, m, s, t, o};
-          if (w == nullptr) {
+          if (order == Order::kNone) {
             write(input, width, to + at, past_caches, jump);
-          } else if (by_row) {
-            write(WeightedInput<Element, Row, Same>{input, {w[at_weight]}}, width, to + at, past_caches, jump);
+          } else if (order == Order::kByRow) {
+            write(WeightedInput<Element, Row, RowWeights>{input, {w + at_weight}}, width, to + at, past_caches, jump);
+          } else if (order == Order::kCycle) {
+            typename CycleWeights<Element>::template Room<1> room;
+            const CycleWeights<Element> cycle(&room, w + at_weight, part.inner);
+            write(WeightedInput<Element, Row, CycleWeights>{input, cycle}, width, to + at, past_caches, jump);
           } else {
             expand_weights(part, rows, w + at_weight, each.values);
-            write(WeightedInput<Element, Row, Row>{input, {each.values}}, width, to + at, past_caches, jump);
+            write(WeightedInput<Element, Row, ColumnWeights>{input, {each.values}}, width, to + at, past_caches, jump);
           }
         }
       });
@@ -146,7 +166,7 @@ void grad_input(const Block& b, const void* dy, const void* x, const void* weigh
 
 template <class Element>
 constexpr Kernels kernels() {
-  return {moments<Element>, apply<Element>, grad_sums<Element>, grad_input<Element>};
+  return {moments<Element>, weight_squares<Element>, apply<Element>, grad_sums<Element>, grad_input<Element>};
 }
 
 }  // namespace

@@ -40,17 +40,18 @@ class ColumnMoments {
  public:
   ColumnMoments(const Block& block, const Element* x, const T* weights, double* mean, double* squares)
       : b_(block), x_(x), weights_(weights), mean_(mean), squares_(squares) {
-    by_row_ = weights != nullptr && b_.inner == 1 && b_.channels >= kWidth<Element>;
-    rows_ = by_row_ ? 1 : rows_in_line<Element>(b_);
+    order_ = weights == nullptr ? Order::kNone : weight_order<Element>(b_);
+    rows_ = order_ == Order::kByRow || order_ == Order::kCycle ? 1 : rows_in_line<Element>(b_);
     std::memset(first_.values, 0, sizeof(T) * size_t(rows_ * b_.channels * b_.inner));
     std::memset(second_.values, 0, sizeof(T) * size_t(rows_ * b_.channels * b_.inner));
   }
 
-  Weight run() {
+  // Returns the weight.
+  double run() {
     seed();
     each_run(b_, rows_, [this](int64_t offset, int64_t weights, int64_t lines, int64_t stride, int64_t rows) {
       for (int64_t line = 0; line < lines;) {
-        if (moved_ && weight_.total > 0.0) set_center(mean_);
+        if (moved_ && weight_ > 0.0) set_center(mean_);
         moved_ = false;
         const int64_t some = smaller(lines - line, limit_ - pending_);
         add(offset + line * stride, weights + line * rows * b_.inner, some, stride, rows);
@@ -99,22 +100,29 @@ class ColumnMoments {
       return;
     }
     const T* w = weights_ + weights;
-    for (int64_t k = 0; k < lines * rows * b_.inner; ++k) {
-      count_ += w[k];
-      weight_.squares += double(w[k]) * w[k];
-    }
-    if (by_row_) {
-      each_group(lines, [&](int64_t line, auto together) {
-        add_lines<together.value>(RowWeighted<Element>{x + line * stride, stride, w + line}, width, center_.values,
-                                  first_.values, second_.values);
-      });
+    count_ += sum_run(w, lines * rows * b_.inner);
+    if (order_ == Order::kEach) {
+      for (int64_t line = 0; line < lines; ++line) {
+        expand_weights(b_, rows, w + line * rows * b_.inner, each_.values);
+        add_weighted<1, ColumnWeights>(x + line * stride, stride, {each_.values}, width);
+      }
       return;
     }
-    for (int64_t line = 0; line < lines; ++line) {
-      expand_weights(b_, rows, w + line * rows * b_.inner, each_.values);
-      add_lines<1>(EachWeighted<Element>{x + line * stride, stride, each_.values, 0}, width, center_.values,
-                   first_.values, second_.values);
-    }
+    each_group(lines, [&](int64_t line, auto together) {
+      constexpr int kRows = together.value;
+      if (order_ == Order::kByRow) {
+        add_weighted<kRows, RowWeights>(x + line * stride, stride, {w + line}, width);
+      } else {
+        typename CycleWeights<Element>::template Room<kRows> room;
+        add_weighted<kRows, CycleWeights>(x + line * stride, stride, {&room, w + line * b_.inner, b_.inner}, width);
+      }
+    });
+  }
+
+  template <int kRows, template <class> class Weights>
+  void add_weighted(const Element* x, int64_t stride, const Weights<Element>& weights, int64_t width) {
+    add_lines<kRows>(WeightedDeviation<Element, Weights>{x, stride, weights}, width, center_.values, first_.values,
+                     second_.values);
   }
 
   // Move the sums to the channels' moments, and the center to the mean so far.
@@ -131,13 +139,13 @@ class ColumnMoments {
     const T* center = center_.values;
     const int64_t inner = b_.inner;
     if (inner == 1) {
-      join(b_.channels, weight_.total, mean_, squares_, count_, [=](int64_t c) { return double(center[c]); }, mean,
+      join(b_.channels, weight_, mean_, squares_, count_, [=](int64_t c) { return double(center[c]); }, mean,
            squares);
     } else {
-      join(b_.channels, weight_.total, mean_, squares_, count_, [=](int64_t c) { return double(center[c * inner]); },
+      join(b_.channels, weight_, mean_, squares_, count_, [=](int64_t c) { return double(center[c * inner]); },
            mean, squares);
     }
-    weight_.total += count_;
+    weight_ += count_;
     limit_ = smaller(limit_ * 8, kLongest);
     pending_ = 0;
     count_ = 0.0;
@@ -149,10 +157,10 @@ class ColumnMoments {
   const T* const weights_;
   double* const mean_;
   double* const squares_;
-  bool by_row_, moved_ = false;
+  Order order_;
+  bool moved_ = false;
   int64_t rows_, pending_ = 0, limit_ = 0;
-  double count_ = 0.0;
-  Weight weight_;
+  double count_ = 0.0, weight_ = 0.0;
   Line<T> center_, first_, second_, each_;
   Line<double> sums_, more_sums_;
 };

@@ -1,14 +1,14 @@
 // Channels one after another: a plane is a run of numbers of one channel, summed in registers.
 #pragma once
 
-#include "kernels/moments_columns.h"
+#include "kernels/block.h"
+#include "kernels/terms.h"
 
 namespace batchnorm {
 namespace {
 
 constexpr int64_t kPlane = 256;    // shorter runs are columns
 constexpr int64_t kPiece = 16384;  // numbers summed in the elements' precision before the sums move to double
-constexpr int64_t kFirstPiece = 64;
 
 inline bool is_plane(const Block& b) { return b.inner >= kPlane; }
 
@@ -99,79 +99,6 @@ inline void each_piece_backwards(const Block& b, Visit visit) {
     }
   }
 }
-
-// Mean and squared deviations of one channel; centers move as in ColumnMoments.
-template <class Element>
-class PlaneMoments {
-  typedef Stat<Element> T;
-
- public:
-  PlaneMoments(const Block& block, const Element* x, const Stat<Element>* weights, double* mean, double* squares)
-      : b_(block), x_(x), weights_(weights), mean_(mean), squares_(squares) {}
-
-  Weight run() {
-    seed();
-    each_piece(b_, [this](int64_t x, int64_t w, int64_t n) {
-      for (int64_t i = 0; i < n;) {
-        const int64_t some = smaller(n - i, limit_ - pending_);
-        add(x_ + x + i, weights_ == nullptr ? nullptr : weights_ + w + i, some);
-        i += some;
-        pending_ += some;
-        if (pending_ == limit_) flush();
-      }
-    });
-    if (pending_ > 0) flush();
-    return weight_;
-  }
-
- private:
-  void seed() {
-    double center = 0.0;
-    if (weights_ == nullptr) {
-      const int64_t n = smaller(kFirstPiece, b_.inner);
-      for (int64_t i = 0; i < n; ++i) center += load<1>(x_ + i);
-      center /= double(n);
-      limit_ = kPiece;
-    } else {
-      center = load<1>(x_ + Position<T>(b_, weights_).offset(b_));
-      limit_ = kFirstPiece;
-    }
-    center_ = T(is_finite(center) ? center : 0.0);
-  }
-
-  void add(const Element* x, const T* w, int64_t n) {
-    if (w == nullptr) {
-      count_ += double(n);
-      sums_.add(Deviation<Element>{x, 0}, n, center_, n == b_.inner ? b_.row_stride : n);
-      return;
-    }
-    count_ += sum_run(w, n);
-    sums_.add(EachWeighted<Element>{x, 0, w, 0}, n, center_, n == b_.inner ? b_.row_stride : n);
-  }
-
-  void flush() {
-    const double share = count_ > 0.0 ? 1.0 / count_ : 0.0, sum = sums_.sum_first(), mean = sum * share;
-    const double rest = sums_.sum_second() - sum * mean, squares = rest < 0.0 ? 0.0 : rest, center = center_;
-    join(1, weight_.total, mean_, squares_, count_, [=](int64_t) { return center; }, &mean, &squares);
-    weight_.total += count_;
-    sums_ = PlaneSums<T>();
-    limit_ = smaller(limit_ * 8, kPiece);
-    pending_ = 0;
-    count_ = 0.0;
-    if (weight_.total > 0.0) center_ = T(is_finite(*mean_) ? *mean_ : 0.0);
-  }
-
-  const Block b_;
-  const Element* const x_;
-  const T* const weights_;
-  double* const mean_;
-  double* const squares_;
-  T center_ = T(0);
-  int64_t pending_ = 0, limit_ = 0;
-  double count_ = 0.0;
-  Weight weight_;
-  PlaneSums<T> sums_;
-};
 
 }  // namespace
 }  // namespace batchnorm

@@ -4,7 +4,7 @@
 // vector of N at once. What is known of the channels is either a row of numbers (columns) or one number (planes).
 #pragma once
 
-#include "kernels/elements.h"
+#include "kernels/weights.h"
 
 namespace batchnorm {
 namespace {
@@ -57,40 +57,20 @@ struct Deviation {
   void fetch_at(int64_t r, int64_t j) const { fetch(x, r * stride + j); }
 };
 
-// The same with a weight for each row.
-template <class Element>
-struct RowWeighted {
+// The same with weights.
+template <class Element, template <class> class Weights>
+struct WeightedDeviation {
   typedef Stat<Element> T;
   typedef Element Read;
-  static constexpr bool kAnyOrder = true;
+  static constexpr bool kAnyOrder = Weights<Element>::kAnyOrder;
   const Element* x;
   int64_t stride;
-  const T* weights;
+  Weights<Element> weights;
 
   template <int N, Part part = kLow>
   Pair<T, N> at(int64_t r, int64_t j, Vector<T, N> center) const {
     Vector<T, N> d = load<N, part>(x + r * stride + j) - center;
-    return {d * weights[r], d};
-  }
-
-  void fetch_at(int64_t r, int64_t j) const { fetch(x, r * stride + j); }
-};
-
-// The same with a weight for each element.
-template <class Element>
-struct EachWeighted {
-  typedef Stat<Element> T;
-  typedef Element Read;
-  static constexpr bool kAnyOrder = false;
-  const Element* x;
-  int64_t stride;
-  const T* weights;
-  int64_t weight_stride;
-
-  template <int N, Part part = kLow>
-  Pair<T, N> at(int64_t r, int64_t j, Vector<T, N> center) const {
-    Vector<T, N> d = load<N, part>(x + r * stride + j) - center;
-    return {d * load<N, part>(weights + r * weight_stride + j), d};
+    return {d * weights.template at<N, part>(r, j), d};
   }
 
   void fetch_at(int64_t r, int64_t j) const { fetch(x, r * stride + j); }
@@ -158,14 +138,14 @@ struct Input {
 template <class Element, template <class> class Known, template <class> class Weights>
 struct WeightedInput {
   typedef Stat<Element> T;
-  static constexpr bool kAnyOrder = Known<T>::kAnyOrder && Weights<T>::kAnyOrder, kFetches = false;
+  static constexpr bool kAnyOrder = Known<T>::kAnyOrder && Weights<Element>::kAnyOrder, kFetches = false;
   Input<Element, Known> input;
-  Weights<T> weights;
+  Weights<Element> weights;
 
   template <int N, Part part = kLow>
   Vector<T, N> at(int64_t j) const {
     return input.slope.template at<N, part>(j) * load<N, part>(input.dy + j) +
-           weights.template at<N, part>(j) * input.template pulled<N, part>(j);
+           weights.template at<N, part>(0, j) * input.template pulled<N, part>(j);
   }
 };
 

@@ -41,12 +41,18 @@ T slope(T variance, double epsilon, const T* gamma, int64_t index) {
   return gamma == nullptr ? inverse : inverse * gamma[index];
 }
 
+// `totals`: of how many groups the weights' squares are wanted. They are the same for all channels, so that the first
+// task of a group finds them for all.
 template <class T>
-auto moments_of(const Call& call, const void* x, const T* weights) {
-  return [&call, x, weights](const Located& at_, const Task&, Weight* weight, double* mean, double* squares) {
-    call.kernels->moments(at_.block, at(call, x, at_.offset), weights == nullptr ? nullptr : weights + at_.weight_offset,
-                          weight, mean, squares);
-    if (weights == nullptr) weight->total = weight->squares = double(at_.block.count());
+auto moments_of(const Call& call, const void* x, const T* weights, int64_t totals) {
+  return [&call, x, weights, totals](const Located& at_, const Task& task, Weight* weight, double* mean,
+                                     double* squares) {
+    const T* w = weights == nullptr ? nullptr : weights + at_.weight_offset;
+    const double total = call.kernels->moments(at_.block, at(call, x, at_.offset), w, mean, squares);
+    weight->total = w == nullptr ? double(at_.block.count()) : total;
+    if (w != nullptr && task.channel_from == 0 && task.group < totals) {
+      weight->squares = call.kernels->weight_squares(at_.block, w);
+    }
   };
 }
 
@@ -75,8 +81,10 @@ void find_moments(const Call& call, const void* x, const T* weights, int64_t tot
   for (T* each : {total, effective}) {
     if (each != nullptr) std::fill(each, each + totals, weights == nullptr ? T(n.count()) : T(0));
   }
+  const Plan plan =
+      weights == nullptr ? plan_sums(n, call.element) : plan_weighted(n, call.element, call.threads);
   sum_and_follow<T>(
-      plan_sums(n, call.element), call.threads, moments_of(call, x, weights), call.level->merge,
+      plan, call.threads, moments_of(call, x, weights, effective == nullptr ? 0 : totals), call.level->merge,
       [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares,
           T*, T*) {
         const int64_t k = group * n.channel + from;
@@ -132,7 +140,7 @@ void train(const Call& call, const void* x, const T* gamma, const T* beta, int64
   const Runs& n = call.runs;
   const bool past_caches = streams(call);
   sum_and_follow<T>(
-      plan_sums(n, call.element), call.threads, moments_of<T>(call, x, nullptr), call.level->merge,
+      plan_sums(n, call.element), call.threads, moments_of<T>(call, x, nullptr, 0), call.level->merge,
       [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares,
           T* shift, T*) {
         const int64_t k = group * n.channel;

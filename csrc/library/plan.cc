@@ -140,6 +140,15 @@ Plan plan_sums(const Runs& n, int64_t bytes) {
   return plan;
 }
 
+Plan plan_weighted(const Runs& n, int64_t bytes, int threads) {
+  Plan plan = plan_sums(n, bytes);
+  if (plan.parts() > 1) return plan;
+  // Every task reads the weights: channels share them, as long as each thread has tasks.
+  const int64_t most = threads > 1 ? n.statistics() / (2 * threads) : n.statistics();
+  set_tile(&plan, std::max(plan.tile, round_tile(n, std::min<int64_t>(most, 8))));
+  return plan;
+}
+
 Plan plan_each(const Runs& n, int64_t bytes) {
   Plan plan = whole(n, bytes);
   if (plan.small || n.statistics() == 0) return plan;

@@ -53,6 +53,10 @@ struct Plan {
 // For passes that sum, and may have another pass behind them. `bytes` is that of one position in all arrays read.
 Plan plan_sums(const Runs& runs, int64_t bytes);
 
+// For a pass that sums with weights, and has none behind it. Its tiles depend on the threads too: a statistic of one
+// task is the same whichever others the task has.
+Plan plan_weighted(const Runs& runs, int64_t bytes, int threads);
+
 // For passes where every number stands alone.
 Plan plan_each(const Runs& runs, int64_t bytes);
 
