@@ -15,6 +15,7 @@ NEEDS = {
     "faces/test_tracking*.py": ("tensorflow", "keras", "tf_keras"),
     "faces/test_keras_*.py": ("keras", "tensorflow", "tf_keras"),
     "faces/test_keras_backends.py": ("keras", "tensorflow", "jax", "torch"),
+    "faces/test_keras_torch.py": ("keras", "torch"),
     "faces/test_torch_*.py": ("torch",),
     "faces/test_jax_*.py": ("jax",),
     "faces/test_flax_*.py": ("flax",),
