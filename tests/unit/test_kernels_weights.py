@@ -106,6 +106,19 @@ def test_a_large_mean_keeps_five_digits_behind_a_mask(level, shape, masked, cent
     np.testing.assert_allclose(got.mean, want.mean, rtol=1e-7)
 
 
+@pytest.mark.parametrize("shape", [(4, 11, 41, 43), (2, 5, 150, 150)], ids=str)
+def test_a_first_value_far_from_the_rest_of_a_plane_keeps_them_too(level, shape):
+    rng = np.random.default_rng(7)
+    layout = plan_layout(shape, (1,))
+    x = normal(rng, shape, np.float32)
+    weights = fractions(rng, layout, x.dtype)
+    # The masked ones before it are no better.
+    weights.reshape(-1)[:5] = 0, 0, 0, 0, 1
+    x[0].reshape(shape[1], -1)[:, :5] = 1e3
+    got, want = both_moments(x, weights, layout)
+    np.testing.assert_allclose(got.variance, want.variance, rtol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(4, 11, 17, 23), (40, 30, 7, 7), (40, 3, 3, 3)], ids=str)
 def test_a_ghost_batch_without_weight_has_mean_and_variance_zero(level, shape):
     rng = np.random.default_rng(3)
