@@ -37,7 +37,7 @@ def agree(name: str, got, want) -> None:
 
 
 gradient = jax.grad(loss, (0, 1, 2), has_aux=True)
-expected = gradient(x, params, weights, dy)
+expected = jax.jit(gradient)(x, params, weights, dy)
 
 
 def sharded(kind: AxisType) -> None:
@@ -100,7 +100,8 @@ def statistics(rows, valid):
     return loss(rows, params, valid, 1.0, Options(decay=0.0, synchronized=True), "devices")[1]
 
 
-found = jax.shard_map(statistics, mesh=pair, in_specs=(SPREAD, SPREAD), out_specs=WHOLE)(rows, valid)
+spread = jax.shard_map(statistics, mesh=pair, in_specs=(SPREAD, SPREAD), out_specs=WHOLE)
+found = jax.jit(spread)(rows, valid)
 ten = rows[6:]
 assert len(ten) == 10
 agree("two-and-eight", (found["moving_mean"], found["moving_variance"]), (ten.mean(0), ten.var(0)))
@@ -115,13 +116,10 @@ agree("groups", after["moving_mean"], jnp.stack(means))
 
 square = jax.make_mesh((2, 2), ("rows", "columns"), axis_types=(AxisType.Auto,) * 2)
 both = PartitionSpec(("rows", "columns"))
-_, after = jax.shard_map(
-    lambda x, weights: (
-        jnp.zeros(()),
-        loss(x, params, weights, 1.0, TOGETHER, ("rows", "columns"))[1],
-    ),
+over_both = jax.shard_map(
+    lambda x, weights: loss(x, params, weights, 1.0, TOGETHER, ("rows", "columns"))[1],
     mesh=square,
     in_specs=(both, both),
-    out_specs=(WHOLE, WHOLE),
-)(x, weights)
-agree("two-axes", after, expected[1])
+    out_specs=WHOLE,
+)
+agree("two-axes", jax.jit(over_both)(x, weights), expected[1])
