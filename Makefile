@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml src/batchnorm/_version.py CMakeLists.txt \
 	$(filter-out csrc/test/%,$(wildcard csrc/*.cc csrc/*/*))
 # pytest's workers; every one of them talks to TensorFlow processes of its own. The tests of a file stay with one of
-# them, so that what they share (trained models, compiled functions, those processes) is made once.
+# them, so that what they share (trained models, compiled functions, those processes) is made once, in the order
+# that tests/conftest.py gives them.
 WORKERS ?= 2
 
 .PHONY: demo test lint types unit sanitize cross bench format clean
@@ -24,7 +25,7 @@ types: $(VENV)/.test
 	$(BIN)/pyright
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The CPU kernels under the compiler's sanitizers; says so and succeeds where there is no compiler.
 sanitize:

@@ -1,4 +1,7 @@
-"""Leaves out what needs a framework that is not installed, and counts parity cases; the summary tells of both."""
+"""Leaves out what needs a framework that is not installed, and counts parity cases; the summary tells of both.
+
+The files that take longest come first, so that no worker is left alone with one at the end.
+"""
 
 from collections import Counter
 from importlib.util import find_spec
@@ -26,6 +29,19 @@ NEEDS = {
     "unit/test_torch_*.py": ("torch",),
     "unit/test_jax_*.py": ("jax",),
 }
+# Files of a minute and more, the longest first.
+LONGEST = (
+    "unit/test_jax_engine.py",
+    "unit/test_torch_compiled.py",
+    "faces/test_keras_backends.py",
+    "test_demo.py",
+    "unit/test_docs.py",
+    "parity/test_checkpoint.py",
+    "faces/test_torch_systems.py",
+    "faces/test_v1_programs.py",
+    "faces/test_flax_original.py",
+    "unit/test_isolation.py",
+)
 
 
 def missing_for(pattern):
@@ -36,6 +52,11 @@ LEFT_OUT = {
     file: missing_for(pattern) for pattern in NEEDS if missing_for(pattern) for file in HERE.glob(pattern)
 }
 collect_ignore = [str(file) for file in LEFT_OUT]
+
+
+def pytest_collection_modifyitems(items):
+    order = {HERE / name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture
