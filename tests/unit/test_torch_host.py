@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import batchnorm
 import batchnorm.torch as bt
-from batchnorm import _kernels
+from batchnorm import Ghost, Options, Renorm, _kernels
+from batchnorm._engines.torch import host
 from unit.torch_tensors import Tensor, normal
 
 pytestmark = pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}")
@@ -111,3 +113,49 @@ def test_bounds_and_a_momentum_that_are_tensors() -> None:
         found.append([made(x), made(x * 2.0), *made.buffers()])
         assert not any(value.requires_grad for value in made.buffers())
     agree(*found)
+
+
+ORDERS = {
+    "channels last in memory": ((6, 5, 4, 3), (0, 2, 3, 1), 1),
+    "channels first in memory": ((6, 4, 3, 5), (0, 3, 1, 2), -1),
+    "channels between": ((6, 4, 5, 3), (0, 2, 1, 3), 3),
+}
+
+
+@pytest.mark.parametrize("ghost", [None, Ghost(3), Ghost(2, "contiguous")], ids=str)
+@pytest.mark.parametrize("weighted", [False, True], ids=["all", "weighted"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_numbers_are_read_where_they_lie(
+    monkeypatch, order: str, weighted: bool, ghost: Ghost | None
+) -> None:
+    """In the order of memory, without a copy, and y comes back in it."""
+    shape, memory, axis = ORDERS[order]
+    inverse = sorted(range(4), key=memory.__getitem__)
+    x, dy = (
+        normal(*(shape[a] for a in memory), seed=seed, dtype=torch.float64).permute(inverse)
+        for seed in (0, 1)
+    )
+    weights = (
+        normal(*shape, seed=2, dtype=torch.float64).abs().select(axis, 0).unsqueeze(axis)
+        if weighted
+        else None
+    )
+    seen: list[int] = []
+    dense = host.Host._dense
+    monkeypatch.setattr(host.Host, "_dense", lambda self, value: _noted(seen, dense(self, value)))
+    found: list[list[Any]] = []
+    for fused in (None, False):
+        options = Options((axis,), renorm=Renorm(), ghost=ghost, fused=fused)
+        params, state = batchnorm.init(options, shape, like=x)
+        given = x.detach().requires_grad_()
+        params["gamma"].requires_grad_()
+        y, state = batchnorm.batch_norm(given, params, state, options, training=True, weights=weights)
+        assert y.stride() == x.stride() or fused is False
+        found.append([y, *torch.autograd.grad(y, [given, params["gamma"]], dy), *state.values()])
+    agree(*found)
+    assert set(seen) == {x.data_ptr(), dy.data_ptr()}
+
+
+def _noted(seen: list[int], value: Tensor) -> Tensor:
+    seen.append(value.data_ptr())
+    return value

@@ -1,7 +1,6 @@
 """One training step of a layer by the core, and inference along other axes than the kernel's."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,13 +9,13 @@ from batchnorm._core import step
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._engines.protocol import Inputs
 from batchnorm._engines.torch import engine, ways
-from batchnorm._engines.torch.block import memory_order
+from batchnorm._engines.torch.block import inverse_order, plan_in_memory
 from batchnorm._engines.torch.plain import check_epsilon, grouped_batch_norm, refuse_single
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm._engines.ways import insist
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, canonical_axes, plan_layout
-from batchnorm.options import Ghost, Options
+from batchnorm.options import Options
 from batchnorm.torch import _recompute, _state
 from batchnorm.torch._settings import options_of, read_clip
 from batchnorm.torch._weights import merge_weights
@@ -43,7 +42,7 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     if is_traced():
         order, layout = None, plan_layout(x.shape, axes, ghost, cached=not torch.compiler.is_compiling())
     else:
-        order, layout = _seen(_sizes(x), x.stride(), options.axes, ghost)
+        order, layout = plan_in_memory(_sizes(x), x.stride(), options.axes, ghost)
     _check_channels(layer, x, layout)
     if order is not None:
         x = x.permute(order)
@@ -58,14 +57,16 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     if layer.training and layer.track_running_stats and not _recompute.is_frozen():
         # Nothing was recalled where they move, so that what was read is what they hold.
         _state.advance(layer, options, batch, state)
-    return y if order is None else y.permute(_inverse(order))
+    return y if order is None else y.permute(inverse_order(order))
 
 
 def train_grouped(layer: Any, x: Tensor) -> Tensor:
     """The same by a kernel alone, for layers with ghost batches or other axes and no more."""
     check_epsilon(layer.eps)
     options = layer.options
-    order, layout = _seen(_sizes(x), x.stride(), options.axes, options.ghost if layer.training else None)
+    order, layout = plan_in_memory(
+        _sizes(x), x.stride(), options.axes, options.ghost if layer.training else None
+    )
     _check_channels(layer, x, layout)
     if layout.count == 1:
         refuse_single(x)
@@ -77,7 +78,7 @@ def train_grouped(layer: Any, x: Tensor) -> Tensor:
             layer.num_batches_tracked.add_(1)
     gamma, beta = _parameters(layer, ops.stat_dtype(x))
     y = grouped_batch_norm(x, gamma, beta, mean, variance, layer.momentum, layer.eps, layout)
-    return y if order is None else y.permute(_inverse(order))
+    return y if order is None else y.permute(inverse_order(order))
 
 
 def infer(layer: Any, x: Tensor) -> Tensor:
@@ -109,18 +110,6 @@ def _sizes(x: Tensor) -> tuple[int, ...]:
     return tuple(map(int, x.shape)) if traced else x.shape
 
 
-@lru_cache(maxsize=1024)
-def _seen(
-    shape: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...], ghost: Ghost | None
-) -> tuple[tuple[int, ...] | None, Layout]:
-    """The order of the axes in memory, where it is another, and the layout there: the same at every step."""
-    axes = canonical_axes(axes, len(shape))
-    order = memory_order(torch.empty_strided(shape, strides, device="meta"), axes)
-    if order is not None:
-        shape, axes = tuple(shape[axis] for axis in order), tuple(sorted(order.index(axis) for axis in axes))
-    return order, plan_layout(shape, axes, ghost)
-
-
 def _check_channels(layer: Any, x: Tensor, layout: Layout) -> None:
     if layout.channels != layer.num_features:
         raise ValueError(
@@ -140,10 +129,6 @@ def _at_step(layer: Any, options: Options, count: Tensor | None) -> Options:
     clip = read_clip(schedule(count))  # pyright: ignore[reportArgumentType]
     with_gamma, with_beta = layer.weight is not None, layer.bias is not None
     return options_of(layer.settings, layer.momentum, layer.eps, clip, with_gamma, with_beta)
-
-
-def _inverse(order: tuple[int, ...]) -> list[int]:
-    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def _call(function: Callable[[Any], Any], x: Tensor, dtype: torch.dtype) -> Adjustment[Tensor]:

@@ -14,9 +14,10 @@ from functools import lru_cache
 
 import torch
 
-from batchnorm.layout import Layout, Size, product
+from batchnorm.layout import Layout, Size, canonical_axes, plan_layout, product
+from batchnorm.options import Ghost
 
-__all__ = ["Block", "memory_order", "plan_block"]
+__all__ = ["Block", "ghost_of", "inverse_order", "memory_order", "plan_block", "plan_in_memory"]
 
 Tensor = torch.Tensor
 
@@ -53,7 +54,7 @@ class Block:
         """A block in the shape of the input."""
         if self.order is not None:
             y = y.reshape([self.split[axis] for axis in self.order])
-            y = y.permute(sorted(range(len(self.order)), key=self.order.__getitem__)).contiguous()
+            y = y.permute(inverse_order(self.order)).contiguous()
         return y.reshape(self.layout.shape)
 
     def grouped(self, statistic: Tensor) -> Tensor:
@@ -107,8 +108,38 @@ def _trim(sizes: list[Size]) -> tuple[Size, ...]:
 
 
 def memory_order(x: Tensor, axes: Sequence[int]) -> tuple[int, ...] | None:
-    """The axes in the order of memory, where axis 1 comes last there. Of several axes the order would change."""
+    """The axes in the order of memory where that is another one without gaps, and the batch comes first in both.
+
+    Such are images whose channels lie last in memory and are axis 1, or the other way round. Of several channel axes
+    the order would change.
+    """
     if x.dim() < 3 or len(axes) > 1 or x.is_contiguous():
         return None
-    order = (0, *range(2, x.dim()), 1)
-    return order if x.permute(order).is_contiguous() else None
+    strides = x.stride()
+    order = tuple(sorted(range(x.dim()), key=lambda axis: -strides[axis]))
+    return order if order[0] == 0 and x.permute(order).is_contiguous() else None
+
+
+def inverse_order(order: Sequence[int]) -> list[int]:
+    """What brings axes in this order back."""
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+@lru_cache(maxsize=1024)
+def plan_in_memory(
+    shape: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...], ghost: Ghost | None
+) -> tuple[tuple[int, ...] | None, Layout]:
+    """The order of the axes in memory, where it is another, and the layout there: the same at every step."""
+    axes = canonical_axes(axes, len(shape))
+    order = memory_order(torch.empty_strided(shape, strides, device="meta"), axes)
+    if order is not None:
+        shape, axes = tuple(shape[axis] for axis in order), tuple(sorted(order.index(axis) for axis in axes))
+    return order, plan_layout(shape, axes, ghost)
+
+
+def ghost_of(layout: Layout) -> Ghost | None:
+    """The ghost batches that a layout was planned with."""
+    if len(layout.split) == len(layout.shape):
+        return None
+    interleaved = any(0 in layout.runs[run] for run in layout.reduced)
+    return Ghost(layout.split[0], "interleaved") if interleaved else Ghost(layout.split[1], "contiguous")

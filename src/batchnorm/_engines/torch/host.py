@@ -15,6 +15,7 @@ import torch
 from batchnorm._core import state as core
 from batchnorm._engines.protocol import Batch, Gradients, GradTerms, Inputs, Moments, Saved
 from batchnorm._engines.torch import host_ops, native
+from batchnorm._engines.torch.block import ghost_of, inverse_order, plan_in_memory
 from batchnorm._engines.torch.differentiable import differentiable
 from batchnorm._engines.torch.host_ops import as_tensor, lower
 from batchnorm._engines.torch.native import Kernels
@@ -36,8 +37,11 @@ _OPS: Any = host_ops
 def find(layout: Layout, inputs: Inputs[Tensor]) -> "Host | None":
     """The engine for a step on these inputs, or None where the kernels cannot go."""
     x, gamma, beta, weights, state = inputs
-    kernels = native.find(layout, x, gamma, beta, weights, *state.values())
-    return None if kernels is None else Host(kernels)
+    kernels, order = native.find(layout, x, gamma, beta, weights, *state.values()), None
+    if kernels is not None and not x.is_contiguous():
+        order, layout = plan_in_memory(tuple(x.shape), x.stride(), layout.axes, ghost_of(layout))
+        kernels = native.find(layout, x)
+    return None if kernels is None else Host(kernels, layout, order)
 
 
 def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor | None:
@@ -46,7 +50,7 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
     kernels = None if native.is_recorded(*given) else native.find(layout, *given)
     if kernels is None:
         return None
-    return Host(kernels).apply(x, lower(mean), lower(scale), lower(shift), layout)
+    return Host(kernels, layout).apply(x, lower(mean), lower(scale), lower(shift), layout)
 
 
 def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) -> bool:
@@ -66,15 +70,19 @@ def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) ->
 
 
 class Host:
-    """The engine of one step, whose kernels were found. Statistics are NumPy's arrays, [G, C]."""
+    """The engine of one step, whose kernels were found. Statistics are NumPy's arrays, [G, C].
 
-    __slots__ = ("dtype", "kernels")
+    The kernels see the large arrays in the order of their memory. `layout` is the one there, and `order` the axes'
+    order, None where it is theirs; the layouts that the core passes are those of the inputs as they came.
+    """
+
+    __slots__ = ("dtype", "kernels", "layout", "order")
 
     ops = host_ops
     composed = composed
 
-    def __init__(self, kernels: Kernels) -> None:
-        self.kernels = kernels
+    def __init__(self, kernels: Kernels, layout: Layout, order: tuple[int, ...] | None = None) -> None:
+        self.kernels, self.layout, self.order = kernels, layout, order
         self.dtype = np.float64 if kernels.kind == kernels.module.FLOAT64 else np.float32
 
     def suited(self, layout: Layout, inputs: Inputs[Any]) -> None:
@@ -86,13 +94,13 @@ class Host:
         spread, effective = None, [0, 0]
         totals: Any = (float(layout.count),) * 2
         if weights is not None:
-            spread = self._spread(weights, layout)
+            spread = self._spread(weights)
             if spread is None:
                 return Moments(*map(lower, composed.moments(x, weights, layout)))
             by_group = bool(kernels.by_group)
-            totals, effective = self._rows(layout.ghosts if by_group else 1, 1, many=2)
-        (mean, variance), addresses = self._rows(layout.ghosts, layout.channels, many=2)
-        x = x.contiguous()
+            totals, effective = self._rows(layout.ghosts if by_group else 1, 1)
+        (mean, variance), addresses = self._rows(layout.ghosts, layout.channels)
+        x = self._dense(x)
         kernels.module.moments(
             kernels.kind,
             kernels.sizes,
@@ -107,18 +115,19 @@ class Host:
 
     def apply(self, x: Tensor, mean: Array, scale: Array, shift: Array, layout: Layout) -> Tensor:
         """(x − mean)·scale + shift."""
-        kernels, x = self.kernels, x.contiguous()
-        y, known = torch.empty_like(x), self._known((mean, scale, shift), layout)
+        del layout
+        kernels, x = self.kernels, self._dense(x)
+        y, known = torch.empty_like(x), self._known((mean, scale, shift))
         kernels.module.apply(
             kernels.kind, kernels.sizes, x.data_ptr(), *map(_address, known), y.data_ptr(), kernels.threads
         )
-        return y
+        return self._as_it_came(y)
 
     def grad_sums(self, dy: Tensor, x: Tensor, mean: Array, layout: Layout) -> tuple[Array, Array]:
         """Σdy and Σdy·(x − mean)."""
-        kernels, x, dy = self.kernels, x.contiguous(), _like(dy, x)
-        (mean,) = self._known((mean,), layout)
-        (first, second), addresses = self._rows(layout.ghosts, layout.channels, many=2)
+        kernels, dy, x = self.kernels, self._dense(dy.to(x.dtype)), self._dense(x)
+        (mean,) = self._known((mean,))
+        (first, second), addresses = self._rows(layout.ghosts, layout.channels)
         kernels.module.grad_sums(
             kernels.kind,
             kernels.sizes,
@@ -140,12 +149,13 @@ class Host:
         layout: Layout,
     ) -> Tensor:
         """slope·dy + w·(tilt·(x − mean) + offset)."""
-        kernels, x, dy = self.kernels, x.contiguous(), _like(dy, x)
-        spread = None if weights is None else self._spread(weights, layout)
-        known = self._known((mean, *terms), layout)
+        kernels = self.kernels
+        spread = None if weights is None else self._spread(weights)
+        known = self._known((mean, *terms))
         if weights is not None and spread is None:
             mean, *rest = map(as_tensor, known)
             return composed.grad_input(dy, x, weights, mean, GradTerms(*rest), layout)
+        dy, x = self._dense(dy.to(x.dtype)), self._dense(x)
         dx = torch.empty_like(x)
         kernels.module.grad_input(
             kernels.kind,
@@ -158,7 +168,7 @@ class Host:
             dx.data_ptr(),
             kernels.threads,
         )
-        return dx
+        return self._as_it_came(dx)
 
     def grad_weights(
         self,
@@ -172,7 +182,7 @@ class Host:
         """The gradient of the weights, where it is asked for: of a mask it hardly ever is."""
         if not weights.requires_grad:
             return None
-        mean, variance, *rest = map(as_tensor, self._known((mean, variance, *terms), layout))
+        mean, variance, *rest = map(as_tensor, self._known((mean, variance, *terms)))
         return composed.grad_weights(x, weights, mean, variance, GradTerms(*rest), layout)
 
     def sum_over_replicas(self, values: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -183,19 +193,20 @@ class Host:
     ) -> tuple[Tensor, Moments[Array], Array]:
         """y, the moments and the scale in one call."""
         given = as_tensor(gamma), as_tensor(beta)
-        y, statistics = native.train_by(self.kernels, x.contiguous(), *given, epsilon, layout)
+        y, statistics = native.train_by(self.kernels, self._dense(x), *given, epsilon, self.layout)
         mean, variance, scale = lower(statistics)
         total = float(layout.count)
-        return y, Moments(total, total, mean, variance), scale
+        return self._as_it_came(y), Moments(total, total, mean, variance), scale
 
     def fused_gradients(
         self, dy: Tensor, x: Tensor, saved: Saved[Array], epsilon: float, layout: Layout
     ) -> tuple[Tensor, Array, Array]:
         """dx, Σdy and Σdy·x̂ in one call."""
-        known = self._known((saved.mean, saved.variance, saved.scale), layout)
-        known = [as_tensor(value) for value in known]
-        dx, sums = native.gradients_by(self.kernels, dy, x.contiguous(), known, epsilon, layout)
-        return dx, *lower(sums)
+        del layout
+        known = [as_tensor(value) for value in self._known((saved.mean, saved.variance, saved.scale))]
+        dy, x = self._dense(dy.to(x.dtype)), self._dense(x)
+        dx, sums = native.gradients_by(self.kernels, dy, x, known, epsilon, self.layout)
+        return self._as_it_came(dx), *lower(sums)
 
     def fused_infer(self, *asked: Any) -> None:
         """Inference does not come here: PyTorch has an operation for it."""
@@ -223,31 +234,37 @@ class Host:
 
         return differentiable(lowered, pulled, reference)
 
-    def _spread(self, weights: Tensor, layout: Layout) -> Tensor | None:
+    def _dense(self, x: Tensor) -> Tensor:
+        """In the order of memory, without gaps."""
+        return (x if self.order is None else x.permute(self.order)).contiguous()
+
+    def _as_it_came(self, y: Tensor) -> Tensor:
+        """In the order of the input's axes."""
+        return y if self.order is None else y.permute(inverse_order(self.order))
+
+    def _spread(self, weights: Tensor) -> Tensor | None:
         """Weights over all positions; None where they differ between channels, or along a part of the second run."""
-        if why_not_weights(weights.shape, layout, self.kernels.by_group) is not None:
+        if self.order is not None:
+            weights = weights.permute(self.order)
+        if why_not_weights(weights.shape, self.layout, self.kernels.by_group) is not None:
             return None
         dtype = torch.float64 if self.dtype is np.float64 else torch.float32
-        return weights.detach().to(dtype).expand(layout.weight_shape).contiguous()
+        return weights.detach().to(dtype).expand(self.layout.weight_shape).contiguous()
 
-    def _known(self, values: Sequence[Array], layout: Layout) -> list[Array]:
+    def _known(self, values: Sequence[Array]) -> list[Array]:
         """Statistics as dense [G, C], which some only broadcast to."""
-        shape = layout.ghosts, layout.channels
+        shape = self.layout.ghosts, self.layout.channels
         return [
             np.ascontiguousarray(host_ops.broadcast_to(host_ops.cast(value, self.dtype), shape))
             for value in values
         ]
 
-    def _rows(self, groups: int, channels: int, many: int) -> tuple[Array, list[int]]:
-        """Arrays [groups, channels] to be written, and where they begin."""
-        rows = np.empty((many, groups, channels), self.dtype)
-        first, size = _address(rows), groups * channels * rows.itemsize
-        return rows, [first + row * size for row in range(many)]
+    def _rows(self, groups: int, channels: int) -> tuple[Array, list[int]]:
+        """Two arrays [groups, channels] to be written, and where they begin."""
+        rows = np.empty((2, groups, channels), self.dtype)
+        first = _address(rows)
+        return rows, [first, first + groups * channels * rows.itemsize]
 
 
 def _address(value: Array) -> int:
     return value.__array_interface__["data"][0]
-
-
-def _like(dy: Tensor, x: Tensor) -> Tensor:
-    return dy.to(x.dtype).contiguous()

@@ -12,7 +12,7 @@ import torch
 from batchnorm._engines import steps
 from batchnorm._engines.protocol import Moments
 from batchnorm._engines.torch import kernels, native, ops
-from batchnorm._engines.torch.block import memory_order
+from batchnorm._engines.torch.block import ghost_of, inverse_order, memory_order
 from batchnorm._engines.torch.reference import composed
 from batchnorm._kernels import available
 from batchnorm.layout import Layout, plan_layout, product
@@ -48,10 +48,8 @@ def train(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
 ) -> tuple[Tensor, Moments[Tensor], Tensor]:
     """y, the moments and the scale, which are constants of the gradient."""
-    size, interleaved = 0, False
-    if len(layout.split) > len(layout.shape):
-        interleaved = any(0 in layout.runs[run] for run in layout.reduced)
-        size = layout.split[0 if interleaved else 1]
+    ghost = ghost_of(layout)
+    size, interleaved = (0, False) if ghost is None else (ghost.size, ghost.order == "interleaved")
     y, statistics = _train(x, gamma, beta, list(layout.axes), size, interleaved, float(epsilon))
     mean, variance, scale = statistics.detach().unbind()
     total = _ops.as_float(layout.count, mean.dtype)
@@ -156,7 +154,7 @@ def _in_memory(
 def _as_before(y: Tensor, order: tuple[int, ...] | None, x: Tensor) -> Tensor:
     """y in the axes of x, and the strides that were promised."""
     if order is not None:
-        y = y.permute(sorted(range(len(order)), key=order.__getitem__))
+        y = y.permute(inverse_order(order))
     promised = torch.empty_like(x, device="meta").stride()
     return y if y.stride() == promised else torch.empty_like(x).copy_(y)
 

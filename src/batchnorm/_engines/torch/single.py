@@ -75,7 +75,9 @@ class _Train(torch.autograd.Function):
             dx, sums = native.gradients_by(found, dy, x, statistics.unbind(), epsilon, layout)
         else:
             mean, variance, _ = statistics
-            sums = torch.stack([as_tensor(v) for v in Host(found).grad_sums(dy, x, lower(mean), layout)])
+            sums = torch.stack(
+                [as_tensor(v) for v in Host(found, layout).grad_sums(dy, x, lower(mean), layout)]
+            )
             sums[1] *= torch.rsqrt(variance + epsilon)
         # Over the groups.
         dbeta, dgamma = (sums[:, 0] if layout.ghosts == 1 else sums.sum(1)).unbind()
