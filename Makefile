@@ -5,10 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml src/batchnorm/_version.py CMakeLists.txt \
 	$(filter-out csrc/test/%,$(wildcard csrc/*.cc csrc/*/*))
-# pytest's workers; every one of them talks to TensorFlow processes of its own. The tests of a file stay with one of
-# them, so that what they share (trained models, compiled functions, those processes) is made once, in the order
-# that tests/conftest.py gives them.
-WORKERS ?= 2
+# pytest's workers, of which one mostly waits for other processes. tests/conftest.py says who takes what, and when.
+WORKERS ?= 3
 
 .PHONY: demo test lint types unit sanitize cross bench format clean
 

@@ -1,6 +1,8 @@
 """Leaves out what needs a framework that is not installed, and counts parity cases; the summary tells of both.
 
-The files that take longest come first, so that no worker is left alone with one at the end.
+pytest-xdist's workers take whole files, so that what the tests of a file share is made once. Those that talk to the
+originals' processes are one piece, since each of these takes seconds to start and a gigabyte to keep. The pieces that
+take longest come first, so that no worker is left alone with one at the end.
 """
 
 from collections import Counter
@@ -29,18 +31,41 @@ NEEDS = {
     "unit/test_torch_*.py": ("torch",),
     "unit/test_jax_*.py": ("jax",),
 }
-# Files of a minute and more, the longest first.
+ORIGINALS_FILES = (
+    *(
+        "parity/test_live.py",
+        "parity/test_v1_golden.py",
+        "parity/test_contrib_golden.py",
+        "parity/test_checkpoint.py",
+    ),
+    *("parity/test_keras3_golden.py", "parity/test_tf_keras_golden.py", "parity/test_graph_effects.py"),
+    *(
+        "parity/test_tracking.py",
+        "parity/test_errors.py",
+        "parity/test_edge.py",
+        "parity/test_tf1_renorm_golden.py",
+    ),
+    "test_originals.py",
+)
+# Files of half a minute and more, the longest first.
 LONGEST = (
-    "unit/test_jax_engine.py",
-    "unit/test_torch_compiled.py",
     "faces/test_keras_backends.py",
     "test_demo.py",
+    "properties/test_agreement.py",
+    "unit/test_jax_engine.py",
     "unit/test_docs.py",
-    "parity/test_checkpoint.py",
     "faces/test_torch_systems.py",
+    "faces/test_tracking_files.py",
+    "unit/test_torch_compiled.py",
+    "properties/test_edges.py",
+    "unit/test_jax_kernels.py",
     "faces/test_v1_programs.py",
-    "faces/test_flax_original.py",
+    "properties/test_pairs.py",
+    "unit/test_tensorflow_passes.py",
+    "properties/test_against_oracle.py",
     "unit/test_isolation.py",
+    "faces/test_keras_torch.py",
+    "faces/test_flax_original.py",
 )
 
 
@@ -55,8 +80,22 @@ collect_ignore = [str(file) for file in LEFT_OUT]
 
 
 def pytest_collection_modifyitems(items):
-    order = {HERE / name: index for index, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path, len(LONGEST)))
+    order = {HERE / name: index for index, name in enumerate((*ORIGINALS_FILES, *LONGEST))}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByPiece(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "originals" if file.removeprefix("tests/") in ORIGINALS_FILES else file
+
+    return ByPiece(config, log)
 
 
 @pytest.fixture

@@ -89,7 +89,9 @@ def main(folder):
     own.mkdir(parents=True)
     found = {}
     for name, options in OPTIONS.items():
-        model = trained(BatchNormalization, options)
+        # By default TensorFlow's functions go through XLA, which takes long to compile; "compiled" does it on purpose.
+        how = {} if name in STOCK or BACKEND != "tensorflow" else {"jit_compile": False}
+        model = trained(BatchNormalization, options, **how)
         found[name] = facts(model)
         model.save(own / f"{name}.keras")
         if name in STOCK:
