@@ -26,6 +26,8 @@ ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "MALLOC_TOP_PAD_": "268435456",
+    # Threads besides the main one would get arenas that hold no buffer of more than 64 MB.
+    "MALLOC_ARENA_MAX": "1",
 }
 
 

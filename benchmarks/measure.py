@@ -1,5 +1,6 @@
 """Timing in turns, so that whatever else the machine does hits every competitor alike."""
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from benchmarks.competitors.data import OURS, Data, Step, check_agreement, make_
 __all__ = ["Row", "measure"]
 
 WARM_UP = 3
+# Seconds that a turn takes at least: quick steps are repeated, since a clock and a cold start would be most of one.
+TURN = 0.005
+MOST_CALLS = 100
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,14 @@ def measure(
         for step in everyone.values():
             for _ in range(WARM_UP):
                 step()
+        calls = math.ceil(TURN / max(_time(everyone[OURS], 1), TURN / MOST_CALLS))
         times: dict[str, list[float]] = {name: [] for name in everyone}
         names = list(everyone)
         for turn in range(rounds):
             # Who comes second may find x in a cache: each comes first, second and so on as often as the others.
             first = turn % len(names)
             for name in names[first:] + names[:first]:
-                times[name].append(_time(everyone[name]))
+                times[name].append(_time(everyone[name], calls))
     return Row(framework, case, times, times.pop(""))
 
 
@@ -78,9 +83,12 @@ def _copy(x: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> Step:
     return lambda: list(pool.map(lambda part: np.copyto(*part), parts))
 
 
-def _time(step: Callable[[], Any]) -> float:
-    start = perf_counter()
-    result = step()
-    stop = perf_counter()
-    del result
-    return stop - start
+def _time(step: Callable[[], Any], calls: int) -> float:
+    """Seconds a call."""
+    spent = 0.0
+    for _ in range(calls):
+        start = perf_counter()
+        result = step()
+        spent += perf_counter() - start
+        del result
+    return spent / calls
