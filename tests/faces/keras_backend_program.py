@@ -102,6 +102,9 @@ def main(folder):
     found["weighted"] = weighted()
     flat = {f"{case}/{name}": value for case, values in found.items() for name, value in values.items()}
     np.savez(own / "facts.npz", **flat)
+    ours = "batchnorm._engines."
+    engines = {name.removeprefix(ours).split(".")[0] for name in sys.modules if name.startswith(ours)}
+    (own / "engines.txt").write_text("\n".join(engines))
 
 
 def load(folder):

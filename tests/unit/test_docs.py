@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,26 +29,32 @@ def test_readme_has_examples():
     assert len(EXAMPLES) == 11
 
 
+@cache
+def output_of(source):
+    """What an example prints, in a process and a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        ran = subprocess.run([sys.executable, "-c", source], cwd=folder, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return ran.stdout
+
+
 @pytest.mark.parametrize("source", EXAMPLES, ids=lambda source: source.splitlines()[1][:40])
-def test_readme_example_runs(source, tmp_path):
+def test_readme_example_runs(source):
     for module in re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE):
         if find_spec(module) is None:
             pytest.skip(f"needs {module}")
-    ran = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    output_of(source)
 
 
-def test_the_same_lines_give_the_same_numbers_in_every_framework(tmp_path):
+def test_the_same_lines_give_the_same_numbers_in_every_framework():
     sources = [source for source in EXAMPLES if "batchnorm.batch_norm(" in source]
     assert len(sources) == 4
     printed = []
     for source in sources:
         modules = re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE)
         if all(map(find_spec, modules)):
-            ran = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)
-            printed.append(
-                [float(number) for number in re.findall(r"-?\d+\.\d+", ran.stdout.splitlines()[-1])]
-            )
+            last = output_of(source).splitlines()[-1]
+            printed.append([float(number) for number in re.findall(r"-?\d+\.\d+", last)])
     assert len(printed[0]) == 3
     for numbers in printed[1:]:
         assert numbers == pytest.approx(printed[0], rel=1e-5, abs=1e-6)
