@@ -5,6 +5,7 @@ originals' processes are one piece, since each of these takes seconds to start a
 take longest come first, so that no worker is left alone with one at the end.
 """
 
+import gc
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,6 +83,13 @@ collect_ignore = [str(file) for file in LEFT_OUT]
 def pytest_collection_modifyitems(items):
     order = {HERE / name: index for index, name in enumerate((*ORIGINALS_FILES, *LONGEST))}
     items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+def pytest_collection_finish():
+    # Frameworks are millions of objects that stay, which the collector of cycles would walk again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 @pytest.hookimpl(optionalhook=True)
