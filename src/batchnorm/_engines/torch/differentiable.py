@@ -91,6 +91,7 @@ class _Step(torch.autograd.Function):
         arrays, tensors = kept[: ctx.count], kept[ctx.count :]
         saved = ctx.saved._replace(**dict(zip(ctx.places, tensors, strict=True)))
         if not torch.is_grad_enabled():
+            # Nobody will derive the gradient again.
             plan: _Plan = ctx.plan
             return None, *plan.chosen(plan.backward(plan.inputs(arrays), saved, outputs[0]))
         return None, *_Pull.apply(ctx.plan, saved, outputs[0], *arrays)  # pyright: ignore[reportGeneralTypeIssues]
