@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kWidest = 2048;  // columns at a time; three rows of sums stay in the first cache
 constexpr int64_t kNarrowest = 256;
 constexpr int64_t kLongest = 256;  // lines summed in the elements' precision before the sums move to double
-constexpr int kTogether = 4;       // lines read at once, so that a sum is loaded and stored once for all of them
+constexpr int kTogether = 4;       // lines with gaps between them are read so many at once (see each_group)
 
 template <class T>
 struct Line {
@@ -113,9 +113,9 @@ inline void collect(const Block& b, int64_t rows, T* columns, double* per_channe
   std::memset(columns, 0, sizeof(T) * size_t(rows * width));
 }
 
-// Add the columns from j on, `kParts` vectors of N of them.
+// Add the columns from j on, `kParts` vectors of N of them; `ahead` elements on lies what is to be fetched meanwhile.
 template <int kRows, int kParts, int N, class T, class Term>
-inline void add_at(const Term& term, int64_t j, const T* center, T* first, T* second) {
+inline void add_at(const Term& term, int64_t j, int64_t ahead, const T* center, T* first, T* second) {
   constexpr int64_t kSize = sizeof(typename Term::Read);
   Vector<T, N> c[kParts], a[kParts], b[kParts];
   for (int p = 0; p < kParts; ++p) {
@@ -123,8 +123,7 @@ inline void add_at(const Term& term, int64_t j, const T* center, T* first, T* se
   }
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-    // The lines of the next time are far enough ahead.
-    for (int64_t line = 0; kRows > 1 && line < kParts * N; line += 64 / kSize) term.fetch_at(r + kRows, j + line);
+    for (int64_t line = 0; line < kParts * N; line += 64 / kSize) term.fetch_at(r, j + line + ahead);
 #pragma GCC unroll 2
     for (int p = 0; p < kParts; ++p) {
       const Pair<T, N> pair = term.template at<N>(r, j + p * N, c[p]);
@@ -143,10 +142,12 @@ template <int kRows, class T, class Term>
 inline void add_lines(const Term& given, int64_t width, const T* center, T* first, T* second) {
   constexpr int N = kLanes<T>;
   const Term term = given;
+  constexpr int64_t kAhead = kBytesAhead / sizeof(typename Term::Read);
+  const int64_t ahead = term.stride == width ? kAhead : kRows * term.stride;
   int64_t j = 0;
-  for (; j + 2 * N <= width; j += 2 * N) add_at<kRows, 2, N>(term, j, center, first, second);
-  for (; j + N <= width; j += N) add_at<kRows, 1, N>(term, j, center, first, second);
-  for (; j < width; ++j) add_at<kRows, 1, 1>(term, j, center, first, second);
+  for (; j + 2 * N <= width; j += 2 * N) add_at<kRows, 2, N>(term, j, ahead, center, first, second);
+  for (; j + N <= width; j += N) add_at<kRows, 1, N>(term, j, ahead, center, first, second);
+  for (; j < width; ++j) add_at<kRows, 1, 1>(term, j, ahead, center, first, second);
 }
 
 template <int kValue>
@@ -154,11 +155,13 @@ struct Count {
   static constexpr int value = kValue;
 };
 
-// Call add(line, how many) for `lines` lines, kTogether at a time.
+// Call add(line, how many) for `lines` lines, several at a time where there are gaps between them: then a sum is loaded
+// and stored once for all of these. Without gaps it pays more to read the memory in its order, which the processor
+// foresees.
 template <class Add>
-inline void each_group(int64_t lines, Add add) {
+inline void each_group(int64_t lines, bool gaps, Add add) {
   int64_t line = 0;
-  for (; line + kTogether <= lines; line += kTogether) add(line, Count<kTogether>());
+  for (; gaps && line + kTogether <= lines; line += kTogether) add(line, Count<kTogether>());
   for (; line < lines; ++line) add(line, Count<1>());
 }
 

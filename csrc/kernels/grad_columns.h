@@ -23,7 +23,7 @@ class ColumnSums {
       const int64_t width = rows * b_.channels * b_.inner;
       for (int64_t line = 0; line < lines;) {
         const int64_t some = smaller(lines - line, kLongest - pending_), start = offset + line * stride;
-        each_group(some, [&](int64_t next, auto together) {
+        each_group(some, stride != width, [&](int64_t next, auto together) {
           const int64_t at = start + next * stride;
           add_lines<together.value>(Pull<Element>{dy_ + at, x_ + at, stride}, width, mean_, first_.values,
                                     second_.values);

@@ -118,6 +118,9 @@ inline void claim(Element* base, int64_t offset) {
                                                    uintptr_t(offset) * sizeof(Element)), 1);
 }
 
+// How far ahead to fetch where the memory is read in its order.
+constexpr int64_t kBytesAhead = 2048;
+
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 

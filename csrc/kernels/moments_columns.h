@@ -93,7 +93,7 @@ class ColumnMoments {
     const Element* x = x_ + offset;
     if (weights_ == nullptr) {
       count_ += double(lines * rows * b_.inner);
-      each_group(lines, [&](int64_t line, auto together) {
+      each_group(lines, stride != width, [&](int64_t line, auto together) {
         add_lines<together.value>(Deviation<Element>{x + line * stride, stride}, width, center_.values,
                                   first_.values, second_.values);
       });
@@ -108,7 +108,7 @@ class ColumnMoments {
       }
       return;
     }
-    each_group(lines, [&](int64_t line, auto together) {
+    each_group(lines, stride != width, [&](int64_t line, auto together) {
       constexpr int kRows = together.value;
       if (order_ == Order::kByRow) {
         add_weighted<kRows, RowWeights>(x + line * stride, stride, {w + line}, width);

@@ -29,8 +29,6 @@ struct PlaneSums {
   static constexpr int kMany = 4;
   Vector<T, N> first[kMany] = {}, second[kMany] = {};
 
-  static constexpr int64_t kBytesAhead = 2048;
-
   // `jump` elements on lies what will be added next.
   template <class Term>
   void add(const Term& term, int64_t n, T center, int64_t jump) {

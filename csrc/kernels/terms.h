@@ -160,37 +160,42 @@ inline void write_parts(const Term& term, int64_t j, Element* out) {
   }
 }
 
-// Write a term along `n` elements. A last step that is not full overlaps the one before it. `jump` elements on lies
-// what will be written next, 0 where it follows at once; `ahead` elements on what will be read later, 0 for nothing.
+// Elements from `from` to `to`, those that make no vector of N in smaller ones.
+template <int N, class Element, class Term>
+inline void write_run(const Term& term, int64_t from, int64_t to, Element* out) {
+  for (; from + N <= to; from += N) store<N>(out + from, term.template at<N>(from));
+  if constexpr (N > 1) write_run<N / 2>(term, from, to, out);
+}
+
+// Write a term along `n` elements. `jump` elements on lies what will be written next, 0 where it follows at once;
+// `ahead` elements on what will be read later, 0 for nothing.
 template <class Element, class Term>
 inline void write(const Term& given, int64_t n, Element* out, bool past_caches, int64_t jump = 0,
                   int64_t ahead = 0) {
   constexpr int N = kWidth<Element>;
-  constexpr int64_t kStep = 2 * N, kBytes = kStep * sizeof(Element);
+  constexpr int64_t kStep = 2 * N, kSize = sizeof(Element), kLine = 64 / kSize;
   // Of its own, since what is written could otherwise be what it consists of.
   const Term term = given;
-  if (n < kStep) {
-    int64_t j = 0;
-    for (; j + N <= n; j += N) store<N>(out + j, term.template at<N>(j));
-    for (; j < n; ++j) store<1>(out + j, term.template at<1>(j));
-    return;
-  }
+  if (n < (past_caches ? larger(kStep, 2 * kLine) : kStep)) return write_run<N>(term, 0, n, out);
   int64_t j = 0;
-  if (past_caches && reinterpret_cast<uintptr_t>(out) % sizeof(Element) == 0) {
-    const int64_t odd = int64_t(reinterpret_cast<uintptr_t>(out) % kBytes);
-    if (odd != 0) {
-      write_parts<false>(term, 0, out);
-      j = (kBytes - odd) / int64_t(sizeof(Element));
-    }
+  const uintptr_t start = reinterpret_cast<uintptr_t>(out);
+  if (past_caches && start % kSize == 0) {
+    // Whole lines of memory, and no line both ways: the processor would wait for it to get there and come back.
+    const int64_t before = int64_t((0 - start) % 64) / kSize;
+    const int64_t end = n - int64_t((start + uintptr_t(n * kSize)) % 64) / kSize;
+    write_run<N>(term, 0, before, out);
+    j = before;
     // Reading what comes next meanwhile keeps the memory busy both ways.
     if constexpr (Term::kFetches) {
-      for (; ahead != 0 && j + kStep <= n; j += kStep) {
+      for (; ahead != 0 && j + kStep <= end; j += kStep) {
         term.fetch_at(j + ahead);
         write_parts<true>(term, j, out);
       }
     }
-    for (; j + kStep <= n; j += kStep) write_parts<true>(term, j, out);
-  } else if (jump != 0) {
+    for (; j + kStep <= end; j += kStep) write_parts<true>(term, j, out);
+    return write_run<N>(term, j, n, out);
+  }
+  if (jump != 0) {
     for (; j + kStep <= n; j += kStep) {
       claim(out, j + jump);
       write_parts<false>(term, j, out);
@@ -198,6 +203,7 @@ inline void write(const Term& given, int64_t n, Element* out, bool past_caches, 
   } else {
     for (; j + kStep <= n; j += kStep) write_parts<false>(term, j, out);
   }
+  // A last step that is not full overlaps the one before it.
   if (j < n) write_parts<false>(term, n - kStep, out);
 }
 

@@ -128,7 +128,7 @@ class CycleWeights {
 // Fetch what comes some time after `n` weights: the next rows' follow in memory.
 template <int n, class T>
 inline void fetch_after(const T* weights) {
-  constexpr int64_t kAhead = 2048 / sizeof(T);
+  constexpr int64_t kAhead = kBytesAhead / sizeof(T);
   for (int64_t line = 0; line < n; line += 64 / int64_t(sizeof(T))) fetch(weights, kAhead + line);
 }
 

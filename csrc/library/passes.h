@@ -31,7 +31,7 @@ void sum_and_follow(const Plan& plan, int threads, Sum sum, Join join, Finish fi
   if (n.statistics() == 0) return;
   if (plan.small) threads = 1;
   if (parts == 1 && plan.tile <= kMostOnStack) {
-    for_each_task(threads, n.group * many, [&](int64_t index) {
+    for_each_task(threads, n.group * many, Direction::kForwards, [&](int64_t index) {
       double first[kMostOnStack], second[kMostOnStack];
       T kept[kMostOnStack], kept_too[kMostOnStack];
       Weight weight;
@@ -40,7 +40,7 @@ void sum_and_follow(const Plan& plan, int threads, Sum sum, Join join, Finish fi
       sum(located, task, &weight, first, second);
       finish(task.group, task.channel_from, task.channel_to, weight, first, second, kept, kept_too);
       // What this thread will likely do next.
-      const int64_t next = index + threads;
+      const int64_t next = index + 1;
       const bool more = plan.ahead && next < n.group * many;
       follow(located, task, kept, kept_too,
              more ? locate(n, plan.task(next / many, next % many)).offset - located.offset : 0);
@@ -53,7 +53,7 @@ void sum_and_follow(const Plan& plan, int threads, Sum sum, Join join, Finish fi
   const auto weights = room_for<Weight>(rows * plan.tiles);
   for (int64_t start = 0; start < n.group; start += plan.groups_at_once) {
     const int64_t groups = std::min(plan.groups_at_once, n.group - start);
-    for_each_task(threads, groups * many, [&](int64_t index) {
+    for_each_task(threads, groups * many, Direction::kForwards, [&](int64_t index) {
       const int64_t group = index / many, part = index % many / plan.tiles, row = group * parts + part;
       const Task task = plan.task(start + group, index % many);
       const int64_t at = row * n.channel + task.channel_from;
@@ -64,7 +64,7 @@ void sum_and_follow(const Plan& plan, int threads, Sum sum, Join join, Finish fi
     constexpr int64_t kStrip = 128;
     const int64_t strips = (plan.tile + kStrip - 1) / kStrip, in_group = plan.tiles * strips;
     const int join_threads = parts * n.channel * groups < 4096 ? 1 : threads;
-    for_each_task(join_threads, groups * in_group, [&](int64_t index) {
+    for_each_task(join_threads, groups * in_group, Direction::kForwards, [&](int64_t index) {
       const int64_t group = index / in_group, tile = index % in_group / strips;
       const int64_t from = tile * plan.tile + index % strips * kStrip;
       const int64_t to = std::min({from + kStrip, (tile + 1) * plan.tile, n.channel});
@@ -80,8 +80,7 @@ void sum_and_follow(const Plan& plan, int threads, Sum sum, Join join, Finish fi
       finish(start + group, from, to, weight, a, b, &kept[size_t(k)], &kept_too[size_t(k)]);
     });
     // Backwards: what was read last is still in the cache.
-    for_each_task(threads, groups * many, [&](int64_t index) {
-      index = groups * many - 1 - index;
+    for_each_task(threads, groups * many, Direction::kBackwards, [&](int64_t index) {
       const Task task = plan.task(start + index / many, index % many);
       const int64_t k = task.group * n.channel + task.channel_from;
       follow(locate(n, task), task, &kept[size_t(k)], &kept_too[size_t(k)], 0);
@@ -92,7 +91,7 @@ void sum_and_follow(const Plan& plan, int threads, Sum sum, Join join, Finish fi
 template <class Follow>
 void each(const Plan& plan, int threads, Follow follow) {
   const int64_t many = plan.tasks_in_group();
-  for_each_task(plan.small ? 1 : threads, plan.runs.group * many, [&](int64_t index) {
+  for_each_task(plan.small ? 1 : threads, plan.runs.group * many, Direction::kForwards, [&](int64_t index) {
     const Task task = plan.task(index / many, index % many);
     follow(locate(plan.runs, task), task);
   });

@@ -11,19 +11,23 @@ constexpr int64_t kSmall = 128 << 10;      // one thread is done before another 
 constexpr int64_t kWhole = 1 << 20;        // read again from the cache if all of it was just read
 constexpr int64_t kTile = 256 << 10;       // a tile of channels, where there is a choice
 constexpr int64_t kLargestTile = 8 << 20;  // where there is none
-constexpr int64_t kAhead = 2 << 20;  // more of what comes next would drive out what is at hand
+constexpr int64_t kLinesTile = 4 << 20;    // where with fewer channels two tiles would write to one line of memory
+constexpr int64_t kAhead = 2 << 20;        // more of what comes next would drive out what is at hand
 constexpr int64_t kPart = 512 << 10;
 constexpr int64_t kMostParts = 64;
 constexpr int64_t kRun = 512;       // shorter runs of consecutive bytes are slow to fetch
 constexpr int64_t kManyRows = 512;  // so many rows at a stride collide in a cache
 constexpr int64_t kAtOnce = 8 << 20;
-constexpr int64_t kStreamed = 8 << 20;
+constexpr int64_t kStreamed = 4 << 20;  // from here on it pays even where the output is read again at once
 
 int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// About so many channels in a tile, so that tiles are whole lines of memory where that takes few more of them.
+// Channels that are whole lines of memory.
+int64_t channels_in_lines(const Runs& n) { return 16 / std::gcd<int64_t>(16, n.inner); }
+
+// About so many channels in a tile, so that tiles are whole lines where that takes few more of them.
 int64_t round_tile(const Runs& n, int64_t channels) {
-  const int64_t unit = 16 / std::gcd<int64_t>(16, n.inner);
+  const int64_t unit = channels_in_lines(n);
   if (channels >= unit * 5 / 8) channels = std::max(unit, (channels + unit / 2) / unit * unit);
   return std::clamp<int64_t>(channels, 1, std::max<int64_t>(n.channel, 1));
 }
@@ -120,7 +124,9 @@ Plan plan_sums(const Runs& n, int64_t bytes) {
   Plan plan = whole(n, bytes);
   if (plan.small || n.statistics() == 0) return plan;
   const int64_t rows = n.outer * n.middle, channel = n.count() * bytes, group = channel * n.channel;
-  const int64_t run = n.inner * bytes, narrowest = round_tile(n, up(kRun, run));
+  const int64_t run = n.inner * bytes, in_lines = std::min(channels_in_lines(n), n.channel);
+  int64_t narrowest = round_tile(n, up(kRun, run));
+  if (channel * in_lines <= kLinesTile) narrowest = std::max(narrowest, in_lines);
   // Every group by itself, where that leaves something for each of a few threads.
   if (group <= kWhole && n.group >= 8) return plan;
   const bool narrow_works = channel * narrowest <= (rows <= kManyRows || run >= kRun ? kLargestTile : kTile);

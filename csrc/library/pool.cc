@@ -26,17 +26,60 @@ inline void pause_briefly() {
 #endif
 }
 
-struct Job {
-  void (*work)(void*, int64_t);
-  void* context;
-  int64_t tasks;
-  // On lines of their own, since all threads write them.
-  alignas(64) std::atomic<int64_t> next{0};
-  alignas(64) std::atomic<int> helping{0};
+// More threads than this begin with what others have left.
+constexpr int kMostShares = 64;
 
-  void take_tasks() {
-    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(context, task);
+// One thread's tasks: those from `from` to `to`, of which `taken` are taken. On a line of its own, since its owner
+// writes it all the time.
+struct alignas(64) Share {
+  std::atomic<int64_t> taken{0};
+  std::atomic<bool> owned{false};
+  int64_t from = 0, to = 0;
+};
+
+// The share that this thread had last.
+thread_local int usual_share = 0;
+
+class Job {
+ public:
+  Job(int threads, int64_t tasks, Direction direction, void (*work)(void*, int64_t), void* context)
+      : work_(work), context_(context), direction_(direction), shares_(threads < kMostShares ? threads : kMostShares) {
+    const int64_t each = tasks / shares_, rest = tasks % shares_;
+    for (int s = 0; s < shares_; ++s) {
+      share_[s].from = s == 0 ? 0 : share_[s - 1].to;
+      share_[s].to = share_[s].from + each + (s < rest ? 1 : 0);
+    }
   }
+
+  // The calling thread's part of the work, and every helper's.
+  void take_tasks() {
+    const int own = find_share();
+    for (int s = 0; s < shares_; ++s) take_from(&share_[(own + s) % shares_]);
+  }
+
+  std::atomic<int> helping{0};
+
+ private:
+  int find_share() {
+    for (int s = 0; s < shares_; ++s) {
+      const int share = (usual_share + s) % shares_;
+      if (!share_[share].owned.exchange(true, std::memory_order_relaxed)) return usual_share = share;
+    }
+    return 0;
+  }
+
+  void take_from(Share* share) {
+    const int64_t many = share->to - share->from;
+    for (int64_t k; (k = share->taken.fetch_add(1, std::memory_order_relaxed)) < many;) {
+      work_(context_, direction_ == Direction::kForwards ? share->from + k : share->to - 1 - k);
+    }
+  }
+
+  void (*const work_)(void*, int64_t);
+  void* const context_;
+  const Direction direction_;
+  const int shares_;
+  Share share_[kMostShares];
 };
 
 class Pool {
@@ -148,9 +191,9 @@ Pool& pool() {
 
 }  // namespace
 
-void run_tasks(int threads, int64_t tasks, void (*work)(void*, int64_t), void* context) {
-  Job job{work, context, tasks};
+void run_tasks(int threads, int64_t tasks, Direction direction, void (*work)(void*, int64_t), void* context) {
   if (threads > tasks) threads = int(tasks);
+  Job job(threads > 1 ? threads : 1, tasks, direction, work, context);
   if (threads <= 1) return job.take_tasks();
   const bn_team team = on_team ? the_team.load(std::memory_order_acquire) : nullptr;
   if (team != nullptr) {
