@@ -62,7 +62,7 @@ def explain(
     higher derivatives are those of plain operations. Parameters and state are taken to be of the kind of x.
 
     The classes of this package share the engines, with one exception: PyTorch's layers without options take PyTorch's
-    own kernel with `momentum=None`, and for inputs on which it is as quick: of less than 262,144 numbers, or 2,097,152
+    own kernel with `momentum=None`, and for inputs on which it is as quick: of less than 196,608 numbers, or 1,048,576
     where the channels lie last in memory.
 
     Args:

@@ -22,8 +22,8 @@ LARGE_GROUP = 65_536
 
 # Numbers in an input from which our kernels win back what calling them from Python costs; and where the channels lie
 # last in memory, which PyTorch's kernel likes better.
-LARGE_INPUT = 262_144
-LARGE_LAST = 2_097_152
+LARGE_INPUT = 196_608
+LARGE_LAST = 1_048_576
 
 
 def prefers_native(x: Tensor) -> bool:
