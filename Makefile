@@ -8,7 +8,7 @@ SOURCES := pyproject.toml src/batchnorm/_version.py CMakeLists.txt \
 # pytest's workers, of which one mostly waits for other processes. tests/conftest.py says who takes what, and when.
 WORKERS ?= 3
 
-.PHONY: demo test lint types unit sanitize cross bench format clean
+.PHONY: demo test lint types unit sanitize cross emulate bench format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m batchnorm demo $(if $(ENGINE),--engine $(ENGINE))
@@ -32,6 +32,10 @@ sanitize:
 # The NEON kernels by a cross compiler, run under QEMU; says so and succeeds where either is missing.
 cross:
 	csrc/test/cross.sh
+
+# The AVX-512 kernels in Bochs, whatever the processor; says so and succeeds where something for it is missing.
+emulate:
+	csrc/test/emulate.sh
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks

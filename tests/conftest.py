@@ -6,6 +6,7 @@ take longest come first, so that no worker is left alone with one at the end.
 """
 
 import gc
+import os
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,6 +79,18 @@ LEFT_OUT = {
     file: missing_for(pattern) for pattern in NEEDS if missing_for(pattern) for file in HERE.glob(pattern)
 }
 collect_ignore = [str(file) for file in LEFT_OUT]
+
+
+def pytest_configure(config):
+    # Before any framework is imported, here or in a process that a test starts. What JAX compiles is the same in many
+    # of them; and several workers share the processors, on which OpenMP's threads would else wait in place.
+    compiled = {
+        "JAX_COMPILATION_CACHE_DIR": str(config.cache.mkdir("jax")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    for name, value in {**compiled, "OMP_WAIT_POLICY": "PASSIVE"}.items():
+        os.environ.setdefault(name, value)
 
 
 def pytest_collection_modifyitems(items):

@@ -34,11 +34,19 @@ void store_moments(const Weight& weight, int64_t many, const double* mean, const
   }
 }
 
-// gamma / sqrt(variance + epsilon), in the statistics' own type as the composed passes reckon it.
+// gamma / sqrt(variance + epsilon) and beta of the statistics from `from` to `to`, of which number k has channel
+// k % channels; in the statistics' own type, as the composed passes reckon it. `scale` and `shift` begin at `from`.
 template <class T>
-T slope(T variance, double epsilon, const T* gamma, int64_t index) {
-  const T inverse = T(1) / std::sqrt(variance + T(epsilon));
-  return gamma == nullptr ? inverse : inverse * gamma[index];
+void scale_and_shift(int64_t from, int64_t to, const T* variance, double epsilon, const T* gamma, const T* beta,
+                     int64_t channels, T* scale, T* shift) {
+  for (int64_t k = from; k < to;) {
+    const int64_t channel = k % channels, many = std::min(to - k, channels - channel);
+    T *scales = scale + (k - from), *shifts = shift + (k - from);
+    for (int64_t c = 0; c < many; ++c) scales[c] = T(1) / std::sqrt(variance[k + c] + T(epsilon));
+    for (int64_t c = 0; c < many && gamma != nullptr; ++c) scales[c] *= gamma[channel + c];
+    for (int64_t c = 0; c < many; ++c) shifts[c] = beta == nullptr ? T(0) : beta[channel + c];
+    k += many;
+  }
 }
 
 // `totals`: of how many groups the weights' squares are wanted. They are the same for all channels, so that the first
@@ -145,10 +153,7 @@ void train(const Call& call, const void* x, const T* gamma, const T* beta, int64
           T* shift, T*) {
         const int64_t k = group * n.channel;
         store_moments(weight, to - from, means, squares, mean + k + from, variance + k + from);
-        for (int64_t s = k + from; s < k + to; ++s) {
-          scale[s] = slope(variance[s], epsilon, gamma, s % channels);
-          shift[s - k - from] = beta == nullptr ? T(0) : beta[s % channels];
-        }
+        scale_and_shift(k + from, k + to, variance, epsilon, gamma, beta, channels, scale + k + from, shift);
       },
       [&](const Located& at_, const Task& task, const T* shift, const T*, int64_t ahead) {
         const int64_t k = task.group * n.channel + task.channel_from;
@@ -162,10 +167,7 @@ void infer(const Call& call, const void* x, const T* gamma, const T* beta, int64
            const T* variance, double epsilon, void* y) {
   const int64_t many = call.runs.statistics();
   std::vector<T> scale(size_t(many), T(0)), shift(size_t(many), T(0));
-  for (int64_t k = 0; k < many; ++k) {
-    scale[size_t(k)] = slope(variance[k], epsilon, gamma, k % channels);
-    if (beta != nullptr) shift[size_t(k)] = beta[k % channels];
-  }
+  scale_and_shift(0, many, variance, epsilon, gamma, beta, channels, scale.data(), shift.data());
   apply(call, x, mean, scale.data(), shift.data(), y);
 }
 
@@ -179,13 +181,15 @@ void find_gradients(const Call& call, const void* dy, const void* x, const T* me
       plan_sums(n, 2 * call.element), call.threads, gradient_sums_of(call, dy, x, mean), add,
       [&](int64_t group, int64_t from, int64_t to, const Weight&, const double* first, const double* second, T* tilt,
           T* offset) {
-        for (int64_t c = from; c < to; ++c) {
-          const int64_t k = group * n.channel + c;
-          const double inverse = 1.0 / std::sqrt(double(variance[k]) + epsilon), pulled = double(scale[k]) * share;
-          dy_sum[k] = T(first[c - from]);
-          dy_xhat_sum[k] = T(second[c - from] * inverse);
-          tilt[c - from] = T(-pulled * inverse * inverse * second[c - from]);
-          offset[c - from] = T(-pulled * first[c - from]);
+        const int64_t k = group * n.channel + from, many = to - from;
+        for (int64_t c = 0; c < many; ++c) {
+          dy_sum[k + c] = T(first[c]);
+          offset[c] = T(-double(scale[k + c]) * share * first[c]);
+        }
+        for (int64_t c = 0; c < many; ++c) {
+          const double inverse = 1.0 / std::sqrt(double(variance[k + c]) + epsilon);
+          dy_xhat_sum[k + c] = T(second[c] * inverse);
+          tilt[c] = T(-double(scale[k + c]) * share * inverse * inverse * second[c]);
         }
       },
       [&](const Located& at_, const Task& task, const T* tilt, const T* offset, int64_t) {
