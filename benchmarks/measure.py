@@ -16,8 +16,9 @@ from benchmarks.competitors.data import OURS, Data, Step, check_agreement, make_
 __all__ = ["Row", "measure"]
 
 WARM_UP = 3
-# Seconds that a turn takes at least: quick steps are repeated, since a clock and a cold start would be most of one.
-TURN = 0.005
+# Seconds that a turn takes at least. Quick steps are repeated, since a clock and a cold start would be most of one, and
+# the first of them waits for what the competitor before left unwritten in the caches.
+TURN = 0.02
 MOST_CALLS = 100
 
 

@@ -18,7 +18,11 @@ constexpr int64_t kMostParts = 64;
 constexpr int64_t kRun = 512;       // shorter runs of consecutive bytes are slow to fetch
 constexpr int64_t kManyRows = 512;  // so many rows at a stride collide in a cache
 constexpr int64_t kAtOnce = 8 << 20;
+#if defined(BATCHNORM_STREAMED)  // tests write past the caches what is smaller
+constexpr int64_t kStreamed = BATCHNORM_STREAMED;
+#else
 constexpr int64_t kStreamed = 4 << 20;  // from here on it pays even where the output is read again at once
+#endif
 
 int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

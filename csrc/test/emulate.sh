@@ -29,7 +29,7 @@ finish() {
 trap finish EXIT
 
 # As the library is built, but for the ties (Bochs rounds them upwards).
-defines=(-DNDEBUG -DBATCHNORM_X86 -DBATCHNORM_AVX512 -DBATCHNORM_TIES_EITHER_WAY)
+defines=(-DNDEBUG -DBATCHNORM_X86 -DBATCHNORM_AVX512 -DBATCHNORM_STREAMED=16384 -DBATCHNORM_TIES_EITHER_WAY)
 flags=(-std=c++17 -Wall -Wextra -Werror "${defines[@]}" -pthread -I.)
 level() {
   "$CXX" "${flags[@]}" -fno-math-errno -fno-trapping-math -ffp-contract=fast "${@:2}" -DBATCHNORM_LEVEL="$1" \

@@ -16,7 +16,7 @@ flags=(-std=c++17 -O1 -g1 -Wall -Wextra -Werror -fno-math-errno -fno-trapping-ma
 library=(library/calls.cc library/interface.cc library/levels.cc library/plan.cc library/pool.cc)
 
 levels=(baseline)
-defines=(-DNDEBUG)
+defines=(-DNDEBUG -DBATCHNORM_STREAMED=16384)
 case "$(uname -m)" in
   x86_64) levels+=(avx2) defines+=(-DBATCHNORM_X86) ;;
 esac

@@ -61,8 +61,19 @@ def widened(array):
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("case", LAYOUTS)
 def test_one_call_forms_agree_with_float64(level, case, dtype):
+    check_one_call_forms(*LAYOUTS[case], dtype)
+
+
+# As many numbers as are written past the caches, whole lines at a time: rows and planes begin anywhere in one.
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("shape", [(65, 77, 21, 21), (7, 5, 251, 251), (2201, 1003)])
+def test_large_outputs_agree_with_float64(level, shape, dtype):
+    assert np.prod(shape) * dtype.itemsize >= 4 << 20
+    check_one_call_forms(shape, (1,), None, dtype)
+
+
+def check_one_call_forms(shape, axes, ghost, dtype):
     rng = np.random.default_rng(3)
-    shape, axes, ghost = LAYOUTS[case]
     layout = plan_layout(shape, axes, ghost)
     stat = np.dtype(np.float32) if dtype.itemsize == 2 else dtype
     x, dy = normal(rng, shape, dtype, 3.0), normal(rng, shape, dtype)
