@@ -33,7 +33,7 @@ sanitize:
 cross:
 	csrc/test/cross.sh
 
-# The AVX-512 kernels in Bochs, whatever the processor; says so and succeeds where something for it is missing.
+# The AVX-512 kernels in Bochs, on any x86-64 processor; says so and succeeds where something for it is missing.
 emulate:
 	csrc/test/emulate.sh
 

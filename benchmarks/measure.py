@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.cases import Case, least_bytes
 from benchmarks.competitors.data import OURS, Data, Step, check_agreement, make_data
 
-__all__ = ["Row", "measure"]
+__all__ = ["TURN", "Row", "measure"]
 
 WARM_UP = 3
 # Seconds that a turn takes at least. Quick steps are repeated, since a clock and a cold start would be most of one, and

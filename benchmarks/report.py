@@ -13,7 +13,7 @@ import matplotlib as mpl
 from rich.table import Table
 
 from benchmarks.competitors.data import OURS
-from benchmarks.measure import Row
+from benchmarks.measure import TURN, Row
 
 __all__ = ["markdown", "picture", "table"]
 
@@ -32,8 +32,8 @@ PAGE = """# Performance
 Made by `{asked}` on {date}: {processor}, {threads} threads, Python {python}, {versions}.
 
 Each framework ran in a process of its own, in which its competitors took turns for {rounds} rounds; the figures
-are medians. In a turn a quick step runs again until ours would have taken 20 ms: each turn begins with writing back
-what the one before left in the caches, which in turns of a few calls would be a good part of the time.
+are medians. In a turn a quick step runs again until ours would have taken {turn:.0f} ms: each turn begins with
+writing back what the one before left in the caches, which in turns of a few calls would be a good part of the time.
 glibc's allocator was told to keep large buffers, for all alike ({allocator}), and all had the same
 number of threads. Before it was timed, every competitor's output and gradients were compared with ours.
 TensorFlow ran in `tf.function`, JAX under `jit`, PyTorch eagerly; "Keras on ..." is our Keras layer beside Keras
@@ -82,6 +82,7 @@ def markdown(
         threads=threads,
         python=platform.python_version(),
         rounds=rounds,
+        turn=1e3 * TURN,
         versions=", ".join(f"{name} {_version(name)}" for name in VERSIONS),
         allocator=", ".join(f"`{name}={value}`" for name, value in allocator.items()),
         picture=picture_name,

@@ -220,7 +220,7 @@ inline void store(Element* to, Vector<Stat<Element>, N> v) {
 }
 
 // 2N elements, of which `first` and `second` are kSome and kOthers, or kLow and kHigh. To write past the caches, `to`
-// is aligned to all of them.
+// is aligned to each vector that is put there.
 template <int N, bool any_order, bool past_caches, class Element>
 inline void store_parts(Element* to, Vector<Stat<Element>, N> first, Vector<Stat<Element>, N> second) {
   if constexpr (any_order && kIsBrain<Element>) {

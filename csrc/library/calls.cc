@@ -182,6 +182,7 @@ void find_gradients(const Call& call, const void* dy, const void* x, const T* me
       [&](int64_t group, int64_t from, int64_t to, const Weight&, const double* first, const double* second, T* tilt,
           T* offset) {
         const int64_t k = group * n.channel + from, many = to - from;
+        // With few enough arrays in each loop the compiler makes vectors of it.
         for (int64_t c = 0; c < many; ++c) {
           dy_sum[k + c] = T(first[c]);
           offset[c] = T(-double(scale[k + c]) * share * first[c]);

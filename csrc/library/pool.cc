@@ -193,8 +193,12 @@ Pool& pool() {
 
 void run_tasks(int threads, int64_t tasks, Direction direction, void (*work)(void*, int64_t), void* context) {
   if (threads > tasks) threads = int(tasks);
-  Job job(threads > 1 ? threads : 1, tasks, direction, work, context);
-  if (threads <= 1) return job.take_tasks();
+  if (threads <= 1) {
+    // No shares: the calling thread keeps the one it had.
+    for (int64_t k = 0; k < tasks; ++k) work(context, direction == Direction::kForwards ? k : tasks - 1 - k);
+    return;
+  }
+  Job job(threads, tasks, direction, work, context);
   const bn_team team = on_team ? the_team.load(std::memory_order_acquire) : nullptr;
   if (team != nullptr) {
     team([](void* data) { static_cast<Job*>(data)->take_tasks(); }, &job, unsigned(threads), 0);

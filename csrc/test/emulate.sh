@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The kernels for AVX-512 in Bochs, an emulator of whole machines, under a Linux kernel whose only program is the test.
-# Says so and succeeds where something is missing. On Debian it takes the packages bochs, bochs-term, cpio,
+# Says so and succeeds where a program or the kernel is missing. On Debian it takes the packages bochs, bochs-term, cpio,
 # grub-pc-bin, mtools and xorriso, and a kernel: KERNEL names one, unpacked from linux-image-cloud-amd64 for instance.
 #
 #     emulate.sh [CASES]
@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 CXX=${CXX:-c++}
 KERNEL=${KERNEL:-$(find /boot -maxdepth 1 -name 'vmlinuz*' 2>/dev/null | sort | tail -n 1)}
-for program in "$CXX" bochs cpio grub-mkrescue script xorriso; do
+for program in "$CXX" bochs cpio grub-mkrescue mformat script xorriso; do
   if ! command -v "$program" >/dev/null; then
     echo "emulate: skipped, there is no $program"
     exit 0
@@ -28,7 +28,7 @@ finish() {
 }
 trap finish EXIT
 
-# As the library is built, but for the ties (Bochs rounds them upwards).
+# AVX-512 is compiled as in the library. Smaller outputs go past the caches, and Bochs rounds ties to a half upwards.
 defines=(-DNDEBUG -DBATCHNORM_X86 -DBATCHNORM_AVX512 -DBATCHNORM_STREAMED=16384 -DBATCHNORM_TIES_EITHER_WAY)
 flags=(-std=c++17 -Wall -Wextra -Werror "${defines[@]}" -pthread -I.)
 level() {
@@ -43,7 +43,7 @@ mkdir -p "$build/files" "$build/disk/boot/grub"
 
 (cd "$build/files" && echo init | cpio --quiet -o -H newc) >"$build/disk/boot/files"
 cp "$KERNEL" "$build/disk/boot/kernel"
-# Without the two features the kernel finds the emulator's size of the registers wrong, and leaves AVX-512 off.
+# With XSAVEC, XSAVES or PKU the kernel takes the size of the emulated registers for wrong, and leaves AVX-512 off.
 cat >"$build/disk/boot/grub/grub.cfg" <<END
 set timeout=0
 menuentry test {

@@ -8,6 +8,7 @@ import torch
 
 import batchnorm
 from batchnorm import Ghost, Options, Renorm, _kernels
+from batchnorm._engines.torch import plain
 from unit.explained import Watched, explained, run
 from unit.torch_tensors import normal
 
@@ -134,3 +135,8 @@ def test_insisting_while_compiling(small_inputs_too) -> None:
         else:
             with pytest.raises(Exception, match=f"fused=True was asked for.* {said}"):
                 compiled(x)
+
+
+@pytest.mark.parametrize("least", [plain.LARGE_INPUT, plain.LARGE_LAST])
+def test_the_docstring_names_the_sizes_from_which_the_layers_take_our_kernels(least: int) -> None:
+    assert f"{least:,}" in str(batchnorm.explain.__doc__)
