@@ -51,10 +51,10 @@ void run(Kernel kernel, Arguments... arguments) {
 }
 
 void moments(int type, Sizes sizes, Address x, Address weights, bool by_group, Address total, Address effective,
-             Address mean, Address variance, int threads) {
+             Address mean, Address rest, Address variance, int threads) {
   const bn_sizes s = as_sizes(sizes);
-  run(bn_moments, type, &s, at(x), at(weights), int(by_group), at(total), at(effective), at(mean), at(variance),
-      threads);
+  run(bn_moments, type, &s, at(x), at(weights), int(by_group), at(total), at(effective), at(mean), at(rest),
+      at(variance), threads);
 }
 
 void apply(int type, Sizes sizes, Address x, Address mean, Address scale, Address shift, Address y, int threads) {
@@ -76,10 +76,10 @@ void grad_input(int type, Sizes sizes, Address dy, Address x, Address weights, b
 }
 
 void train(int type, Sizes sizes, Address x, Address gamma, Address beta, std::int64_t channels, double epsilon,
-           Address y, Address mean, Address variance, Address scale, int threads) {
+           Address y, Address mean, Address rest, Address variance, Address scale, int threads) {
   const bn_sizes s = as_sizes(sizes);
-  run(bn_train, type, &s, at(x), at(gamma), at(beta), channels, epsilon, at(y), at(mean), at(variance), at(scale),
-      threads);
+  run(bn_train, type, &s, at(x), at(gamma), at(beta), channels, epsilon, at(y), at(mean), at(rest), at(variance),
+      at(scale), threads);
 }
 
 void infer(int type, Sizes sizes, Address x, Address gamma, Address beta, std::int64_t channels, Address mean,
@@ -88,11 +88,11 @@ void infer(int type, Sizes sizes, Address x, Address gamma, Address beta, std::i
   run(bn_infer, type, &s, at(x), at(gamma), at(beta), channels, at(mean), at(variance), epsilon, at(y), threads);
 }
 
-void gradients(int type, Sizes sizes, Address dy, Address x, Address mean, Address variance, Address scale,
-               double epsilon, Address dx, Address dy_sum, Address dy_xhat_sum, int threads) {
+void gradients(int type, Sizes sizes, Address dy, Address x, Address mean, Address rest, Address variance,
+               Address scale, double epsilon, Address dx, Address dy_sum, Address dy_xhat_sum, int threads) {
   const bn_sizes s = as_sizes(sizes);
-  run(bn_gradients, type, &s, at(dy), at(x), at(mean), at(variance), at(scale), epsilon, at(dx), at(dy_sum),
-      at(dy_xhat_sum), threads);
+  run(bn_gradients, type, &s, at(dy), at(x), at(mean), at(rest), at(variance), at(scale), epsilon, at(dx),
+      at(dy_sum), at(dy_xhat_sum), threads);
 }
 
 void blend(int type, std::int64_t groups, std::int64_t channels, Address rows, double factor, double share,

@@ -52,13 +52,15 @@ typedef struct bn_sizes {
   int64_t outer, group, middle, channel, inner;
 } bn_sizes;
 
-/* Mean and mean squared deviation, and the weights' totals.
+/* Mean and mean squared deviation, and the weights' totals. The mean comes in two parts: `mean` is rounded to the
+ * statistics' type, and mean + rest is what was found. x - mean is exact near the mean, so that whoever minds the rest
+ * loses no digits to a mean far from zero. bn_train and bn_gradients do.
  *
  * total and effective (either may be null) take W = sum of w and W*W / sum of w*w for each group, [group] of them or
  * one without `weights_by_group`; without weights both are the count. Where W is 0, mean and variance are 0, unless
- * x is not finite. */
+ * x is not finite. The rest is always finite. */
 BN_PUBLIC int bn_moments(int type, const bn_sizes* sizes, const void* x, const void* weights, int weights_by_group,
-                         void* total, void* effective, void* mean, void* variance, int threads);
+                         void* total, void* effective, void* mean, void* rest, void* variance, int threads);
 
 /* y = (x - mean) * scale + shift. */
 BN_PUBLIC int bn_apply(int type, const bn_sizes* sizes, const void* x, const void* mean, const void* scale,
@@ -73,12 +75,12 @@ BN_PUBLIC int bn_grad_input(int type, const bn_sizes* sizes, const void* dy, con
                             int weights_by_group, const void* mean, const void* slope, const void* tilt,
                             const void* offset, void* dx, int threads);
 
-/* The moments, scale = gamma / sqrt(variance + epsilon) and y = (x - mean) * scale + beta in one call.
+/* The moments, scale = gamma / sqrt(variance + epsilon) and y = (x - (mean + rest)) * scale + beta in one call.
  *
  * gamma and beta (either may be null: 1 and 0) hold `channels` numbers; the statistic k uses number k % channels. So
  * `channels` is `channel` where `group` counts ghost batches, and group*channel where it is a channel axis. */
 BN_PUBLIC int bn_train(int type, const bn_sizes* sizes, const void* x, const void* gamma, const void* beta,
-                       int64_t channels, double epsilon, void* y, void* mean, void* variance, void* scale,
+                       int64_t channels, double epsilon, void* y, void* mean, void* rest, void* variance, void* scale,
                        int threads);
 
 /* y = gamma * (x - mean) / sqrt(variance + epsilon) + beta by given statistics, of which there are group*channel. */
@@ -86,14 +88,14 @@ BN_PUBLIC int bn_infer(int type, const bn_sizes* sizes, const void* x, const voi
                        int64_t channels, const void* mean, const void* variance, double epsilon, void* y,
                        int threads);
 
-/* The gradient of bn_train in one call, or of any y = (x - mean) * scale + ... with a constant in place of `...`:
+/* The gradient of bn_train in one call, or of any y = (x - m) * scale + ... with a constant in place of `...`:
  *
- *     dx = scale * (dy - dy_sum / N - (x - mean) / (variance + epsilon) * dy_centered_sum / N)
+ *     dx = scale * (dy - dy_sum / N - (x - m) / (variance + epsilon) * dy_centered_sum / N)
  *
- * with N numbers to a statistic; dy_xhat_sum = dy_centered_sum / sqrt(variance + epsilon). */
+ * with m = mean + rest, dy_centered_sum = sum of dy * (x - m) and N numbers to a statistic; dy_xhat_sum = dy_centered_sum / sqrt(variance + epsilon). */
 BN_PUBLIC int bn_gradients(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* mean,
-                           const void* variance, const void* scale, double epsilon, void* dx, void* dy_sum,
-                           void* dy_xhat_sum, int threads);
+                           const void* rest, const void* variance, const void* scale, double epsilon, void* dx,
+                           void* dy_sum, void* dy_xhat_sum, int threads);
 
 /* Move a running average: old += share * (factor * mean - old), where mean is that of `groups` rows of `channels`
  * numbers. Of the types only the statistics' count: BN_FLOAT64, and BN_FLOAT32 for all others. */

@@ -6,12 +6,13 @@
 namespace batchnorm {
 namespace {
 
-// x, [weights] -> total, effective, mean, variance
+// x, [weights] -> total, effective, mean, rest, variance
 int moments(Call& call) {
   const void *x = call.input(), *weights = call.input(0);
-  void *total = call.output(), *effective = call.output(), *mean = call.output(), *variance = call.output();
+  void *total = call.output(), *effective = call.output(), *mean = call.output(), *rest = call.output(),
+       *variance = call.output();
   return bn_moments(int(call.recipe().type), call.sizes(), x, weights, int(call.recipe().weights_by_group), total,
-                    effective, mean, variance, call.threads());
+                    effective, mean, rest, variance, call.threads());
 }
 
 // x, mean, scale, shift -> y
@@ -35,22 +36,23 @@ int grad_input(Call& call) {
                        mean, slope, tilt, offset, call.output(), call.threads());
 }
 
-// x, [gamma], [beta] -> y, mean, variance, scale
+// x, [gamma], [beta] -> y, mean, rest, variance, scale
 int train(Call& call) {
   const Recipe& recipe = call.recipe();
   const void *x = call.input(), *gamma = call.input(0), *beta = call.input(1);
-  void *y = call.output(), *mean = call.output(), *variance = call.output(), *scale = call.output();
-  return bn_train(int(recipe.type), call.sizes(), x, gamma, beta, recipe.channels, recipe.epsilon(), y, mean, variance,
-                  scale, call.threads());
+  void *y = call.output(), *mean = call.output(), *rest = call.output(), *variance = call.output(),
+       *scale = call.output();
+  return bn_train(int(recipe.type), call.sizes(), x, gamma, beta, recipe.channels, recipe.epsilon(), y, mean, rest,
+                  variance, scale, call.threads());
 }
 
-// dy, x, mean, variance, scale -> dx, dy_sum, dy_xhat_sum
+// dy, x, mean, rest, variance, scale -> dx, dy_sum, dy_xhat_sum
 int gradients(Call& call) {
-  const void *dy = call.input(), *x = call.input(), *mean = call.input(), *variance = call.input(),
-             *scale = call.input();
+  const void *dy = call.input(), *x = call.input(), *mean = call.input(), *rest = call.input(),
+             *variance = call.input(), *scale = call.input();
   void *dx = call.output(), *sums = call.output(), *products = call.output();
-  return bn_gradients(int(call.recipe().type), call.sizes(), dy, x, mean, variance, scale, call.recipe().epsilon(), dx,
-                      sums, products, call.threads());
+  return bn_gradients(int(call.recipe().type), call.sizes(), dy, x, mean, rest, variance, scale, call.recipe().epsilon(),
+                      dx, sums, products, call.threads());
 }
 
 xla::Error* handle(const xla::CallFrame& frame, int (*body)(Call&), int inputs, int outputs) {
@@ -70,9 +72,9 @@ xla::Error* handle(const xla::CallFrame& frame, int (*body)(Call&), int inputs, 
     return batchnorm::handle(*frame, batchnorm::name, inputs, outputs);                                      \
   }
 
-TARGET(moments, 1, 4)
+TARGET(moments, 1, 5)
 TARGET(apply, 4, 1)
 TARGET(grad_sums, 3, 2)
 TARGET(grad_input, 6, 1)
-TARGET(train, 1, 4)
-TARGET(gradients, 5, 3)
+TARGET(train, 1, 5)
+TARGET(gradients, 6, 3)

@@ -24,27 +24,34 @@ bool streams(const Call& call) {
 // Sums of squares as a variance; where nothing had weight, zero, or NaN from NaN.
 double share_of(const Weight& weight) { return weight.total > 0.0 ? 1.0 / weight.total : 0.0; }
 
+// The arrays begin at the first of `many` channels.
 template <class T>
 void store_moments(const Weight& weight, int64_t many, const double* mean, const double* squares, T* to_mean,
-                   T* to_variance) {
+                   T* to_rest, T* to_variance) {
   const double share = share_of(weight), alive = weight.total > 0.0 ? 1.0 : 0.0;
   for (int64_t c = 0; c < many; ++c) {
-    to_mean[c] = T(alive == 0.0 ? mean[c] * alive : mean[c]);
-    to_variance[c] = T(squares[c] * share);
+    const double found = alive == 0.0 ? mean[c] * alive : mean[c];
+    to_mean[c] = T(found);
+    // What the rounding lost; an infinite mean has lost nothing.
+    const double lost = found - double(T(found));
+    to_rest[c] = lost - lost == 0.0 ? T(lost) : T(0);
   }
+  for (int64_t c = 0; c < many; ++c) to_variance[c] = T(squares[c] * share);
 }
 
-// gamma / sqrt(variance + epsilon) and beta of the statistics from `from` to `to`, of which number k has channel
-// k % channels; in the statistics' own type, as the composed passes reckon it. `scale` and `shift` begin at `from`.
+// gamma / sqrt(variance + epsilon), and beta less the share in y of the mean's rest, if any, of the statistics from
+// `from` to `to`, of which number k has channel k % channels; in the statistics' own type, as the composed passes reckon
+// it. `scale` and `shift` begin at `from`.
 template <class T>
-void scale_and_shift(int64_t from, int64_t to, const T* variance, double epsilon, const T* gamma, const T* beta,
-                     int64_t channels, T* scale, T* shift) {
+void scale_and_shift(int64_t from, int64_t to, const T* rest, const T* variance, double epsilon, const T* gamma,
+                     const T* beta, int64_t channels, T* scale, T* shift) {
   for (int64_t k = from; k < to;) {
     const int64_t channel = k % channels, many = std::min(to - k, channels - channel);
     T *scales = scale + (k - from), *shifts = shift + (k - from);
     for (int64_t c = 0; c < many; ++c) scales[c] = T(1) / std::sqrt(variance[k + c] + T(epsilon));
     for (int64_t c = 0; c < many && gamma != nullptr; ++c) scales[c] *= gamma[channel + c];
     for (int64_t c = 0; c < many; ++c) shifts[c] = beta == nullptr ? T(0) : beta[channel + c];
+    for (int64_t c = 0; c < many && rest != nullptr; ++c) shifts[c] -= rest[k + c] * scales[c];
     k += many;
   }
 }
@@ -84,7 +91,7 @@ void nothing(const Located&, const Task&, const T*, const T*, int64_t) {}
 
 template <class T>
 void find_moments(const Call& call, const void* x, const T* weights, int64_t totals, T* total, T* effective, T* mean,
-                  T* variance) {
+                  T* rest, T* variance) {
   const Runs& n = call.runs;
   for (T* each : {total, effective}) {
     if (each != nullptr) std::fill(each, each + totals, weights == nullptr ? T(n.count()) : T(0));
@@ -96,7 +103,7 @@ void find_moments(const Call& call, const void* x, const T* weights, int64_t tot
       [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares,
           T*, T*) {
         const int64_t k = group * n.channel + from;
-        store_moments(weight, to - from, means, squares, mean + k, variance + k);
+        store_moments(weight, to - from, means, squares, mean + k, rest + k, variance + k);
         if (weights == nullptr || from > 0 || group >= totals) return;
         if (total != nullptr) total[group] = T(weight.total);
         if (effective != nullptr) {
@@ -144,16 +151,16 @@ void find_input_gradient(const Call& call, const void* dy, const void* x, const 
 
 template <class T>
 void train(const Call& call, const void* x, const T* gamma, const T* beta, int64_t channels, double epsilon, void* y,
-           T* mean, T* variance, T* scale) {
+           T* mean, T* rest, T* variance, T* scale) {
   const Runs& n = call.runs;
   const bool past_caches = streams(call);
   sum_and_follow<T>(
       plan_sums(n, call.element), call.threads, moments_of<T>(call, x, nullptr, 0), call.level->merge,
       [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares,
           T* shift, T*) {
-        const int64_t k = group * n.channel;
-        store_moments(weight, to - from, means, squares, mean + k + from, variance + k + from);
-        scale_and_shift(k + from, k + to, variance, epsilon, gamma, beta, channels, scale + k + from, shift);
+        const int64_t k = group * n.channel + from;
+        store_moments(weight, to - from, means, squares, mean + k, rest + k, variance + k);
+        scale_and_shift(k, k + to - from, rest, variance, epsilon, gamma, beta, channels, scale + k, shift);
       },
       [&](const Located& at_, const Task& task, const T* shift, const T*, int64_t ahead) {
         const int64_t k = task.group * n.channel + task.channel_from;
@@ -167,13 +174,13 @@ void infer(const Call& call, const void* x, const T* gamma, const T* beta, int64
            const T* variance, double epsilon, void* y) {
   const int64_t many = call.runs.statistics();
   std::vector<T> scale(size_t(many), T(0)), shift(size_t(many), T(0));
-  scale_and_shift(0, many, variance, epsilon, gamma, beta, channels, scale.data(), shift.data());
+  scale_and_shift<T>(0, many, nullptr, variance, epsilon, gamma, beta, channels, scale.data(), shift.data());
   apply(call, x, mean, scale.data(), shift.data(), y);
 }
 
 template <class T>
-void find_gradients(const Call& call, const void* dy, const void* x, const T* mean, const T* variance, const T* scale,
-                    double epsilon, void* dx, T* dy_sum, T* dy_xhat_sum) {
+void find_gradients(const Call& call, const void* dy, const void* x, const T* mean, const T* rest, const T* variance,
+                    const T* scale, double epsilon, void* dx, T* dy_sum, T* dy_xhat_sum) {
   const Runs& n = call.runs;
   const bool past_caches = streams(call);
   const double share = n.count() > 0 ? 1.0 / double(n.count()) : 0.0;
@@ -189,9 +196,11 @@ void find_gradients(const Call& call, const void* dy, const void* x, const T* me
         }
         for (int64_t c = 0; c < many; ++c) {
           const double inverse = 1.0 / std::sqrt(double(variance[k + c]) + epsilon);
-          dy_xhat_sum[k + c] = T(second[c] * inverse);
-          tilt[c] = T(-double(scale[k + c]) * share * inverse * inverse * second[c]);
+          const double xhat_sum = (second[c] - double(rest[k + c]) * first[c]) * inverse;
+          dy_xhat_sum[k + c] = T(xhat_sum);
+          tilt[c] = T(-double(scale[k + c]) * share * inverse * xhat_sum);
         }
+        for (int64_t c = 0; c < many; ++c) offset[c] -= rest[k + c] * tilt[c];
       },
       [&](const Located& at_, const Task& task, const T* tilt, const T* offset, int64_t) {
         const int64_t k = task.group * n.channel + task.channel_from;
@@ -201,15 +210,15 @@ void find_gradients(const Call& call, const void* dy, const void* x, const T* me
 }
 
 #define BATCHNORM_CALLS(T)                                                                                           \
-  template void find_moments<T>(const Call&, const void*, const T*, int64_t, T*, T*, T*, T*);                                 \
+  template void find_moments<T>(const Call&, const void*, const T*, int64_t, T*, T*, T*, T*, T*);                            \
   template void apply<T>(const Call&, const void*, const T*, const T*, const T*, void*);                             \
   template void sum_gradients<T>(const Call&, const void*, const void*, const T*, T*, T*);                           \
   template void find_input_gradient<T>(const Call&, const void*, const void*, const T*, const T*, const T*, const T*, \
                                        const T*, void*);                                                             \
-  template void train<T>(const Call&, const void*, const T*, const T*, int64_t, double, void*, T*, T*, T*);          \
+  template void train<T>(const Call&, const void*, const T*, const T*, int64_t, double, void*, T*, T*, T*, T*);      \
   template void infer<T>(const Call&, const void*, const T*, const T*, int64_t, const T*, const T*, double, void*);  \
-  template void find_gradients<T>(const Call&, const void*, const void*, const T*, const T*, const T*, double, void*, \
-                                  T*, T*);
+  template void find_gradients<T>(const Call&, const void*, const void*, const T*, const T*, const T*, const T*,      \
+                                  double, void*, T*, T*);
 
 BATCHNORM_CALLS(float)
 BATCHNORM_CALLS(double)

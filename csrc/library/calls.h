@@ -16,7 +16,7 @@ struct Call {
 
 template <class T>
 void find_moments(const Call&, const void* x, const T* weights, int64_t totals, T* total, T* effective, T* mean,
-                  T* variance);
+                  T* rest, T* variance);
 
 template <class T>
 void apply(const Call&, const void* x, const T* mean, const T* scale, const T* shift, void* y);
@@ -30,14 +30,14 @@ void find_input_gradient(const Call&, const void* dy, const void* x, const T* we
 
 template <class T>
 void train(const Call&, const void* x, const T* gamma, const T* beta, int64_t channels, double epsilon, void* y,
-           T* mean, T* variance, T* scale);
+           T* mean, T* rest, T* variance, T* scale);
 
 template <class T>
 void infer(const Call&, const void* x, const T* gamma, const T* beta, int64_t channels, const T* mean,
            const T* variance, double epsilon, void* y);
 
 template <class T>
-void find_gradients(const Call&, const void* dy, const void* x, const T* mean, const T* variance, const T* scale,
-                    double epsilon, void* dx, T* dy_sum, T* dy_xhat_sum);
+void find_gradients(const Call&, const void* dy, const void* x, const T* mean, const T* rest, const T* variance,
+                    const T* scale, double epsilon, void* dx, T* dy_sum, T* dy_xhat_sum);
 
 }  // namespace batchnorm

@@ -53,11 +53,13 @@ T* as(void* array, const T*) {
 
 template <class T>
 void blend(int64_t groups, int64_t channels, const T* rows, double factor, double share, T* old) {
+  // Kept whole or replaced whole, whatever the other value is: infinity times zero would be NaN.
+  if (share == 0.0) return;
   const T scale = T(factor / double(groups)), portion = T(share);
   for (int64_t channel = 0; channel < channels; ++channel) {
     T sum = rows[channel];
     for (int64_t group = 1; group < groups; ++group) sum += rows[group * channels + channel];
-    old[channel] += portion * (scale * sum - old[channel]);
+    old[channel] = share == 1.0 ? scale * sum : old[channel] + portion * (scale * sum - old[channel]);
   }
 }
 
@@ -67,10 +69,10 @@ void blend(int64_t groups, int64_t channels, const T* rows, double factor, doubl
 using namespace batchnorm;
 
 int bn_moments(int type, const bn_sizes* sizes, const void* x, const void* weights, int weights_by_group, void* total,
-               void* effective, void* mean, void* variance, int threads) {
+               void* effective, void* mean, void* rest, void* variance, int threads) {
   return guarded(type, sizes, weights, weights_by_group, threads, [&](const Call& call, auto* t) {
     find_moments(call, x, as(weights, t), weights_by_group != 0 ? sizes->group : 1, as(total, t), as(effective, t),
-                 as(mean, t), as(variance, t));
+                 as(mean, t), as(rest, t), as(variance, t));
   });
 }
 
@@ -97,11 +99,11 @@ int bn_grad_input(int type, const bn_sizes* sizes, const void* dy, const void* x
 }
 
 int bn_train(int type, const bn_sizes* sizes, const void* x, const void* gamma, const void* beta, int64_t channels,
-             double epsilon, void* y, void* mean, void* variance, void* scale, int threads) {
+             double epsilon, void* y, void* mean, void* rest, void* variance, void* scale, int threads) {
   if (channels < 1 && (gamma != nullptr || beta != nullptr)) channels = 1;
   return guarded(type, sizes, nullptr, 0, threads, [&](const Call& call, auto* t) {
-    train(call, x, as(gamma, t), as(beta, t), channels < 1 ? 1 : channels, epsilon, y, as(mean, t), as(variance, t),
-          as(scale, t));
+    train(call, x, as(gamma, t), as(beta, t), channels < 1 ? 1 : channels, epsilon, y, as(mean, t), as(rest, t),
+          as(variance, t), as(scale, t));
   });
 }
 
@@ -113,10 +115,10 @@ int bn_infer(int type, const bn_sizes* sizes, const void* x, const void* gamma, 
 }
 
 int bn_gradients(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* mean,
-                 const void* variance, const void* scale, double epsilon, void* dx, void* dy_sum, void* dy_xhat_sum,
-                 int threads) {
+                 const void* rest, const void* variance, const void* scale, double epsilon, void* dx, void* dy_sum,
+                 void* dy_xhat_sum, int threads) {
   return guarded(type, sizes, nullptr, 0, threads, [&](const Call& call, auto* t) {
-    find_gradients(call, dy, x, as(mean, t), as(variance, t), as(scale, t), epsilon, dx, as(dy_sum, t),
+    find_gradients(call, dy, x, as(mean, t), as(rest, t), as(variance, t), as(scale, t), epsilon, dx, as(dy_sum, t),
                    as(dy_xhat_sum, t));
   });
 }

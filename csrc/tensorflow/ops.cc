@@ -15,10 +15,11 @@ void moments(Call& call) {
   call.plan(0);
   const void* x = call.large(0);
   const void* weights = weighted ? call.weights(1) : nullptr;
-  void* out[] = {call.new_total(0), call.new_total(1), call.new_statistic(2), call.new_statistic(3)};
+  void* out[] = {call.new_total(0), call.new_total(1), call.new_statistic(2), call.new_statistic(3),
+                 call.new_statistic(4)};
   if (call.failed()) return;
   call.finish(bn_moments(call.recipe().type, call.runs(), x, weights, call.recipe().weights_by_group, out[0], out[1],
-                         out[2], out[3], threads()));
+                         out[2], out[3], out[4], threads()));
 }
 
 void apply(Call& call) {
@@ -55,20 +56,21 @@ void train(Call& call) {
   const void* x = call.large(0);
   const void* gamma = recipe.scaled ? call.per_channel(1) : nullptr;
   const void* beta = recipe.centered ? call.per_channel(recipe.scaled ? 2 : 1) : nullptr;
-  void* out[] = {call.new_large(0), call.new_statistic(1), call.new_statistic(2), call.new_statistic(3)};
+  void* out[] = {call.new_large(0), call.new_statistic(1), call.new_statistic(2), call.new_statistic(3),
+                 call.new_statistic(4)};
   if (call.failed()) return;
   call.finish(bn_train(recipe.type, call.runs(), x, gamma, beta, call.channels(), recipe.epsilon, out[0], out[1],
-                       out[2], out[3], threads()));
+                       out[2], out[3], out[4], threads()));
 }
 
 void gradients(Call& call) {
   call.plan(1);
   const void *dy = call.large(0), *x = call.large(1);
-  const void* in[] = {call.statistic(2), call.statistic(3), call.statistic(4)};
+  const void* in[] = {call.statistic(2), call.statistic(3), call.statistic(4), call.statistic(5)};
   void* out[] = {call.new_large(0), call.new_statistic(1), call.new_statistic(2)};
   if (call.failed()) return;
-  call.finish(bn_gradients(call.recipe().type, call.runs(), dy, x, in[0], in[1], in[2], call.recipe().epsilon, out[0],
-                           out[1], out[2], threads()));
+  call.finish(bn_gradients(call.recipe().type, call.runs(), dy, x, in[0], in[1], in[2], in[3],
+                           call.recipe().epsilon, out[0], out[1], out[2], threads()));
 }
 
 // Shapes. What a C shape function may ask of an op is its inputs' shapes and no attribute, so the sizes of statistics
@@ -165,8 +167,8 @@ constexpr const char* kEpsilon = "epsilon_bits: int";
 
 const bool registered = [] {
   add_op<moments>("BatchnormKernelsMoments", {"x: T", "weights: weight_types"},
-                  {"total: U", "effective: U", "mean: U", "variance: U"}, {kWeighted, kByGroup},
-                  set_shapes<0, kStatistic, kStatistic, kStatistic, kStatistic>);
+                  {"total: U", "effective: U", "mean: U", "rest: U", "variance: U"}, {kWeighted, kByGroup},
+                  set_shapes<0, kStatistic, kStatistic, kStatistic, kStatistic, kStatistic>);
   add_op<apply>("BatchnormKernelsApply", {"x: T", "mean: U", "scale: U", "shift: U"}, {"y: T"}, {},
                 set_shapes<0, kLarge>);
   add_op<grad_sums>("BatchnormKernelsGradSums", {"dy: T", "x: T", "mean: U"}, {"dy_sum: U", "dy_centered_sum: U"}, {},
@@ -176,9 +178,11 @@ const bool registered = [] {
       {"dy: T", "x: T", "mean: U", "slope: U", "tilt: U", "offset: U", "weights: weight_types"}, {"dx: T"},
       {kWeighted, kByGroup}, set_shapes<1, kLarge>);
   add_op<train>("BatchnormKernelsTrain", {"x: T", "gamma: gamma_types", "beta: beta_types"},
-                {"y: T", "mean: U", "variance: U", "scale: U"}, {"gamma_types: list({float, double}) >= 0", "beta_types: list({float, double}) >= 0", kEpsilon},
-                set_shapes<0, kLarge, kStatistic, kStatistic, kStatistic>);
-  add_op<gradients>("BatchnormKernelsGradients", {"dy: T", "x: T", "mean: U", "variance: U", "scale: U"},
+                {"y: T", "mean: U", "rest: U", "variance: U", "scale: U"},
+                {"gamma_types: list({float, double}) >= 0", "beta_types: list({float, double}) >= 0", kEpsilon},
+                set_shapes<0, kLarge, kStatistic, kStatistic, kStatistic, kStatistic>);
+  add_op<gradients>("BatchnormKernelsGradients",
+                    {"dy: T", "x: T", "mean: U", "rest: U", "variance: U", "scale: U"},
                     {"dx: T", "dy_sum: U", "dy_xhat_sum: U"}, {kEpsilon},
                     set_shapes<1, kLarge, kStatistic, kStatistic>);
   return true;

@@ -16,25 +16,26 @@ using reference::Array;
 constexpr bn_sizes kSizes[] = {{1, 1, 4000, 33, 1}, {1, 1, 8, 40, 400}, {1, 12, 300, 33, 1}, {4, 6, 100, 32, 1}};
 
 struct Result {
-  Array y, mean, variance, scale, dx, first, second;
+  Array y, mean, rest, variance, scale, dx, first, second;
 
   explicit Result(const bn_sizes& n)
-      : y(BN_FLOAT32, size(n)), mean(BN_FLOAT32, many(n)), variance(BN_FLOAT32, many(n)), scale(BN_FLOAT32, many(n)),
+      : y(BN_FLOAT32, size(n)), mean(BN_FLOAT32, many(n)), rest(BN_FLOAT32, many(n)),
+        variance(BN_FLOAT32, many(n)), scale(BN_FLOAT32, many(n)),
         dx(BN_FLOAT32, size(n)), first(BN_FLOAT32, many(n)), second(BN_FLOAT32, many(n)) {}
 
   static int64_t many(const bn_sizes& n) { return n.group * n.channel; }
   static int64_t size(const bn_sizes& n) { return n.outer * many(n) * n.middle * n.inner; }
 
   void run(const bn_sizes& n, Array& x, int threads) {
-    bn_train(BN_FLOAT32, &n, x.data(), nullptr, nullptr, n.channel, 1e-3, y.data(), mean.data(), variance.data(),
-             scale.data(), threads);
-    bn_gradients(BN_FLOAT32, &n, x.data(), x.data(), mean.data(), variance.data(), scale.data(), 1e-3, dx.data(),
-                 first.data(), second.data(), threads);
+    bn_train(BN_FLOAT32, &n, x.data(), nullptr, nullptr, n.channel, 1e-3, y.data(), mean.data(), rest.data(),
+             variance.data(), scale.data(), threads);
+    bn_gradients(BN_FLOAT32, &n, x.data(), x.data(), mean.data(), rest.data(), variance.data(), scale.data(), 1e-3,
+                 dx.data(), first.data(), second.data(), threads);
   }
 
   bool same(Result& other) {
     const auto equal = [](Array& a, Array& b) { return std::memcmp(a.data(), b.data(), size_t(a.size() * 4)) == 0; };
-    return equal(y, other.y) && equal(mean, other.mean) && equal(variance, other.variance) && equal(dx, other.dx) &&
+    return equal(y, other.y) && equal(mean, other.mean) && equal(rest, other.rest) && equal(variance, other.variance) && equal(dx, other.dx) &&
            equal(first, other.first) && equal(second, other.second);
   }
 };
