@@ -9,14 +9,14 @@ It shares nothing with the package. It is slow and plain on purpose: every train
 where r, d (renorm) and a_s, a_b (adjustment) are 1, 0 when absent. What formulas leave open is decided here:
 
 - A batch without elements: y is empty and the state stays as it is.
-- Weights that are all zero in a ghost group: it has no statistics, so its elements are normalized with the
+- Weights that are all zero in a ghost group: the group has no statistics, so its elements are normalized with the
   moving ones (r = 1, d = 0; adjustment, gamma and beta as always) and it counts in no average. A channel that
   alone has no weight in its group is normalized by mean 0 and variance 0, as the originals do, and counts in
   no average either. Where no group has weight, the channel's state stays as it is.
 - Population or sample variance is a question of the moving variance only. Under weights the sample variance
   takes (Σw)² / Σw² for N. Renorm always stores the population's; ghost groups store the average of what each
   group would.
-- A moving average keeps exactly `decay` of its value.
+- A moving average keeps exactly `decay` of its value: with a decay of 1 it stays, debiased or not.
 - NaN and infinity go where arithmetic takes them, also from elements of weight zero: through their own
   channel, never into another.
 

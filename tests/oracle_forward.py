@@ -176,6 +176,13 @@ def _correction(spec: Spec, state: State, mean: Array, variance: Array, shape: t
 def _advance(spec: Spec, state: State, step: Pass, weighted: bool) -> State:
     """The state after a training step; r, d and y of that step used the state before it."""
     present = step.total != 0
+    if spec.ghost_averages == "group":
+        # as in a loop over the groups, each of which is a batch of its own
+        for k in range(present.shape[1]):
+            names = ("total", "effective", "mean", "variance")
+            group = {name: getattr(step, name)[:, k : k + 1] for name in names}
+            state = _advance(replace(spec, ghost_averages="step"), state, replace(step, **group), weighted)
+        return state
     known = present.any(axis=1, keepdims=True)
     if not known.any():
         return state
@@ -195,6 +202,8 @@ def _advance(spec: Spec, state: State, step: Pass, weighted: bool) -> State:
         biased = blend(state.biased, mean, spec.decay)
         count = state.local_step + 1
         unbiased = keep_unknown(state.mean, biased.reshape(state.mean.shape) / (1 - spec.decay**count))
+        if spec.decay == 1.0:
+            unbiased = state.mean
         moved = replace(state, mean=unbiased, biased=biased, local_step=count)
     else:
         moved = replace(state, mean=blend(state.mean, mean, spec.decay))
@@ -220,11 +229,17 @@ def _advance_legacy(spec: Spec, state: State, mean: Array, stddev: Array, blend)
     renorm_stddev = blend(state.renorm_stddev, stddev, spec.renorm_decay)
     mean_weight = _blend(state.renorm_mean_weight, 1.0, spec.renorm_decay)
     stddev_weight = _blend(state.renorm_stddev_weight, 1.0, spec.renorm_decay)
-    variance = (renorm_stddev / stddev_weight) ** 2 - spec.epsilon
+    if spec.renorm_decay == 1.0:
+        # the averages have no weight yet, so there is nothing to derive the others from
+        moving_mean, moving_variance = state.mean, state.variance
+    else:
+        moving_mean = blend(state.mean, renorm_mean / mean_weight, spec.decay)
+        variance = (renorm_stddev / stddev_weight) ** 2 - spec.epsilon
+        moving_variance = blend(state.variance, variance, spec.decay)
     return replace(
         state,
-        mean=blend(state.mean, renorm_mean / mean_weight, spec.decay),
-        variance=blend(state.variance, variance, spec.decay),
+        mean=moving_mean,
+        variance=moving_variance,
         renorm_mean=renorm_mean,
         renorm_stddev=renorm_stddev,
         renorm_mean_weight=mean_weight,
@@ -233,4 +248,4 @@ def _advance_legacy(spec: Spec, state: State, mean: Array, stddev: Array, blend)
 
 
 def _blend(old, value, decay: float):
-    return old - (old - value) * (1.0 - decay)
+    return old if decay == 1.0 else old - (old - value) * (1.0 - decay)

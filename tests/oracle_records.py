@@ -26,6 +26,7 @@ class Spec:
     variance: str = "population"
     ghost_size: int | None = None
     ghost_order: str = "interleaved"
+    ghost_averages: str = "step"
     renorm: bool = False
     renorm_clip: Mapping[str, float] | None = None
     renorm_decay: float = 0.99
@@ -36,6 +37,7 @@ class Spec:
         for field, allowed in (
             ("variance", ("population", "sample")),
             ("ghost_order", ("interleaved", "contiguous")),
+            ("ghost_averages", ("step", "group")),
         ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field}={getattr(self, field)!r} is none of {allowed}")

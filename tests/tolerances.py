@@ -36,6 +36,16 @@ def tolerance(dtype: object, summands: int = 1) -> float:
     return max(_BASE[name], 4.0 * math.sqrt(summands) * _ROUNDOFF[name])
 
 
+def chained(summands: int, dtype: object = "float32", longest: int = 1024) -> float:
+    """The allowed relative error of a sum of `summands` positive numbers, taken in chains of at most `longest`.
+
+    Each addition rounds a partial sum by half a unit in its last place: at worst n·ε/2 for a chain of n, and as a
+    random walk √n·ε. Four deviations of the latter, for a chain of chains, and a few dozen other roundings.
+    """
+    chains = -(-summands // longest)
+    return (4.0 * math.sqrt(min(summands, longest) + chains) + 16.0) * _ROUNDOFF[dtype_name(dtype)]
+
+
 def golden_tolerance(compute_dtype: object, variable_dtype: object = "float32") -> float:
     """The allowed relative error against a recorded number; variables held in 16 bits add to it."""
     name = dtype_name(compute_dtype)

@@ -10,15 +10,18 @@ from batchnorm.errors import refusal
 __all__ = ["check_floating", "check_names", "check_owner", "check_size", "check_training", "spread_weights"]
 
 Array = Any
+# Floats of 8 bits and fewer are for products: frameworks do not add them.
+FLOATS = ("float16", "float32", "float64", "float96", "float128")
 
 
 def check_floating(ops: Ops[Array], x: Array) -> None:
-    if "float" not in str(ops.dtype(x)):
+    name = str(ops.dtype(x))
+    if not any(each in name for each in FLOATS):
         raise TypeError(
             refusal(
-                f"An input of dtype {ops.dtype(x)} was given",
+                f"An input of dtype {name} was given",
                 "Its mean and its variance are not of that kind",
-                "Convert it to a floating dtype first",
+                "Convert it to a floating dtype of 16 bits or more first",
             )
         )
 

@@ -12,13 +12,14 @@ from batchnorm.errors import refusal
 if TYPE_CHECKING:
     from batchnorm.options import Options
 
-__all__ = ["FEATURES", "REFUSED", "REMARKS", "Verdict", "check", "features", "table"]
+__all__ = ["FEATURES", "FORMS", "REFUSED", "REMARKS", "Verdict", "check", "features", "table"]
 
 FEATURES = (
     "several axes",
     "renorm",
     "debiased renorm",
     "ghost batches",
+    "averages by group",
     "adjustment",
     "weights",
     "zero-debias",
@@ -50,7 +51,26 @@ REFUSED: dict[frozenset[str], tuple[str, str]] = {
         "The debiased form of renorm already feeds the moving mean with a debiased average",
         "Use Renorm(form='current'), or leave the zero-debias out",
     ),
+    frozenset({"averages by group", "renorm"}): (
+        "In a loop over chunks each group is corrected by averages that the previous group has already moved, but "
+        "here all groups are normalized at once",
+        "Use Ghost(averages='step'), or leave renorm out",
+    ),
+    frozenset({"averages by group", "debiased renorm"}): (
+        "In a loop over chunks each group is corrected by averages that the previous group has already moved, but "
+        "here all groups are normalized at once",
+        "Use Ghost(averages='step'), or leave renorm out",
+    ),
+    frozenset({"averages by group", "zero-debias"}): (
+        "Zero-debias counts training steps, but each step would move the mean several times",
+        "Use Ghost(averages='step'), or leave the zero-debias out",
+    ),
 }
+# Two forms of one feature, not two options to combine.
+FORMS = (
+    frozenset({"renorm", "debiased renorm"}),
+    frozenset({"ghost batches", "averages by group"}),
+)
 
 REMARKS: dict[frozenset[str], str] = {
     frozenset({"renorm", "ghost batches"}): "r and d come from the statistics averaged over the groups",
@@ -62,6 +82,8 @@ REMARKS: dict[frozenset[str], str] = {
     ): "the adjustment sees the shape of the whole batch, not of a group",
     frozenset({"ghost batches", "sample variance"}): "the average of the groups' sample variances is stored",
     frozenset({"ghost batches", "synchronized"}): "group k joins the k-th groups of the other replicas",
+    frozenset({"averages by group", "synchronized"}): "group k joins the k-th groups of the other replicas",
+    frozenset({"averages by group", "weights"}): "a group whose weights are all zero moves nothing",
     frozenset({"several axes", "fused"}): "a call is refused where the axes lie in three or more runs apart",
     frozenset({"ghost batches", "fused"}): "one kernel call over groups × channels",
     frozenset({"weights", "fused"}): "a call is refused where the weights differ between channels",
@@ -79,8 +101,8 @@ def table() -> Iterator[tuple[str, str, Verdict]]:
     """Every pair of features with its verdict."""
     for first, second in combinations(FEATURES, 2):
         pair = frozenset({first, second})
-        if pair == frozenset({"renorm", "debiased renorm"}):
-            continue  # two forms of one feature, not a pair
+        if pair in FORMS:
+            continue
         if pair in REFUSED:
             yield first, second, Verdict(False, *REFUSED[pair])
         else:
@@ -95,7 +117,8 @@ def features(options: "Options") -> frozenset[str]:
         "several axes": len(options.axes) > 1,
         "renorm": current,
         "debiased renorm": debiased,
-        "ghost batches": options.ghost is not None,
+        "ghost batches": options.ghost is not None and options.ghost.averages == "step",
+        "averages by group": options.ghost is not None and options.ghost.averages == "group",
         "zero-debias": options.debias_mean,
         "sample variance": options.variance == "sample",
         "synchronized": options.synchronized,

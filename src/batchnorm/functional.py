@@ -13,7 +13,6 @@ the framework does with any other. The class of each framework computes with the
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from batchnorm._call import (
@@ -44,14 +43,14 @@ SCALARS = ("local_step", "renorm_mean_weight", "renorm_stddev_weight")
 def init(
     options: Options, shape: Sequence[int], *, like: Array | None = None, dtype: Any = None
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The parameters and the state that a first call starts from.
+    """The parameters and the state for a first call.
 
     Args:
-        options: what will be asked of the calls.
-        shape: of the inputs; only the sizes of the channel axes matter.
-        like: an array of the framework that is to compute; without it NumPy's.
-        dtype: of all that is made, by NumPy's name for it; by default that of the statistics: float64 for float64
-            inputs, else float32.
+        options: the options of the calls to come.
+        shape: the inputs' shape; only the sizes of the channel axes matter.
+        like: an array of the framework to use; without it NumPy.
+        dtype: the dtype of the returned arrays, by NumPy's name for it; by default that of the statistics: float64 for
+            float64 inputs, otherwise float32.
 
     Returns:
         {"gamma": ones, "beta": zeros}, those that the options ask for, and the moving statistics by their historical
@@ -59,7 +58,7 @@ def init(
 
     Raises:
         ValueError: the axes do not fit the shape, or the size of a channel axis is not known.
-        TypeError: `like` is no array.
+        TypeError: `like` is not an array.
     """
     import numpy
 
@@ -82,7 +81,8 @@ def init(
     params = {name: value for name, (asked, value) in wanted.items() if asked}
     state = initial_state(NUMPY.engine.ops, options, zeros, ones)
     return tuple(  # pyright: ignore[reportReturnType]
-        {name: framework.from_numpy(numpy.asarray(value), like) for name, value in values.items()}
+        # Copy each array: some frameworks use NumPy's memory directly.
+        {name: framework.from_numpy(numpy.array(value), like) for name, value in values.items()}
         for values in (params, state)
     )
 
@@ -106,32 +106,32 @@ def batch_norm(
         params: "gamma" and "beta", each [C], as `init` returns them; those that the options ask for.
         state: the moving statistics, as `init` or the last call returned them.
         options: what is asked.
-        training: whether to normalize by the batch's statistics, and to let the moving ones follow, or by the moving
-            ones.
+        training: whether to normalize by the batch's statistics and update the moving ones; otherwise the moving
+            statistics normalize.
         weights: how much each number counts in the statistics, not negative; 0 leaves it out. An array whose axes
-            stand for the first axes of x, of the same sizes or 1: [batch], or up to the rank of x. What has no weight
-            is normalized all the same, and must be finite.
+            are the first axes of x, with the same sizes or 1: [batch], or up to the rank of x. Numbers without weight
+            are normalized all the same, and must be finite.
         adjustment: factor and offset applied before gamma and beta while training; each broadcasts to x.
         axis_name: for JAX and `Options(synchronized=True)`: the mapped axes over which statistics are taken, as in
             `jax.lax.psum`.
-        with_pullback: for NumPy, which differentiates nothing by itself: return the gradient's function as well.
+        with_pullback: for NumPy, which has no automatic differentiation: also return the function that computes the
+            gradient.
 
     Returns:
-        (y, state): y in the shape and dtype of x, and a new record of the state, which at inference is the old one's
-        copy. With `with_pullback` (y, state, pullback), where pullback(dy) gives the gradients (x, gamma, beta,
-        weights) from that of y; None for what was not given, and for weights that are no floats.
+        (y, state): y in the shape and dtype of x, and a new record of the state, which at inference holds the same
+        arrays as the old one. With `with_pullback`, (y, state, pullback), where pullback(dy) computes the gradients of
+        (x, gamma, beta, weights) from that of y; None for those that were not given and for weights that are not
+        floating.
 
     Raises:
-        TypeError: x is no floating array of a known framework, `training` is not a bool, or an argument belongs to
+        TypeError: x is not a floating array of a known framework, `training` is not a bool, or an argument belongs to
             another framework.
         ValueError: parameters, state, weights or ghost batches do not fit x and the options; or `fused=True` asks for
-            kernels that this training step cannot go to (`batchnorm.explain` tells which way a call goes).
+            kernels that this training step cannot use (`batchnorm.explain` says which way a call goes).
     """
     framework = framework_of(x, "An input x")
     engine = _engine(framework, options, axis_name)
     ops = engine.ops
-    if framework.title == "JAX":
-        options = _with_constant_bounds(ops, options)
     check_floating(ops, x)
     check_training(training)
     dtype = ops.stat_dtype(x)
@@ -190,18 +190,6 @@ def _engine(framework: Framework, options: Options, axis_name: Any) -> Engine[Ar
     if framework.title == "JAX" and options.fused:
         return importlib.import_module(framework.package).insisting
     return framework.engine
-
-
-def _with_constant_bounds(ops: Ops[Array], options: Options) -> Options:
-    """r and d are constants of the gradient, and so are bounds that are arrays. JAX must be told so beforehand: a rule
-    for a gradient, as ours, cannot see what is differentiated besides its inputs."""
-    if options.renorm is None:
-        return options
-    bounds = vars(options.renorm.clip).items()
-    constant = {name: ops.stop_gradient(bound) for name, bound in bounds if hasattr(bound, "dtype")}
-    if not constant:
-        return options
-    return replace(options, renorm=replace(options.renorm, clip=replace(options.renorm.clip, **constant)))
 
 
 def _check_pullback(framework: Framework, training: bool, adjustment: Any) -> None:

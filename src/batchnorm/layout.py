@@ -16,8 +16,8 @@ row-major order). No number is moved: a view is a reshape. Only three or more ke
 Sizes are ints where known. An unknown size may be any object that multiplies and divides (a scalar tensor).
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 from typing import Any, Generic, TypeVar
@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 from batchnorm.errors import refusal
 from batchnorm.options import Ghost
 
-__all__ = ["Layout", "Size", "canonical_axes", "plan_layout", "product", "refuse_ghost_axis"]
+__all__ = ["Layout", "Size", "canonical_axes", "plan_layout", "product", "refuse_ghost_axis", "with_sizes"]
 
 Size = Any
 Value = TypeVar("Value")
@@ -56,6 +56,7 @@ class Layout:
         reduced: which runs are reduced.
         axes: the channel axes, as positions in `shape`.
         ghosts: number of groups, 1 without ghosts.
+        padding: examples of zero weight to be added to the input's to give `shape`, for groups of equal size.
     """
 
     shape: tuple[Size, ...]
@@ -64,6 +65,7 @@ class Layout:
     reduced: tuple[int, ...]
     axes: tuple[int, ...]
     ghosts: Size
+    padding: Size = 0
 
     @_once
     def permutation(self) -> tuple[int, ...] | None:
@@ -108,6 +110,14 @@ class Layout:
         """`view` for such weights."""
         return self._sizes(self.weight_split)
 
+    @_once
+    def unknown(self) -> dict[str, Size]:
+        """The sizes that are arrays, because only the run determines them, by their place."""
+        places = {"ghosts": self.ghosts}
+        for name, sizes in (("shape", self.shape), ("split", self.split)):
+            places.update((f"{name} {axis}", size) for axis, size in enumerate(sizes))
+        return {place: size for place, size in places.items() if _is_array(size)}
+
     def _sizes(self, shape: Sequence[Size]) -> tuple[Size, ...]:
         return tuple(product(shape[axis] for axis in run) for run in self.runs)
 
@@ -121,17 +131,28 @@ def plan_layout(
         shape: the input's sizes, ints where known.
         axes: the channel axes; negative ones count from the end.
         ghost: ghost batches to divide axis 0 into, or None.
-        cached: look known shapes up; compilers that trace Python warn of caches.
+        cached: look known shapes up in a cache; compilers that trace Python warn of caches.
 
     Raises:
         ValueError: an axis is out of range or named twice; a ghost batch would divide a channel axis, or its size
-            does not divide the (known) batch size.
+            does not divide the (known) batch size and no smaller group was asked for.
     """
     shape = tuple(shape)
     kept = canonical_axes(axes, len(shape))
     if cached and all(isinstance(size, int) for size in shape):
         return _plan_known(shape, kept, ghost)
     return _plan(shape, kept, ghost)
+
+
+def with_sizes(layout: Layout, sizes: Mapping[str, Size] | None) -> Layout:
+    """The layout with these sizes in place of its unknown ones."""
+    if not sizes or not layout.unknown:
+        return layout
+    shape, split = (
+        tuple(sizes.get(f"{name} {axis}", size) for axis, size in enumerate(known))
+        for name, known in (("shape", layout.shape), ("split", layout.split))
+    )
+    return replace(layout, shape=shape, split=split, ghosts=sizes.get("ghosts", layout.ghosts))
 
 
 def canonical_axes(axes: Sequence[int], rank: int) -> tuple[int, ...]:
@@ -171,11 +192,11 @@ def _plan(shape: tuple[Size, ...], kept: tuple[int, ...], ghost: Ghost | None) -
     if ghost is None:
         return _merge_runs(shape, shape, kept, None, 1)
     refuse_ghost_axis(kept, ghost)
-    groups = _divide(shape[0], ghost.size)
-    pair, ghost_axis = (
-        ((ghost.size, groups), 1) if ghost.order == "interleaved" else ((groups, ghost.size), 0)
-    )
-    return _merge_runs(shape, (*pair, *shape[1:]), kept, ghost_axis, groups)
+    groups, size, padding = _divide(shape[0], ghost)
+    pair, ghost_axis = ((size, groups), 1) if ghost.order == "interleaved" else ((groups, size), 0)
+    if not (isinstance(padding, int) and padding == 0):
+        shape = (groups * size, *shape[1:])
+    return replace(_merge_runs(shape, (*pair, *shape[1:]), kept, ghost_axis, groups), padding=padding)
 
 
 def refuse_ghost_axis(axes: Sequence[int], ghost: Ghost | None) -> None:
@@ -194,17 +215,36 @@ def refuse_ghost_axis(axes: Sequence[int], ghost: Ghost | None) -> None:
 _plan_known = lru_cache(maxsize=1024)(_plan)
 
 
-def _divide(batch: Size, size: int) -> Size:
+def _is_array(size: Size) -> bool:
+    # Compilers that trace Python have symbols that pass for ints, and cannot be asked for attributes.
+    return not isinstance(size, int) and hasattr(size, "dtype")
+
+
+def _divide(batch: Size, ghost: Ghost) -> tuple[Size, Size, Size]:
+    """The number of groups, the size of the largest, and how many examples are missing for all to have that size.
+
+    Smaller groups are those of `torch.chunk`: as few as the size allows, of equal size except for the last.
+    """
+    size = ghost.size
+    if ghost.remainder == "smaller" and not (isinstance(batch, int) and batch % size == 0):
+        groups = (batch + size - 1) // size
+        # A tensor may turn out to be zero, which must not be a divisor.
+        one_if_empty = 0**groups if _is_array(groups) else 0
+        largest = (batch + groups - 1 + one_if_empty) // (groups + one_if_empty)
+        if ghost.order == "contiguous":
+            groups = (batch + largest - 1 + one_if_empty) // (largest + one_if_empty)
+        return groups, largest, groups * largest - batch
     if isinstance(batch, int) and batch % size:
         raise ValueError(
             refusal(
                 f"Ghost batches of {size} were asked for with a batch of {batch} examples",
                 "Reshape cannot group it: virtual_batch_size must divide the batch size, "
                 f"and {batch} = {batch // size}·{size} + {batch % size}",
-                f"Use batches of a multiple of {size} examples, or another virtual_batch_size",
+                f"Use batches of a multiple of {size} examples, another virtual_batch_size, or "
+                "ghost_remainder='smaller' (which the TensorFlow 1 APIs do not have)",
             )
         )
-    return batch // size
+    return batch // size, size, 0
 
 
 def _merge_runs(

@@ -7,31 +7,34 @@ Conventions that differ silently between libraries are fields with one meaning e
 - `variance` says which estimator enters the moving variance; the output always uses the population's.
 - `Ghost.order` says which examples form a ghost batch.
 
-Which options may stand together is one table, in `batchnorm.combinations`.
+Which options can be combined is decided by one table, in `batchnorm.combinations`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, Literal
 
 from batchnorm.errors import refusal
 
-__all__ = ["Clip", "Ghost", "Options", "Renorm", "Scalar", "check_decay"]
+__all__ = ["Clip", "Ghost", "Options", "Renorm", "Scalar", "check_decay", "scalar_arrays", "with_scalars"]
 
-# A Python number, or a scalar array of the framework in use where a schedule drives the value.
+# A Python number, or a scalar array of the framework in use if a schedule drives the value.
 Scalar = Any
 
 VARIANCES = ("population", "sample")
 GHOST_ORDERS = ("interleaved", "contiguous")
+REMAINDERS = ("refuse", "smaller")
+AVERAGES = ("step", "group")
 RENORM_FORMS = ("current", "debiased")
+BOUNDS = ("rmin", "rmax", "dmax")
 
 
 @dataclass(frozen=True)
 class Clip:
     """Bounds on renorm's corrections: r into [rmin, rmax], d into [-dmax, dmax]; `None` leaves a side open.
 
-    The lower bound is applied first, so `rmax` wins where the two cross.
+    The lower bound is applied first, so `rmax` wins if the two cross.
     """
 
     rmin: Scalar = None
@@ -69,13 +72,21 @@ class Ghost:
     """Ghost batches (Hoffer et al. 2017, https://arxiv.org/abs/1705.08741): statistics over groups of examples.
 
     Attributes:
-        size: examples in a group; it must divide the batch while training.
+        size: examples in a group; in training the batch must be a multiple of it unless `remainder` is "smaller".
         order: with B examples and G = B / size groups, "interleaved" puts example i into group i mod G, as
             TensorFlow and Keras 2 do; "contiguous" puts it into group i // size, as the paper does.
+        remainder: what happens if the batch is not a multiple of `size`: "refuse" raises an error, "smaller" makes
+            smaller groups, G = ⌈B / size⌉ of them. Contiguous groups are those of `torch.chunk(x, G)`, with ⌈B / G⌉
+            examples each and fewer in the last; interleaved groups differ in size by at most one example.
+        averages: how often a step moves the moving averages: "step" moves them once, towards the mean of the groups'
+            statistics; "group" moves them once per group, one after another, as a loop over chunks does. A decay of d
+            with "group" corresponds to d^G with "step".
     """
 
     size: int
     order: Literal["interleaved", "contiguous"] = "interleaved"
+    remainder: Literal["refuse", "smaller"] = "refuse"
+    averages: Literal["step", "group"] = "step"
 
     def __post_init__(self) -> None:
         if isinstance(self.size, bool) or not isinstance(self.size, int):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -95,6 +106,8 @@ class Ghost:
                 )
             )
         _check_choice("Ghost(order=...)", self.order, GHOST_ORDERS)
+        _check_choice("Ghost(remainder=...)", self.remainder, REMAINDERS)
+        _check_choice("Ghost(averages=...)", self.averages, AVERAGES)
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,8 @@ class Options:
     Attributes:
         axes: the kept (channel) axes; each has its own statistics. Negative values count from the end.
         decay: share kept by the moving averages; a number, or a scalar array.
-        epsilon: added to the variance; not negative.
+        epsilon: added to the variance; not negative. In JAX it may be an array, which the gradient of a training step
+            treats as a constant.
         with_gamma: whether a scale is trained.
         with_beta: whether an offset is trained.
         variance: estimator stored in the moving variance: "population" divides by N, "sample" by N − 1 (under
@@ -115,8 +129,9 @@ class Options:
         debias_mean: zero-debias the moving mean (Kingma and Ba 2014, section 3): it is then a running average
             over the steps so far rather than a blend with its initial value.
         synchronized: take the statistics over all replicas of the framework's current distribution.
-        fused: None takes the fastest kernel that gives these numbers, False the framework's plain operations;
-            True is a wish for the kernels in training, which the face grants, or refuses before it gets here.
+        fused: None takes the fastest kernel that gives these numbers, False the framework's plain operations.
+            True requests the kernels in training; each API checks beforehand whether they can be used, and refuses
+            the call if not.
     """
 
     axes: tuple[int, ...] = (-1,)
@@ -155,6 +170,28 @@ class Options:
         check(self)
 
 
+def scalar_arrays(options: Options) -> dict[str, Any]:
+    """The options that a normalization reads and that are arrays, by name: epsilon and renorm's bounds may be arrays.
+
+    The decays are not included: they act on the state, after the normalization.
+    """
+    found = {} if _is_number(options.epsilon) else {"epsilon": options.epsilon}
+    if options.renorm is not None:
+        bounds = ((name, getattr(options.renorm.clip, name)) for name in BOUNDS)
+        found.update((name, bound) for name, bound in bounds if bound is not None and not _is_number(bound))
+    return found
+
+
+def with_scalars(options: Options, scalars: Mapping[str, Any] | None) -> Options:
+    """The options with these arrays in place of those that `scalar_arrays` found."""
+    if not scalars:
+        return options
+    if options.renorm is not None:
+        bounds = {name: scalars.get(name, getattr(options.renorm.clip, name)) for name in BOUNDS}
+        options = replace(options, renorm=replace(options.renorm, clip=Clip(**bounds)))
+    return replace(options, epsilon=scalars.get("epsilon", options.epsilon))
+
+
 def check_decay(field_name: str, value: object) -> None:
     """Raise TypeError for what is neither a number nor an array, such as None or a string."""
     if value is None or isinstance(value, (str, bytes)):
@@ -165,6 +202,11 @@ def check_decay(field_name: str, value: object) -> None:
                 "Pass a number such as 0.99, or a scalar tensor",
             )
         )
+
+
+def _is_number(value: object) -> bool:
+    """Whether this is a Python or NumPy number rather than an array."""
+    return isinstance(value, (float, int, Real))
 
 
 def _check_choice(field_name: str, value: object, choices: Sequence[str]) -> None:

@@ -156,6 +156,7 @@ def spec_of(options: Options) -> oracle.Spec:
         variance=options.variance,
         ghost_size=None if ghost is None else ghost.size,
         ghost_order="interleaved" if ghost is None else ghost.order,
+        ghost_averages="step" if ghost is None else ghost.averages,
         renorm=renorm is not None,
         renorm_clip=clip,
         renorm_decay=0.99 if renorm is None else renorm.decay,
@@ -168,10 +169,12 @@ def wide(value: Array | None) -> Array | None:
     return None if value is None else np.asarray(value, np.float64)
 
 
-def judged(case: Case, batches: list[Batch]) -> list[tuple[Step, Mapping[str, Array]]]:
+def judged(
+    case: Case, batches: list[Batch], moving: tuple[Array, Array] | None = None
+) -> list[tuple[Step, Mapping[str, Array]]]:
     """What the oracle says of each step, and how large the terms are that its numbers are sums of."""
     spec = spec_of(case.options)
-    state = oracle.init_state(spec, case.shape, *map(wide, initial_of(case)))
+    state = oracle.init_state(spec, case.shape, *map(wide, moving or initial_of(case)))
     found = []
     for batch in batches:
         pair = None if batch.adjustment is None else tuple(map(wide, batch.adjustment))

@@ -46,7 +46,8 @@ def cases(
     axes = tuple(axis - rank if draw(st.booleans()) else axis for axis in positions)
     ghost = None
     if ghost_size is not None and 0 not in positions:
-        ghost = Ghost(ghost_size, draw(st.sampled_from(["interleaved", "contiguous"])))
+        averages = draw(st.sampled_from(["step", "step", "group"]))
+        ghost = Ghost(ghost_size, draw(st.sampled_from(["interleaved", "contiguous"])), averages=averages)
     dtype = draw(st.sampled_from(dtypes))
     made = {
         "weights": draw(st.none() | broadcasting_to(shape)),
@@ -61,16 +62,15 @@ def cases(
 @st.composite
 def options_of(draw, axes: tuple[int, ...], ghost: Ghost | None, dtype: str, forms) -> Options:
     """Options that may stand together."""
-    form = draw(st.sampled_from(forms))
-    # An average that keeps everything has no debiased value.
-    debiases = form != "debiased" and draw(st.booleans())
+    by_group = ghost is not None and ghost.averages == "group"
+    form = None if by_group else draw(st.sampled_from(forms))
+    debiases = not by_group and form != "debiased" and draw(st.booleans())
     renorm = None
     if form is not None:
-        decays = DECAYS[:-1] if form == "debiased" else DECAYS
-        renorm = Renorm(draw(CLIPS), draw(st.sampled_from(decays)), form)
+        renorm = Renorm(draw(CLIPS), draw(st.sampled_from(DECAYS)), form)
     return Options(
         axes,
-        decay=draw(st.sampled_from(DECAYS[:-1] if debiases else DECAYS)),
+        decay=draw(st.sampled_from(DECAYS)),
         # A small epsilon magnifies the rounding of x itself where the numbers hardly differ.
         epsilon=draw(st.sampled_from((1e-3, 1e-5, 0.1) if dtype == "float64" else (1e-3, 0.1))),
         with_gamma=draw(st.sampled_from([True, True, False])),

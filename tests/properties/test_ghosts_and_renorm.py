@@ -76,7 +76,9 @@ def test_renorm_clipped_to_nothing_is_plain(eager: Runner) -> None:
     @settings(max_examples=min(EXAMPLES, eager.examples))
     @given(cases(forms=(None,), steps=1), st.sampled_from(["current", "debiased"]))
     def check(case: Case, form: str) -> None:
-        options = replace(case.options, variance="population", debias_mean=False)
+        ghost = case.options.ghost
+        ghost = None if ghost is None else replace(ghost, averages="step")
+        options = replace(case.options, variance="population", debias_mean=False, ghost=ghost)
         clipped = replace(options, renorm=Renorm(Clip(1.0, 1.0, 0.0), form=form))
         (batch,) = batches_of(case)
         renormed, plain = one_step(eager, case, batch, clipped), one_step(eager, case, batch, options)

@@ -24,7 +24,7 @@ OWN = {
     "numpy": (),
     "torch": (
         ("batchnorm._engines.torch.kernels", "fused_train"),
-        ("batchnorm._engines.torch.passes", "fused_infer"),
+        ("batchnorm._engines.torch.kernels", "fused_infer"),
     ),
     "tensorflow": (("batchnorm._engines.tensorflow.inference", "fused_normalize"),),
 }

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from batchnorm.combinations import FEATURES, REFUSED, REMARKS, check, features, table
+from batchnorm.combinations import FEATURES, FORMS, REFUSED, REMARKS, check, features, table
 from batchnorm.options import Ghost, Options, Renorm
 
 # How each feature is asked for. Weights and adjustments come with a call and are in no record.
@@ -14,6 +14,7 @@ FIELDS = {
     "renorm": {"renorm": Renorm()},
     "debiased renorm": {"renorm": Renorm(form="debiased")},
     "ghost batches": {"ghost": Ghost(2)},
+    "averages by group": {"ghost": Ghost(2, averages="group")},
     "adjustment": {},
     "weights": {},
     "zero-debias": {"debias_mean": True},
@@ -22,7 +23,6 @@ FIELDS = {
     "fused": {"fused": True},
 }
 WITH_A_CALL = {"adjustment", "weights"}
-ONE_FEATURE = frozenset({"renorm", "debiased renorm"})
 ROWS = list(table())
 
 
@@ -33,7 +33,7 @@ def ids(rows) -> list[str]:
 def test_every_pair_stands_in_the_table_once() -> None:
     pairs = [frozenset(row[:2]) for row in ROWS]
     assert len(pairs) == len(set(pairs))
-    assert set(pairs) == {frozenset(pair) for pair in itertools.combinations(FEATURES, 2)} - {ONE_FEATURE}
+    assert set(pairs) == {frozenset(pair) for pair in itertools.combinations(FEATURES, 2)} - set(FORMS)
 
 
 def test_the_fields_above_ask_for_the_features() -> None:
@@ -90,6 +90,20 @@ MESSAGES = {
     ("debiased renorm", "zero-debias"): (
         "Debiased renorm and zero-debias were asked for together. The debiased form of renorm already feeds "
         "the moving mean with a debiased average. Use Renorm(form='current'), or leave the zero-debias out."
+    ),
+    ("averages by group", "renorm"): (
+        "Averages by group and renorm were asked for together. In a loop over chunks each group is corrected by "
+        "averages that the previous group has already moved, but here all groups are normalized at once. "
+        "Use Ghost(averages='step'), or leave renorm out."
+    ),
+    ("averages by group", "debiased renorm"): (
+        "Averages by group and debiased renorm were asked for together. In a loop over chunks each group is corrected "
+        "by averages that the previous group has already moved, but here all groups are normalized at once. "
+        "Use Ghost(averages='step'), or leave renorm out."
+    ),
+    ("averages by group", "zero-debias"): (
+        "Averages by group and zero-debias were asked for together. Zero-debias counts training steps, but each step "
+        "would move the mean several times. Use Ghost(averages='step'), or leave the zero-debias out."
     ),
 }
 

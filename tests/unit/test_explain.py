@@ -41,14 +41,14 @@ TRAINING: dict[str, tuple[str, Options, dict[str, Any]]] = {
     "insisting, by channel": ("refused", Options(LAST, fused=True), {"weights": (8, 1, 1, 5)}),
 }
 INFERENCE: dict[str, tuple[str, Options, dict[str, Any]]] = {
-    "channels last": ("native framework framework", Options(LAST), {}),
-    "float64": ("native framework composed", Options(LAST), {"dtype": "float64"}),
-    "channels first": ("native framework composed", Options(FIRST), {}),
+    "channels last": ("native native framework", Options(LAST), {}),
+    "float64": ("native native composed", Options(LAST), {"dtype": "float64"}),
+    "channels first": ("native native composed", Options(FIRST), {}),
     "two axes": ("native native composed", Options(TWO), {}),
     "axes apart": ("composed", Options(THREE), {"shape": APART}),
-    "ghosts": ("native framework framework", Options(LAST, ghost=Ghost(3)), {}),
+    "ghosts": ("native native framework", Options(LAST, ghost=Ghost(3)), {}),
     "plain operations": ("composed", Options(LAST, fused=False), {}),
-    "insisting": ("native framework framework", Options(LAST, fused=True), {}),
+    "insisting": ("native native framework", Options(LAST, fused=True), {}),
 }
 
 needs_kernels = pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}")

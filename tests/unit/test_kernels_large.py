@@ -44,16 +44,15 @@ def test_more_elements_than_32_bits_count(sizes):
     np.add.at(total, statistic, tail.astype(np.float64))
     np.add.at(square, statistic, tail.astype(np.float64) ** 2)
 
-    mean, variance, first, second = (np.empty(many, np.float32) for _ in range(4))
-    at = [array.ctypes.data for array in (mean, variance, first, second)]
-    native.moments(native.BFLOAT16, sizes, x.ctypes.data, 0, False, 0, 0, at[0], at[1], _kernels.threads())
+    mean, rest, variance, first, second = (np.empty(many, np.float32) for _ in range(5))
+    at = [array.ctypes.data for array in (first, second)]
+    written = [array.ctypes.data for array in (mean, rest, variance)]
+    native.moments(native.BFLOAT16, sizes, x.ctypes.data, 0, False, 0, 0, *written, _kernels.threads())
     np.testing.assert_allclose(mean, total / count, rtol=1e-5)
     np.testing.assert_allclose(variance, square / count - (total / count) ** 2, rtol=1e-5)
     zeros = np.zeros(many, np.float32)
     address = x.ctypes.data
-    native.grad_sums(
-        native.BFLOAT16, sizes, address, address, zeros.ctypes.data, at[2], at[3], _kernels.threads()
-    )
+    native.grad_sums(native.BFLOAT16, sizes, address, address, zeros.ctypes.data, *at, _kernels.threads())
     np.testing.assert_allclose(first, total, rtol=1e-5)
     np.testing.assert_allclose(second, square, rtol=1e-5)
 

@@ -193,7 +193,7 @@ def test_ghost_size_must_divide_the_batch(ghost: Ghost) -> None:
     message = (
         "Ghost batches of 4 were asked for with a batch of 10 examples. Reshape cannot group it: "
         "virtual_batch_size must divide the batch size, and 10 = 2·4 + 2. Use batches of a multiple of 4 "
-        "examples, or another virtual_batch_size."
+        "examples, another virtual_batch_size, or ghost_remainder='smaller' (which the TensorFlow 1 APIs do not have)."
     )
     with pytest.raises(ValueError, match=whole(message)):
         plan_layout((10, 3), (1,), ghost)

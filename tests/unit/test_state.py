@@ -1,5 +1,7 @@
 """The moving statistics: their names, their start, and the rules, against the oracle and by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ import oracle
 from batchnorm._core.state import advance, decrement, initial_state, replacement, rules, slots
 from batchnorm._engines.numpy import ops
 from batchnorm._engines.protocol import Batch
+from batchnorm.functional import init
 from batchnorm.options import Options, Renorm
 from oracle_cases import variables_of
 from tolerances import assert_close
@@ -114,9 +117,9 @@ def test_rules_applied_one_by_one_are_an_advance(form: str) -> None:
     state = initial_state(ops, options, MEAN, VARIANCE)
     variables = dict(state)
     for rule in rules(options):
-        change = replacement if rule.decay is None else decrement
+        change = replacement if rule.assigns else decrement
         value = change(ops, options, rule, variables[rule.slot], variables, batch)
-        variables[rule.slot] = value if rule.decay is None else variables[rule.slot] - value
+        variables[rule.slot] = value if rule.assigns else variables[rule.slot] - value
     for name, value in advance(ops, options, state, batch).items():
         assert np.array_equal(variables[name], value), name
 
@@ -149,15 +152,43 @@ def test_a_debiased_mean_forgets_its_start() -> None:
         assert state["local_step"] == step
 
 
-@pytest.mark.parametrize(("decay", "kept"), [(1.0, 1.0), (0.0, 0.0)])
-def test_decays_of_one_and_zero_are_exact(decay: float, kept: float) -> None:
-    x = np.random.RandomState(4).randn(5, 3)
-    options = Options(decay=decay, renorm=Renorm(decay=decay))
+@pytest.mark.parametrize("decay", [1.0, np.float64(1.0), np.array(1.0)], ids=["number", "scalar", "array"])
+@pytest.mark.parametrize("value", [7.0, np.inf, np.nan])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_decay_of_one_keeps_every_average_whatever_the_batch_holds(form: str, value: float, decay) -> None:
+    options, _ = FORMS[form]
+    renorm = None if options.renorm is None else replace(options.renorm, decay=decay)
+    options = replace(options, decay=decay, renorm=renorm)
     state = initial_state(ops, options, MEAN, VARIANCE)
-    after = advance(ops, options, state, batch_of(x))
-    assert np.array_equal(after["moving_mean"], MEAN if kept else MEAN - (MEAN - x.mean(axis=0)))
-    expected = np.sqrt(VARIANCE) if kept else np.sqrt(x.var(axis=0) + options.epsilon)
-    assert_close(after["renorm_stddev"], expected, "float64", "renorm_stddev")
+    for _ in range(2):
+        with np.errstate(all="ignore"):
+            state = advance(ops, options, state, Batch(*[np.full(3, value)] * 3, None))
+    expected = initial_state(ops, options, MEAN, VARIANCE)
+    for name, start in expected.items():
+        if name == "local_step":
+            assert state[name] == 2
+        elif name == "moving_variance" and form.startswith("renorm"):
+            assert_close(state[name], VARIANCE - options.epsilon, "float64", name)  # σ² from √V, as always
+        else:
+            assert np.array_equal(state[name], start), name
+
+
+@pytest.mark.parametrize("old", [0.0, 1e30, np.inf, np.nan])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_decay_of_zero_takes_the_batch_alone(form: str, old: float) -> None:
+    options, _ = FORMS[form]
+    renorm = None if options.renorm is None else replace(options.renorm, decay=0.0)
+    options = replace(options, decay=0.0, renorm=renorm)
+    started = initial_state(ops, options, np.full(3, old), np.full(3, old))
+    batch = batch_of(np.random.RandomState(4).randn(5, 3) * 1e-6)
+    after = advance(ops, options, started, batch)
+    assert_close(after["moving_mean"], batch.mean, "float64", "moving_mean")
+    if "renorm_mean" in after:
+        assert np.array_equal(after["renorm_mean"], batch.mean)
+        assert np.array_equal(after["renorm_stddev"], np.sqrt(batch.variance + options.epsilon))
+        assert after["renorm_mean"] is not after["moving_mean"]
+    else:
+        assert np.array_equal(after["moving_variance"], batch.variance)
 
 
 def test_the_variance_of_a_renormed_layer_is_never_negative() -> None:
@@ -166,3 +197,18 @@ def test_the_variance_of_a_renormed_layer_is_never_negative() -> None:
     after = advance(ops, options, state, Batch(np.zeros(1), np.zeros(1), np.zeros(1), None))
     assert after["moving_stddev"] == 0.25
     assert after["moving_variance"] == 0.0
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_program_may_change_each_array_of_a_start_in_place(name: str) -> None:
+    """Nothing else changes with it: neither other slots of the same start, nor a later start."""
+    options = FORMS[name][0]
+    for framework in (np.asarray, pytest.importorskip("torch").from_numpy):
+        like = framework(np.zeros((2, 3), "float32"))
+        arrays = [value for record in init(options, (2, 3), like=like) for value in record.values()]
+        kept = [np.asarray(value).copy() for value in arrays]
+        for index, array in enumerate(arrays):
+            array += 1
+            kept[index] += 1
+            for value, expected in zip(arrays, kept, strict=True):
+                assert np.array_equal(np.asarray(value), expected)

@@ -10,16 +10,17 @@ def fold(
     ops: Ops[A],
     epsilon: float,
     variance: A,
+    offset: A | None,
     r: A | None,
     d: A | None,
     gamma: A | None,
     beta: A | None,
     layout: Layout,
 ) -> tuple[A, A]:
-    """What `apply` needs, so that (x − μ)·scale + shift = γ·(r·x̂ + d) + β.
+    """What `apply` needs, so that (x − center)·scale + shift = γ·(r·x̂ + d) + β, where μ = center + offset.
 
     Returns:
-        scale = γ·r / √(σ² + ε) and shift = γ·d + β, broadcast to [G, C].
+        scale = γ·r / √(σ² + ε) and shift = γ·d + β − offset·scale, broadcast to [G, C].
     """
     shape = (layout.ghosts, layout.channels)
     factor = gamma if r is None else r if gamma is None else gamma * r
@@ -29,8 +30,10 @@ def fold(
     if factor is not None:
         scale = scale * factor
     scale = ops.broadcast_to(scale, shape)
-    shift = ops.zeros_like(scale) if shift is None else ops.broadcast_to(shift, shape)
-    return scale, shift
+    if offset is not None:
+        moved = offset * scale
+        return scale, ops.broadcast_to(-moved if shift is None else shift - moved, shape)
+    return scale, ops.zeros_like(scale) if shift is None else ops.broadcast_to(shift, shape)
 
 
 def invert_deviation(ops: Ops[A], epsilon: float, variance: A) -> A:

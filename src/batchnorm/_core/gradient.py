@@ -1,4 +1,4 @@
-"""The gradient of one training step.
+"""The gradient of one training step, and its transpose, which propagates tangents.
 
 With g = ∂L/∂y, h = γ·r·g, x̂ = (x − μ)·s, s = 1/√(σ² + ε) and p_i = w_i / Σw, per group and channel:
 
@@ -11,8 +11,18 @@ With g = ∂L/∂y, h = γ·r·g, x̂ = (x − μ)·s, s = 1/√(σ² + ε) and 
 The first line is the chain rule through x̂ = (x − μ)·s with ∂μ/∂x_i = p_i and ∂σ²/∂x_i = 2·p_i·(x_i − μ): the mean's
 own share in σ² drops out because Σp·(x − μ) = 0. The last follows likewise from ∂μ/∂w_i = (x_i − μ)/W and
 ∂σ²/∂w_i = ((x_i − μ)² − σ²)/W. r and d are constants (Ioffe 2017), and so are the moving averages.
+The passes subtract a center c, with μ = c + δ. That changes one sum and the offset:
+
+    Σg·(x − μ) = Σg·(x − c) − δ·Σg          tilt·(x − μ) + offset = tilt·(x − c) + (offset − δ·tilt)
+
 Over several replicas the two sums in offset and tilt run over all of them, while γ's and β's gradients stay local:
 data-parallel training adds those up itself.
+
+Forward mode differentiates the same x̂; dots mark tangents:
+
+    ẏ = γ·r·s·ẋ_i + tilt·(x_i − μ) + offset
+      offset = γ̇·d + β̇ − γ·r·s·μ̇         tilt = γ̇·r·s − ½·γ·r·s·s²·(σ²)˙
+      μ̇ = Σp·ẋ + Σẇ·(x − μ) / W           (σ²)˙ = 2·Σp·ẋ·(x − μ) + Σẇ·((x − μ)² − σ²) / W
 """
 
 from batchnorm._core.affine import invert_deviation
@@ -20,7 +30,7 @@ from batchnorm._engines.protocol import A, Engine, Gradients, GradTerms, Inputs,
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 
-__all__ = ["pull"]
+__all__ = ["pull", "push"]
 
 
 def pull(
@@ -34,18 +44,67 @@ def pull(
             dx, dy_sum, dy_xhat_sum = done
             return Gradients(dx, *_parameters(ops, inputs, saved, dy_sum, dy_xhat_sum), None)
 
-    dy_sum, dy_centered_sum = engine.grad_sums(dy, inputs.x, saved.mean, layout)
+    dy_sum, dy_centered_sum = _sums_about_mean(engine, dy, inputs.x, saved, layout)
     inverse = invert_deviation(ops, options.epsilon, saved.variance)
     parameters = _parameters(ops, inputs, saved, dy_sum, dy_centered_sum * inverse)
     if options.synchronized:
         dy_sum, dy_centered_sum = engine.sum_over_replicas((dy_sum, dy_centered_sum))
     pulled = saved.scale * _share(ops, saved.total)
-    terms = GradTerms(saved.scale, -pulled * inverse * inverse * dy_centered_sum, -pulled * dy_sum)
-    dx = engine.grad_input(dy, inputs.x, inputs.weights, saved.mean, terms, layout)
+    tilt, offset = -pulled * inverse * inverse * dy_centered_sum, -pulled * dy_sum
+    terms = GradTerms(saved.scale, tilt, offset - saved.offset * tilt)
+    dx = engine.grad_input(dy, inputs.x, inputs.weights, saved.center, terms, layout)
     if inputs.weights is None:
         return Gradients(dx, *parameters, None)
-    dw = engine.grad_weights(inputs.x, inputs.weights, saved.mean, saved.variance, terms, layout)
+    terms = GradTerms(saved.scale, tilt, offset)
+    dw = engine.grad_weights(
+        inputs.x, inputs.weights, saved.center, saved.offset, saved.variance, terms, layout
+    )
     return Gradients(dx, *parameters, dw)
+
+
+def push(
+    engine: Engine[A],
+    options: Options,
+    layout: Layout,
+    inputs: Inputs[A],
+    saved: Saved[A],
+    tangents: Gradients[A],
+) -> A:
+    """The tangent of y, from those of x, gamma, beta and the weights; a tangent of None is zero."""
+    ops = engine.ops
+    x = ops.cast(inputs.x, ops.stat_dtype(inputs.x))
+    # A gradient with respect to x there always is, a tangent of x there may not be.
+    dx = ops.zeros_like(x) if tangents.x is None else ops.cast(tangents.x, ops.dtype(x))  # pyright: ignore[reportUnnecessaryComparison]
+    weighted = dx if inputs.weights is None else dx * inputs.weights
+    moved, tilted = _sums_about_mean(engine, weighted, x, saved, layout)
+    spread = 2.0 * tilted
+    if tangents.weights is not None:
+        # ẇ for each number, and (x − μ), which `apply` computes with a scale of 1.
+        along = tangents.weights + ops.zeros_like(x)
+        ones = ops.zeros_like(saved.variance) + 1.0
+        centered = engine.apply(x, saved.center, ones, ops.zeros_like(ones) - saved.offset, layout)
+        gained, turned = _sums_about_mean(engine, along, x, saved, layout)
+        _, square = _sums_about_mean(engine, along * centered, x, saved, layout)
+        moved, spread = moved + turned, spread + square - gained * saved.variance
+    if options.synchronized:
+        moved, spread = engine.sum_over_replicas((moved, spread))
+    share = _share(ops, saved.total)
+    inverse = invert_deviation(ops, options.epsilon, saved.variance)
+    tilt = -0.5 * saved.scale * inverse * inverse * (spread * share)
+    offset = -saved.scale * (moved * share)
+    if tangents.gamma is not None:
+        tilt = tilt + tangents.gamma * (inverse if saved.r is None else inverse * saved.r)
+        offset = offset if saved.d is None else offset + tangents.gamma * saved.d
+    if tangents.beta is not None:
+        offset = offset + tangents.beta
+    terms = GradTerms(saved.scale, tilt, offset - tilt * saved.offset)
+    return ops.cast(engine.grad_input(dx, x, None, saved.center, terms, layout), ops.dtype(inputs.x))
+
+
+def _sums_about_mean(engine: Engine[A], dy: A, x: A, saved: Saved[A], layout: Layout) -> tuple[A, A]:
+    """Σdy and Σdy·(x − μ), the latter from the pass's sum about the center."""
+    total, about_center = engine.grad_sums(dy, x, saved.center, layout)
+    return total, about_center - saved.offset * total
 
 
 def _parameters(

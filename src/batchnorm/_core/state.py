@@ -10,13 +10,13 @@ Faces that own variables walk the same rules, so that two steps that ran side by
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from batchnorm._core.renorm import deviation
 from batchnorm._engines.protocol import A, Batch, Ops, State
 from batchnorm.options import Options, Scalar
 
-__all__ = ["Rule", "advance", "decrement", "initial_state", "replacement", "rules", "slots"]
+__all__ = ["Rule", "advance", "decrement", "initial_state", "moved", "replacement", "rules", "slots"]
 
 
 class Rule(NamedTuple):
@@ -25,6 +25,11 @@ class Rule(NamedTuple):
     slot: str
     value: Callable[[Ops[Any], Options, State[Any], Batch[Any]], Any]
     decay: Scalar | None
+
+    @property
+    def assigns(self) -> bool:
+        """Whether the old value is replaced entirely; v − (v − value) would round the value to the digits of v."""
+        return self.decay is None or (_is_number(self.decay) and self.decay == 0.0)
 
 
 def slots(options: Options) -> tuple[str, ...]:
@@ -43,21 +48,23 @@ def initial_state(ops: Ops[A], options: Options, mean: A, variance: A) -> State[
     """Every slot, from the initial moving mean and variance, each [C].
 
     The deviations start as √variance and the current form's renorm mean as the moving mean; the debiased averages and
-    their weights and counts, which are scalars, start at zero.
+    their weights and counts, which are scalars, start at zero. No two slots share an array, because programs change
+    arrays in place (NumPy, PyTorch) and donate their memory (JAX).
     """
-    zeros = ops.zeros_like(mean)
-    deviation_ = ops.sqrt(variance)
+
+    def zeros() -> A:
+        return ops.zeros_like(mean)
+
     debiased = options.renorm is not None and options.renorm.form == "debiased"
-    start = {
-        "moving_mean": mean,
-        "moving_variance": variance,
-        "moving_stddev": deviation_,
-        "renorm_mean": zeros if debiased else mean,
-        "renorm_stddev": zeros if debiased else deviation_,
+    start: dict[str, Callable[[], A]] = {
+        "moving_mean": lambda: mean,
+        "moving_variance": lambda: variance,
+        "moving_stddev": lambda: ops.sqrt(variance),
+        "renorm_mean": zeros if debiased else lambda: zeros() + mean,
+        "renorm_stddev": zeros if debiased else lambda: ops.sqrt(variance),
         "biased": zeros,
     }
-    scalar = ops.sum(zeros, (0,))
-    return {name: start.get(name, scalar) for name in slots(options)}
+    return {name: start.get(name, lambda: ops.sum(zeros(), (0,)))() for name in slots(options)}
 
 
 def rules(options: Options) -> tuple[Rule, ...]:
@@ -96,24 +103,51 @@ def advance(ops: Ops[A], options: Options, state: State[A], batch: Batch[A]) -> 
     """The state after one training step, as a new record. A batch without any weight changes nothing."""
     after = dict(state)
     for rule in rules(options):
-        current = after[rule.slot]
-        if rule.decay is None:
-            after[rule.slot] = replacement(ops, options, rule, current, after, batch)
-        else:
-            after[rule.slot] = current - decrement(ops, options, rule, current, after, batch)
+        after[rule.slot] = moved(ops, options, rule, after[rule.slot], after, batch)
     return after
 
 
-def decrement(ops: Ops[A], options: Options, rule: Rule, current: A, state: State[A], batch: Batch[A]) -> A:
-    """What an average's current value loses: (v − value)·(1 − decay), and nothing where the batch did not count."""
+def moved(ops: Ops[A], options: Options, rule: Rule, current: A, state: State[A], batch: Batch[A]) -> A:
+    """The value of a slot after the rule."""
+    if rule.assigns:
+        return replacement(ops, options, rule, current, state, batch)
+    return current - decrement(ops, options, rule, current, state, batch)
+
+
+def decrement(
+    ops: Ops[A],
+    options: Options,
+    rule: Rule,
+    current: A,
+    state: State[A],
+    batch: Batch[A],
+    share: A | None = None,
+) -> A:
+    """What to subtract from an average's current value: (v − value)·(1 − decay), or zero if the batch did not count.
+
+    A decay of 1 keeps the value whatever the batch holds, infinities included. One step may represent several
+    updates with the same share, if ghost batches move the averages one after another.
+
+    Args:
+        share: 1 − decay, if the caller already has it.
+    """
     decay: A | float = rule.decay  # pyright: ignore[reportAssignmentType]  # an average has one
-    change = (current - rule.value(ops, options, state, batch)) * (1.0 - decay)
+    if _is_number(decay) and decay == 1.0:
+        return ops.zeros_like(current)
+    if batch.updates is not None:
+        decay = decay**batch.updates
+    change = (current - rule.value(ops, options, state, batch)) * (1.0 - decay if share is None else share)
+    if not _is_number(rule.decay):
+        change = ops.where(ops.zeros_like(current) + decay < 1.0, change, 0.0)
     return change if batch.counted is None else ops.where(_counted(ops, current, batch), change, 0.0)
 
 
 def replacement(ops: Ops[A], options: Options, rule: Rule, current: A, state: State[A], batch: Batch[A]) -> A:
     """What an assignment puts in place of the current value: the same value where the batch did not count."""
     value = rule.value(ops, options, state, batch)
+    if rule.decay is not None:
+        # A separate array: other slots may take the same value.
+        value = ops.zeros_like(current) + value
     return value if batch.counted is None else ops.where(_counted(ops, current, batch), value, current)
 
 
@@ -148,18 +182,34 @@ def _next_step(_: Ops[A], __: Options, state: State[A], ___: Batch[A]) -> A:
     return state["local_step"] + 1.0
 
 
-def _debiased_mean(_: Ops[A], options: Options, state: State[A], __: Batch[A]) -> A:
-    return state["biased"] / (1.0 - options.decay ** state["local_step"])
+def _debiased_mean(ops: Ops[A], options: Options, state: State[A], _: Batch[A]) -> A:
+    return _debiased(
+        ops, state["biased"], 1.0 - options.decay ** state["local_step"], otherwise=state["moving_mean"]
+    )
 
 
 def _variance_of_stddev(ops: Ops[A], options: Options, state: State[A], _: Batch[A]) -> A:
     return ops.maximum(state["moving_stddev"] * state["moving_stddev"] - options.epsilon, 0.0)
 
 
-def _debiased_renorm_mean(_: Ops[A], __: Options, state: State[A], ___: Batch[A]) -> A:
-    return state["renorm_mean"] / state["renorm_mean_weight"]
+def _debiased_renorm_mean(ops: Ops[A], _: Options, state: State[A], __: Batch[A]) -> A:
+    return _debiased(ops, state["renorm_mean"], state["renorm_mean_weight"], otherwise=state["moving_mean"])
 
 
-def _debiased_renorm_variance(_: Ops[A], options: Options, state: State[A], __: Batch[A]) -> A:
-    stddev = state["renorm_stddev"] / state["renorm_stddev_weight"]
-    return stddev * stddev - options.epsilon
+def _debiased_renorm_variance(ops: Ops[A], options: Options, state: State[A], _: Batch[A]) -> A:
+    weight = state["renorm_stddev_weight"]
+    stddev = _debiased(ops, state["renorm_stddev"], weight, otherwise=state["renorm_stddev"])
+    return ops.where(
+        ops.zeros_like(stddev) + weight > 0.0, stddev * stddev - options.epsilon, state["moving_variance"]
+    )
+
+
+def _debiased(ops: Ops[A], average: A, weight: A, otherwise: A) -> A:
+    """average / weight; or `otherwise` if the average has no weight yet, as with a decay of 1."""
+    weight = ops.zeros_like(average) + weight
+    taken = weight > 0.0
+    return ops.where(taken, average / ops.where(taken, weight, 1.0), otherwise)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float))

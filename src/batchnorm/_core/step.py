@@ -5,9 +5,11 @@
 Where each option acts:
 
     axes, ghost            before this page, in the Layout: which numbers share a statistic
+    ghost.remainder        `fill`: adds examples of zero weight, so that all groups have one size
     weights                `engine.moments`: which numbers count, and how much
     synchronized           `merge_replicas`: the moments of all replicas become one
     variance               `summarize`: the estimator that is stored (y always uses the population's)
+    ghost.averages         `summarize`: how the groups' statistics are combined, and how many updates they represent
     renorm                 `correct`: r and d, from the batch and the renorm averages
     epsilon, gamma, beta   `fold`: the slope and the offset of each channel
     adjustment             `fold_adjustment`, into gamma and beta; or `adjust`, on what the step returns
@@ -24,12 +26,13 @@ from __future__ import annotations
 
 from batchnorm._core.adjustment import Adjustment, adjust, fold_adjustment
 from batchnorm._core.affine import fold
-from batchnorm._core.gradient import pull
+from batchnorm._core.gradient import pull, push
 from batchnorm._core.moments import merge_replicas, or_moving, summarize
+from batchnorm._core.padding import fill, is_filled, without_padding
 from batchnorm._core.renorm import correct
-from batchnorm._engines.protocol import A, Batch, Engine, Gradients, Inputs, Saved
-from batchnorm.layout import Layout
-from batchnorm.options import Options
+from batchnorm._engines.protocol import A, Batch, Engine, Gradients, Inputs, Moments, Saved
+from batchnorm.layout import Layout, with_sizes
+from batchnorm.options import Options, scalar_arrays, with_scalars
 
 __all__ = ["infer", "normalize", "train"]
 
@@ -47,6 +50,12 @@ def train(
         y in the dtype of x, and what `state.advance` needs to know of the batch. The state is read, not written.
     """
     engine = _chosen(engine, options)
+    if is_filled(layout):
+        # Kernels are built for groups of known size.
+        engine = engine if isinstance(layout.padding, int) else engine.composed
+        filled, adjustment = fill(engine.ops, layout, inputs, adjustment)
+        y, batch = train(engine, options, without_padding(layout), filled, adjustment)
+        return engine.ops.first(y, engine.ops.shape(inputs.x)[0]), batch
     if adjustment is None:
         return _train(engine, options, layout, inputs)
     folded = fold_adjustment(engine.ops, adjustment, inputs, layout)
@@ -62,18 +71,27 @@ def train(
 def _train(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]) -> tuple[A, Batch[A]]:
     """The step without an adjustment, and its gradient."""
     chosen = engine.suited(layout, inputs) or engine
+    scalars = scalar_arrays(options) | layout.unknown
+    if scalars:
+        inputs = inputs._replace(scalars=scalars)
 
     def forward(inputs: Inputs[A]) -> tuple[A, Batch[A], Saved[A]]:
-        return normalize(chosen, options, layout, inputs)
+        return normalize(chosen, with_scalars(options, inputs.scalars), layout, inputs)
 
     def backward(inputs: Inputs[A], saved: Saved[A], dy: A) -> Gradients[A]:
-        return pull(chosen, options, layout, inputs, saved, dy)
+        return pull(chosen, with_scalars(options, inputs.scalars), layout, inputs, saved, dy)
 
     def reference(inputs: Inputs[A], dy: A) -> Gradients[A]:
-        _, _, saved = normalize(chosen.composed, options, layout, inputs)
-        return pull(chosen.composed, options, layout, inputs, saved, dy)
+        own, here = with_scalars(options, inputs.scalars), with_sizes(layout, inputs.scalars)
+        _, _, saved = normalize(chosen.composed, own, here, inputs)
+        return pull(chosen.composed, own, here, inputs, saved, dy)
 
-    return chosen.differentiable(forward, backward, reference)(inputs)
+    def forward_mode(inputs: Inputs[A], tangents: Gradients[A]) -> A:
+        own, here = with_scalars(options, inputs.scalars), with_sizes(layout, inputs.scalars)
+        _, _, saved = normalize(chosen.composed, own, here, inputs)
+        return push(chosen.composed, own, here, inputs, saved, tangents)
+
+    return chosen.differentiable(forward, backward, reference, forward_mode)(inputs)
 
 
 def normalize(
@@ -81,37 +99,39 @@ def normalize(
 ) -> tuple[A, Batch[A], Saved[A]]:
     """The forward pass, and what the gradient will ask for."""
     ops = engine.ops
-    x, gamma, beta, weights, state = inputs
+    x, gamma, beta, weights, state, _ = inputs
     alone = weights is None and not options.synchronized
     if alone and options.renorm is None:
         done = engine.fused_train(x, gamma, beta, options.epsilon, layout)
         if done is not None:
             y, moments, scale = done
-            saved = Saved(moments.total, moments.mean, moments.variance, scale, None, None)
-            return y, summarize(ops, options, moments, layout), saved
+            return y, summarize(ops, options, moments, layout), _saved(moments, scale, None, None)
 
     moments = engine.moments(x, weights, layout)
     if options.synchronized:
         moments = merge_replicas(engine, moments)
     batch = summarize(ops, options, moments, layout)
-    r, d = correct(ops, options, batch, state)
-    mean, variance = moments.mean, moments.variance
+    r, d = correct(ops, options, moments, batch, state, layout)
     if weights is not None or options.synchronized:
-        mean, variance, r, d = or_moving(ops, moments, r, d, state)
-    scale, shift = fold(ops, options.epsilon, variance, r, d, gamma, beta, layout)
-    y = engine.apply(x, mean, scale, shift, layout)
-    return y, batch, Saved(moments.total, mean, variance, scale, r, d)
+        moments, r, d = or_moving(ops, moments, r, d, state)
+    scale, shift = fold(ops, options.epsilon, moments.variance, moments.offset, r, d, gamma, beta, layout)
+    y = engine.apply(x, moments.center, scale, shift, layout)
+    return y, batch, _saved(moments, scale, r, d)
+
+
+def _saved(moments: Moments[A], scale: A, r: A | None, d: A | None) -> Saved[A]:
+    return Saved(moments.total, moments.center, moments.offset, moments.variance, scale, r, d)
 
 
 def infer(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]) -> A:
     """Normalize by the moving statistics: y = γ·(x − M) / √(V + ε) + β. Weights and ghosts have no part in it."""
     engine = _chosen(engine, options)
-    x, gamma, beta, _, state = inputs
+    x, gamma, beta, _, state, _ = inputs
     mean, variance = state["moving_mean"], state["moving_variance"]
     y = engine.fused_infer(x, gamma, beta, mean, variance, options.epsilon, layout)
     if y is not None:
         return y
-    scale, shift = fold(engine.ops, options.epsilon, variance, None, None, gamma, beta, layout)
+    scale, shift = fold(engine.ops, options.epsilon, variance, None, None, None, gamma, beta, layout)
     return engine.apply(x, mean, scale, shift, layout)
 
 

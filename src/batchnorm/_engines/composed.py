@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic
 
+from batchnorm._core.moments import finite
 from batchnorm._engines.protocol import A, GradTerms, Inputs, Moments, Ops, Saved
 from batchnorm.layout import Layout
 
@@ -51,8 +52,10 @@ class Composed(Generic[A]):
     def grad_input(self, dy: A, x: A, weights: A | None, mean: A, terms: GradTerms[A], layout: Layout) -> A:
         return grad_input(self.ops, dy, x, weights, mean, terms, layout)
 
-    def grad_weights(self, x: A, weights: A, mean: A, variance: A, terms: GradTerms[A], layout: Layout) -> A:
-        return grad_weights(self.ops, x, weights, mean, variance, terms, layout)
+    def grad_weights(
+        self, x: A, weights: A, center: A, offset: A, variance: A, terms: GradTerms[A], layout: Layout
+    ) -> A:
+        return grad_weights(self.ops, x, weights, center, offset, variance, terms, layout)
 
     def fused_train(
         self, x: A, gamma: A | None, beta: A | None, epsilon: float, layout: Layout
@@ -70,34 +73,51 @@ class Composed(Generic[A]):
         return None
 
 
-def moments(ops: Ops[A], x: A, weights: A | None, layout: Layout) -> Moments[A]:
-    """Mean and mean squared deviation over the reduced runs, weighted where weights are given."""
+def moments(
+    ops: Ops[A], x: A, weights: A | None, layout: Layout, near: Callable[[A, A | None], A] | None = None
+) -> Moments[A]:
+    """Mean and mean squared deviation over the reduced runs, weighted if weights are given.
+
+    Args:
+        near: for engines whose sums lose digits if the mean is far from zero: finds a number near each mean, given
+            the view of x and the weights. These numbers are subtracted first.
+    """
     dtype = ops.stat_dtype(x)
     viewed = ops.cast(to_view(ops, x, layout), dtype)
     if weights is None:
-        total = ops.as_float(layout.count, dtype)
-        portion = share(ops, total)
-        mean = ops.sum(viewed, layout.reduced) * portion
-        centered = viewed - _against(ops, mean, layout)
-        # The first mean is off by rounding; the mean of what is left corrects it, and the variance with it.
-        rest = ops.sum(centered, layout.reduced) * portion
-        variance = ops.maximum(ops.sum(centered * centered, layout.reduced) * portion - rest * rest, 0.0)
-        mean = mean + finite(ops, rest)
-        return Moments(total, total, _grouped(ops, mean, layout), _grouped(ops, variance, layout))
-    w = _weight_view(ops, weights, layout, dtype)
-    total = ops.sum(w, layout.reduced)
-    portion = ops.where(total > 0.0, 1.0 / ops.where(total > 0.0, total, 1.0), 0.0)
-    mean = ops.sum(w * viewed, layout.reduced) * portion
-    centered = viewed - _against(ops, mean, layout)
-    weighted = w * centered
-    rest = ops.sum(weighted, layout.reduced) * portion
-    variance = ops.maximum(ops.sum(weighted * centered, layout.reduced) * portion - rest * rest, 0.0)
-    square = ops.sum(w * w, layout.reduced)
-    count = ops.where(total > 0.0, total * total / ops.where(total > 0.0, square, 1.0), 0.0)
-    grouped = [_grouped(ops, value, layout) for value in (mean + finite(ops, rest), variance)]
-    # [G, 1] where the weights are the same for all channels
-    shape = (layout.ghosts, layout.channels if _per_channel(ops, weights, layout) else 1)
-    return Moments(ops.reshape(total, shape), ops.reshape(count, shape), *grouped)
+        w = alive = None
+        total = effective = ops.as_float(layout.count, dtype)
+        divisor = max(total, 1.0) if isinstance(total, (int, float)) else ops.maximum(total, 1.0)
+    else:
+        w = _weight_view(ops, weights, layout, dtype)
+        total, square = ops.sum(w, layout.reduced), ops.sum(w * w, layout.reduced)
+        alive = total > 0.0
+        divisor = ops.where(alive, total, 1.0)
+        effective = ops.where(alive, total * total / ops.where(alive, square, 1.0), 0.0)
+        # [G, 1] if the weights are the same for all channels
+        shape = (layout.ghosts, layout.channels if _per_channel(ops, weights, layout) else 1)
+        total, effective = ops.reshape(total, shape), ops.reshape(effective, shape)
+
+    def average(values: A) -> A:
+        # Divide: a compiler may fuse a product with the difference that follows, and so round it in two ways.
+        found = ops.sum(values if w is None else w * values, layout.reduced) / divisor
+        # Without any weight the sum is zero, but its derivative with respect to the weights is not.
+        return found if alive is None else ops.where(alive, found, 0.0)
+
+    start = None
+    if near is not None:
+        start = ops.stop_gradient(finite(ops, near(viewed, w)))
+        viewed = viewed - _against(ops, start, layout)
+    center = ops.stop_gradient(average(viewed))
+    centered = viewed - _against(ops, center, layout)
+    # The first mean has rounding error; the mean of the differences corrects it and the variance.
+    offset = average(centered)
+    variance = ops.maximum(average(centered * centered) - offset * offset, 0.0)
+    offset = finite(ops, offset)
+    if start is not None:
+        center, offset = start, center + offset
+    parts = (_grouped(ops, value, layout) for value in (center + offset, variance, center, offset))
+    return Moments(total, effective, *parts)
 
 
 def share(ops: Ops[A], count: A | float) -> A | float:
@@ -136,15 +156,15 @@ def grad_input(
 
 
 def grad_weights(
-    ops: Ops[A], x: A, weights: A, mean: A, variance: A, terms: GradTerms[A], layout: Layout
+    ops: Ops[A], x: A, weights: A, center: A, offset: A, variance: A, terms: GradTerms[A], layout: Layout
 ) -> A:
-    """Σ offset·(x − mean) + ½·tilt·((x − mean)² − variance), over all that a weight was broadcast along."""
+    """Σ terms.offset·(x − μ) + ½·tilt·((x − μ)² − variance), over everything that a weight was broadcast along."""
     viewed = ops.cast(to_view(ops, x, layout), ops.stat_dtype(x))
-    mean, variance, tilt, offset = (
-        _against(ops, v, layout) for v in (mean, variance, terms.tilt, terms.offset)
+    center, offset, variance, tilt, base = (
+        _against(ops, v, layout) for v in (center, offset, variance, terms.tilt, terms.offset)
     )
-    centered = viewed - mean
-    full = _from_view(ops, offset * centered + 0.5 * tilt * (centered * centered - variance), layout)
+    centered = (viewed - center) - offset
+    full = _from_view(ops, base * centered + 0.5 * tilt * (centered * centered - variance), layout)
     shape = ops.shape(weights)
     spread = [axis for axis, size in enumerate(shape) if isinstance(size, int) and size == 1]
     return ops.cast(ops.reshape(ops.sum(full, spread), shape), ops.dtype(weights))
@@ -174,11 +194,6 @@ def _against(ops: Ops[A], statistic: A, layout: Layout) -> A:
 
 def _grouped(ops: Ops[A], statistic: A, layout: Layout) -> A:
     return ops.reshape(statistic, (layout.ghosts, layout.channels))
-
-
-def finite(ops: Ops[A], value: A) -> A:
-    """The value, or zero where it is infinite or not a number: an infinite mean needs no correction."""
-    return ops.where(value - value > -1.0, value, 0.0)
 
 
 def _weight_view(ops: Ops[A], weights: A, layout: Layout, dtype: Any) -> A:

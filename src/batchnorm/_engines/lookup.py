@@ -58,7 +58,8 @@ class Framework:
 
 def _jax_array(array: Any, like: Any) -> Any:
     del like
-    return sys.modules["jax"].numpy.asarray(array)
+    # A copy: memory that NumPy owns cannot be donated.
+    return sys.modules["jax"].numpy.array(array)
 
 
 def _torch_tensor(array: Any, like: Any) -> Any:

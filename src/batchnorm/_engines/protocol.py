@@ -48,47 +48,65 @@ State = dict[str, A]
 class Moments(NamedTuple, Generic[A]):
     """Weighted moments of x, each [G, C] or broadcasting to it.
 
-    `total` is Σw and `effective` is (Σw)² / Σw²; without weights both are N, a float where N is known. Where `total` is
-    zero, `mean` and `variance` are finite and mean nothing.
+    `total` is Σw and `effective` is (Σw)² / Σw²; without weights both are N, a float if N is known. Where `total` is
+    zero, the others are finite but meaningless.
+
+    The passes subtract `center`, a number near the mean, and the arithmetic between them accounts for the remainder,
+    μ = center + offset. For a mean of a million and a deviation of 1, what `mean` loses in rounding to float32 is 3%
+    of the deviation, while x − center is exact near the center. Gradients treat the center as a constant and flow
+    through the offset.
     """
 
     total: A | float
     effective: A | float
     mean: A
     variance: A
+    center: A
+    offset: A
 
 
 class Batch(NamedTuple, Generic[A]):
-    """What one batch tells the moving averages, each [C].
+    """What one batch contributes to the moving averages, each [C].
 
-    `estimate` is the variance as `Options.variance` wants it stored. `counted` is False where no example had weight,
-    and the averages stay as they are; None where every channel is known to have counted.
+    `estimate` is the variance to store according to `Options.variance`. `counted` is False where no example had weight,
+    and the averages stay as they are; None if every channel is known to count. `updates` is how many successive updates
+    of the averages this represents; None means one. `total` is the number of numbers in the batch, a scalar known only
+    at run time, if that decides whether the batch counts; otherwise None.
     """
 
     mean: A
     variance: A
     estimate: A
     counted: A | None
+    updates: A | None = None
+    total: A | None = None
 
 
 class Inputs(NamedTuple, Generic[A]):
-    """What one training step starts from. gamma and beta are [C]; gradients flow to the first four only."""
+    """The inputs of one training step. gamma and beta are [C]; gradients flow to the first four only.
+
+    `scalars` are the options that are arrays, for engines that must be given every array that a step reads. An engine
+    may drop them: the options hold them too.
+    """
 
     x: A
     gamma: A | None
     beta: A | None
     weights: A | None
     state: State[A]
+    scalars: State[A] | None = None
 
 
 class Saved(NamedTuple, Generic[A]):
-    """What the gradient needs of the forward pass: per group and channel, [G, C].
+    """What the gradient needs from the forward pass, per group and channel, [G, C].
 
-    `scale` is γ·r / √(σ² + ε), the slope of y over x. `r` and `d` are None without renorm.
+    `scale` is γ·r / √(σ² + ε), the slope of y over x. `r` and `d` are None without renorm. μ = center + offset, as in
+    `Moments`.
     """
 
     total: A | float
-    mean: A
+    center: A
+    offset: A
     variance: A
     scale: A
     r: A | None
@@ -122,9 +140,21 @@ class Ops(Protocol[A]):
     def zeros_like(self, x: A) -> A: ...
     def stop_gradient(self, x: A) -> A: ...
     def sum(self, x: A, axes: Sequence[int]) -> A: ...
+    def cumulate(self, x: A) -> A:
+        """Cumulative sums along axis 0, each including its own row."""
+        ...
+
     def reshape(self, x: A, shape: Sequence[Size]) -> A: ...
     def broadcast_to(self, x: A, shape: Sequence[Size]) -> A: ...
     def transpose(self, x: A, order: Sequence[int]) -> A: ...
+    def first(self, x: A, count: Size) -> A:
+        """The first `count` rows."""
+        ...
+
+    def append_zeros(self, x: A, count: Size) -> A:
+        """x followed by `count` rows of zeros."""
+        ...
+
     def shape(self, x: A) -> tuple[Size, ...]: ...
     def cast(self, x: A, dtype: Any) -> A: ...
     def dtype(self, x: A) -> Any: ...
@@ -161,8 +191,10 @@ class Engine(Protocol[A]):
         self, dy: A, x: A, weights: A | None, mean: A, terms: GradTerms[A], layout: Layout
     ) -> A: ...
 
-    def grad_weights(self, x: A, weights: A, mean: A, variance: A, terms: GradTerms[A], layout: Layout) -> A:
-        """Σ offset·(x − mean) + ½·tilt·((x − mean)² − variance) over what the weights were broadcast along."""
+    def grad_weights(
+        self, x: A, weights: A, center: A, offset: A, variance: A, terms: GradTerms[A], layout: Layout
+    ) -> A:
+        """Σ terms.offset·(x − μ) + ½·tilt·((x − μ)² − variance) over all that the weights were broadcast along."""
         ...
 
     def sum_over_replicas(self, values: tuple[A, ...], /) -> tuple[A, ...]: ...
@@ -190,11 +222,13 @@ class Engine(Protocol[A]):
         forward: Callable[[Inputs[A]], tuple[A, Batch[A], Saved[A]]],
         backward: Callable[[Inputs[A], Saved[A], A], Gradients[A]],
         reference: Callable[[Inputs[A], A], Gradients[A]],
+        forward_mode: Callable[[Inputs[A], Gradients[A]], A],
         /,
     ) -> Callable[[Inputs[A]], tuple[A, Batch[A]]]:
         """`forward` with `backward` as its gradient.
 
-        `reference` computes the same gradients from the inputs alone in operations that the framework can
-        differentiate; second and higher derivatives are those of `reference`.
+        `reference` computes the same gradients from the inputs alone, in operations that the framework can
+        differentiate; second and higher derivatives are those of `reference`. `forward_mode` likewise computes the
+        tangent of y from those of the inputs, for frameworks that cannot transpose `backward` by themselves.
         """
         ...

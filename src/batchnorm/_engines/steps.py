@@ -16,18 +16,29 @@ def train(
 ) -> tuple[A, Moments[A], A]:
     """y, the moments and the scale, γ / √(σ² + ε)."""
     moments = engine.moments(x, None, layout)
-    scale, shift = fold(engine.ops, epsilon, moments.variance, None, None, gamma, beta, layout)
-    return engine.apply(x, moments.mean, scale, shift, layout), moments, scale
+    scale, shift = fold(
+        engine.ops, epsilon, moments.variance, moments.offset, None, None, gamma, beta, layout
+    )
+    return engine.apply(x, moments.center, scale, shift, layout), moments, scale
 
 
 def gradients(
-    engine: Engine[A], dy: A, x: A, mean: A, variance: A, scale: A, epsilon: float, layout: Layout
+    engine: Engine[A],
+    dy: A,
+    x: A,
+    center: A,
+    offset: A,
+    variance: A,
+    scale: A,
+    epsilon: float,
+    layout: Layout,
 ) -> tuple[A, A, A]:
     """dx, Σdy and Σdy·x̂."""
     ops = engine.ops
-    dy_sum, dy_centered_sum = engine.grad_sums(dy, x, mean, layout)
+    dy_sum, dy_centered_sum = engine.grad_sums(dy, x, center, layout)
     inverse = invert_deviation(ops, epsilon, variance)
-    dy_xhat_sum = dy_centered_sum * inverse
+    dy_xhat_sum = (dy_centered_sum - offset * dy_sum) * inverse
     pulled = scale * share(ops, ops.as_float(layout.count, ops.dtype(scale)))
-    terms = GradTerms(scale, -pulled * inverse * dy_xhat_sum, -pulled * dy_sum)
-    return engine.grad_input(dy, x, None, mean, terms, layout), dy_sum, dy_xhat_sum
+    tilt = -pulled * inverse * dy_xhat_sum
+    terms = GradTerms(scale, tilt, -pulled * dy_sum - offset * tilt)
+    return engine.grad_input(dy, x, None, center, terms, layout), dy_sum, dy_xhat_sum

@@ -56,7 +56,7 @@ def moments(x: Array, weights: Array | None, layout: Layout) -> Moments[Array]:
     native, kind, sizes, by_group = found
     spread = _spread(weights, x, layout)
     x, dtype = _dense(x), ops.stat_dtype(x)
-    mean, variance = _statistics(layout, dtype), _statistics(layout, dtype)
+    mean, rest, variance = (_statistics(layout, dtype) for _ in range(3))
     totals = np.empty((2, layout.ghosts, 1), dtype)
     native.moments(
         kind,
@@ -66,14 +66,13 @@ def moments(x: Array, weights: Array | None, layout: Layout) -> Moments[Array]:
         by_group,
         _address(totals[0]) if weights is not None else 0,
         _address(totals[1]) if weights is not None else 0,
-        _address(mean),
-        _address(variance),
+        *map(_address, (mean, rest, variance)),
         threads(),
     )
     if weights is not None:
-        return Moments(totals[0], totals[1], mean, variance)
+        return Moments(totals[0], totals[1], mean, variance, mean, rest)
     total = float(layout.count)
-    return Moments(total, total, mean, variance)
+    return Moments(total, total, mean, variance, mean, rest)
 
 
 def apply(x: Array, mean: Array, scale: Array, shift: Array, layout: Layout) -> Array:
@@ -137,7 +136,7 @@ def fused_train(
         return None
     native, kind, sizes, _ = found
     x, dtype = _dense(x), ops.stat_dtype(x)
-    y, (mean, variance, scale) = _like(x), (_statistics(layout, dtype) for _ in range(3))
+    y, (mean, rest, variance, scale) = _like(x), (_statistics(layout, dtype) for _ in range(4))
     gamma, beta = (None if value is None else _dense(ops.cast(value, dtype)) for value in (gamma, beta))
     native.train(
         kind,
@@ -145,11 +144,11 @@ def fused_train(
         *map(_address, (x, gamma, beta)),
         layout.channels,
         float(epsilon),
-        *map(_address, (y, mean, variance, scale)),
+        *map(_address, (y, mean, rest, variance, scale)),
         threads(),
     )
     total = float(layout.count)
-    return y, Moments(total, total, mean, variance), scale
+    return y, Moments(total, total, mean, variance, mean, rest), scale
 
 
 def fused_gradients(
@@ -163,7 +162,8 @@ def fused_gradients(
     x, dtype = _dense(x), ops.stat_dtype(x)
     dy, dx = _dense(ops.cast(dy, x.dtype)), _like(x)
     first, second = _statistics(layout, dtype), _statistics(layout, dtype)
-    known = [_known(value, x, layout) for value in (saved.mean, saved.variance, saved.scale)]
+    statistics = (saved.center, saved.offset, saved.variance, saved.scale)
+    known = [_known(value, x, layout) for value in statistics]
     native.gradients(
         kind,
         sizes,

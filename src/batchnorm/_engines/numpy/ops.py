@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "append_zeros",
     "as_float",
     "broadcast_to",
     "cast",
+    "cumulate",
     "dtype",
+    "first",
     "maximum",
     "minimum",
     "reshape",
@@ -34,6 +37,9 @@ transpose = np.transpose
 
 
 def sum(x: Any, axes: Sequence[int]) -> Any:
+    # NumPy sums down columns one number at a time, so rounding errors accumulate, or all go one way.
+    if x.dtype == np.float32:
+        return np.sum(x, axis=tuple(axes), dtype=np.float64).astype(np.float32)
     return np.sum(x, axis=tuple(axes))
 
 
@@ -43,6 +49,18 @@ def stop_gradient(x: Any) -> Any:
 
 def cast(x: Any, dtype: Any) -> Any:
     return np.asarray(x).astype(dtype, copy=False)
+
+
+def cumulate(x: Any) -> Any:
+    return np.cumsum(x, axis=0)
+
+
+def first(x: Any, count: Any) -> Any:
+    return x[:count]
+
+
+def append_zeros(x: Any, count: Any) -> Any:
+    return np.concatenate([x, np.zeros((count, *x.shape[1:]), x.dtype)])
 
 
 def shape(x: Any) -> tuple[int, ...]:
