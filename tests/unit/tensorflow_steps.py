@@ -71,6 +71,12 @@ def check(got: Any, options: Options, given: tuple[Any, ...]) -> None:
 
 def kinds(function: Any, *given: Any) -> set[str]:
     """The types of all operations of a function and of those it calls, that are ours."""
-    graph = function.get_concrete_function(*given).graph.as_graph_def()
+    return types(function.get_concrete_function(*given).graph)
+
+
+def types(graph: Any) -> set[str]:
+    """The same for a graph as it runs, which differs from how it is written."""
+    serialize: Any = tf.Graph._as_graph_def
+    graph, _ = serialize.__wrapped__(graph)
     nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
     return {node.op for node in nodes if node.op.startswith("Batchnorm")}

@@ -78,10 +78,8 @@ def test_in_a_condition() -> None:
         return batchnorm.batch_norm(x, params, state, LAST, training=True)[0]
 
     function = tf.function(lambda t, x: tf.cond(t, lambda: step(x), lambda: x), autograph=False)
-    assert not kinds(function, tf.TensorSpec((), tf.bool), SPECS["known"])
-    assert (
-        said[0].why == "what is being built is one side of a condition, so that the graph may serve inference"
-    )
+    assert kinds(function, tf.TensorSpec((), tf.bool), SPECS["known"])
+    assert said[0].path == "native"
 
 
 def test_beside_an_accelerator(monkeypatch) -> None:

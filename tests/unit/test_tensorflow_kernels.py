@@ -17,7 +17,6 @@ from unit.tensorflow_steps import (
     SHAPE,
     arrays,
     check,
-    expected,
     forward,
     kinds,
     needs_ops,
@@ -112,31 +111,6 @@ def test_xla(name, way):
 
 
 @needs_ops
-def test_a_graph_that_decides_on_training_holds_no_op():
-    given = arrays(PLAIN)
-    layout = plan_layout(SHAPE, (3,))
-    state = {"moving_mean": given[2], "moving_variance": given[1]}
-
-    def either(training: Any, *a: Any) -> Any:
-        def inference() -> Any:
-            return infer(engine, PLAIN, layout, Inputs(*a, None, state))
-
-        return tf.cond(training, lambda: forward(PLAIN, *a)[0], inference)
-
-    function = tf.function(either, autograph=False)
-    assert not kinds(function, tf.constant(True), *given[:3])
-    want = expected(PLAIN, *given)[0]
-    assert_close(tf.cast(function(tf.constant(True), *given[:3]), tf.float64), want, "float32", "y")
-    with tf.Graph().as_default() as graph:
-        fed = [tf.compat.v1.placeholder(value.dtype, value.shape) for value in given[:3]]
-        state = {"moving_mean": fed[2], "moving_variance": fed[1]}
-        either(tf.compat.v1.placeholder(tf.bool, []), *fed)
-        text = str(graph.as_graph_def())
-    assert "FusedBatchNormV3" in text
-    assert "BatchnormKernels" not in text
-
-
-@needs_ops
 @pytest.mark.parametrize("where", ["accelerator", "parameter server", "unfused"])
 def test_elsewhere_there_is_no_op(where, monkeypatch):
     given, options = arrays(PLAIN), PLAIN
@@ -179,6 +153,13 @@ def test_transformations(name):
 
         with tf.autodiff.ForwardAccumulator([x, gamma], [dy, beta]) as accumulator:
             product = accumulator.jvp(y(x, gamma))
+        w = tf.sin(x)
+        with tf.GradientTape() as tape:
+            tape.watch([x, gamma])
+            along = tf.reduce_sum(w * y(x, gamma))
+        slopes = zip(tape.gradient(along, [x, gamma]), (dy, beta), strict=True)
+        slope = sum(tf.reduce_sum(gradient * tangent) for gradient, tangent in slopes)
+        assert_close(tf.reduce_sum(w * product), slope, "float64", name, within=1e-9)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(gamma)
             few = tf.reduce_sum(tf.sin(y(x, gamma)), axis=(0, 1, 2))

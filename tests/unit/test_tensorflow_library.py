@@ -1,7 +1,5 @@
 """The library of TensorFlow's ops: its threads, what it refuses, and what happens without it."""
 
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -98,34 +96,3 @@ def test_threads_are_those_of_tensorflow(monkeypatch):
         monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda n=number: n)
         kernels.tell_threads(computing)
     assert told == [7, 3, 2]
-
-
-READER = """
-import sys
-import tensorflow as tf
-try:
-    tf.saved_model.load(sys.argv[1])
-except (RuntimeError, ValueError, KeyError, tf.errors.OpError) as error:
-    assert "BatchnormKernels" in str(error), error
-else:
-    raise AssertionError("loaded without the ops")
-import batchnorm.compat.v1.layers
-print(float(tf.reduce_sum(tf.saved_model.load(sys.argv[1]).train(tf.ones([4, 3])))))
-"""
-
-
-@needs_ops
-def test_saved_training_functions_need_the_package(tmp_path):
-    module = tf.Module()
-
-    def step(x: Any) -> Any:
-        return forward(Options(axes=(1,)), x, tf.ones([3]), tf.ones([3]))[0]
-
-    module.train = tf.function(step, input_signature=[tf.TensorSpec([None, 3])])
-    module.train(tf.ones([2, 3]))
-    tf.saved_model.save(module, str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-c", READER, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[-1]) == 12.0

@@ -42,14 +42,14 @@ def passes(of: Any, layout: Any, x: Any, dy: Any, weights: Any, statistics: list
     terms = GradTerms(scale, tilt, shift)
     moments = of.moments(x, weights, layout)
     results = [
-        *(moments.mean, moments.variance),
+        *(moments.mean, moments.variance, moments.center + moments.offset),
         *of.grad_sums(dy, x, mean, layout),
         of.apply(x, mean, scale, shift, layout),
         of.grad_input(dy, x, weights, mean, terms, layout),
     ]
     if weights is not None:
         results += [moments.total + mean * 0, moments.effective + mean * 0]
-        results.append(of.grad_weights(x, weights, mean, variance, terms, layout))
+        results.append(of.grad_weights(x, weights, mean, shift, variance, terms, layout))
     return results
 
 
@@ -80,7 +80,18 @@ def check(case: Case, kind: str, dtype: str, unknown: bool = False) -> None:
         run = tf.function(run, input_signature=specs, autograph=False)
     got = run(x, dy, given, statistics)
     want = passes(reference.engine, layout, *map(exact, (x, dy, weights)), [exact(s) for s in statistics])
-    names = ("mean", "variance", "Σdy", "Σdy·(x − mean)", "y", "dx", "total", "count", "dw")
+    names = (
+        "mean",
+        "variance",
+        "center + offset",
+        "Σdy",
+        "Σdy·(x − mean)",
+        "y",
+        "dx",
+        "total",
+        "count",
+        "dw",
+    )
     for name, value, expected in zip(names, got, want, strict=False):
         assert value.dtype.name == (dtype if name in ("y", "dx") else stats), name
         largest = max(1.0, float(np.max(np.abs(expected))))

@@ -1,17 +1,15 @@
 """The TensorFlow engine: the CPU kernels, or compiled loops where they pay, or plain operations that run anywhere.
 
-With it come the ops that graphs saved while training hold, where they were built: TensorFlow must know an op by name to
-load such a graph.
+Importing it also makes TensorFlow write graphs that contain our ops in its own operations (`export`).
 """
 
 from typing import Any
 
 from batchnorm._engines.protocol import Engine
-from batchnorm._engines.tensorflow import passes
-from batchnorm._kernels.tensorflow import load
+from batchnorm._engines.tensorflow import export, passes
 
 __all__ = ["engine"]
 
-load()
+export.install()
 
 engine: Engine[Any] = passes  # pyright: ignore[reportAssignmentType]

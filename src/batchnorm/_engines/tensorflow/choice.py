@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.python.ops.parallel_for.pfor import RegisterPFor, wrap
 
 from batchnorm._engines.tensorflow import ops
+from batchnorm._engines.tensorflow.compiled import is_function
 from batchnorm.layout import Layout
 
 __all__ = ["either", "ghosts_of"]
@@ -26,8 +27,7 @@ CONTIGUOUS, INTERLEAVED = 1, 2
 
 def either(x: Tensor, layout: Layout, native: Callable[[Layout], Any], plain: Callable[[Layout], Any]) -> Any:
     """`native(layout)`, and beside it `plain(layout)` for the case that XLA compiles the function being built."""
-    graph: Any = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    if graph is None or not graph.building_function or hasattr(graph, "_captured"):
+    if tf.executing_eagerly() or not is_function():
         return native(layout)
     # 0 on a CPU; XLA, which computes on no device yet, takes the number of devices for it, while compiling.
     index = tf.raw_ops.DeviceIndex(device_names=["CPU"])

@@ -10,9 +10,10 @@ from functools import cache, partial
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops.control_flow_v2_func_graphs import CondBranchFuncGraph
+from tensorflow.python.ops import control_flow_util_v2
+from tensorflow.python.ops.control_flow_v2_func_graphs import ControlFlowFuncGraph
 
-__all__ = ["LEAST_ELEMENTS", "is_branch", "is_confined", "is_cpu", "kernel", "pays"]
+__all__ = ["LEAST_ELEMENTS", "is_confined", "is_cpu", "is_function", "is_laid_open", "kernel", "pays"]
 
 Tensor = Any
 Function = Callable[..., Any]
@@ -62,10 +63,19 @@ def is_confined() -> bool:
     return any(context.IsXLAContext() or context.IsWhileContext() for context in _contexts())
 
 
-def is_branch() -> bool:
-    """Whether what is being built is one side of a condition, such as training that only the run will decide on."""
-    inside = any(isinstance(graph, CondBranchFuncGraph) for graph in _graphs())
-    return inside or any(context.IsCondContext() for context in _contexts())
+def is_function() -> bool:
+    """Whether a `tf.function` is being built, which may be called from another one later."""
+    graph = next((graph for graph in _graphs() if not isinstance(graph, ControlFlowFuncGraph)), None)
+    return graph is not None and graph.building_function and not hasattr(graph, "_captured")
+
+
+def is_laid_open() -> bool:
+    """Whether what is being built is a condition or loop inside one of Keras 2's layers.
+
+    There each tensor becomes a result of its own, which TensorFlow then derives op by op.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    return isinstance(graph, ControlFlowFuncGraph) and control_flow_util_v2.output_all_intermediates()
 
 
 def _graphs() -> Iterator[Any]:

@@ -1,95 +1,163 @@
-"""Our own gradient for TensorFlow: first order by the core's formulas, higher orders by deriving those."""
+"""Our own derivatives for TensorFlow: first order by the core's formulas, higher orders by differentiating those.
+
+Whatever TensorFlow is to differentiate in turn consists of plain operations that it can see, not recorded on a tape of
+our own: inside forward mode such a tape records nothing. And whatever a derivative reads must be an input of what it
+differentiates: a derivative built inside a condition, a loop or a function can reach into the adjacent graph, but no
+further.
+"""
 
 from collections.abc import Callable, Sequence
-from functools import wraps
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import record
+from tensorflow.python.eager import forwardprop_util, record
 
-from batchnorm._engines.protocol import Batch, Gradients, Inputs, Saved
+from batchnorm._engines.protocol import Batch, Gradients, Inputs, Saved, State
 
 __all__ = ["differentiable"]
 
 Tensor = Any
+Step = Callable[[Inputs[Tensor]], tuple[Tensor, Batch[Tensor]]]
 
 
 def differentiable(
     forward: Callable[[Inputs[Tensor]], tuple[Tensor, Batch[Tensor], Saved[Tensor]]],
     backward: Callable[[Inputs[Tensor], Saved[Tensor], Tensor], Gradients[Tensor]],
     reference: Callable[[Inputs[Tensor], Tensor], Gradients[Tensor]],
-) -> Callable[[Inputs[Tensor]], tuple[Tensor, Batch[Tensor]]]:
-    """`forward` with the gradient `backward`, whose own derivatives are those of `reference`."""
+    forward_mode: Callable[[Inputs[Tensor], Gradients[Tensor]], Tensor],
+) -> Step:
+    """`forward` with the gradient `backward` and tangents by `forward_mode`; `reference` gives higher orders."""
 
     def step(inputs: Inputs[Tensor]) -> tuple[Tensor, Batch[Tensor]]:
+        is_eager, read = tf.executing_eagerly(), set[str]()
+        if not is_eager:
+            inputs = _order(inputs)
+            inputs = inputs._replace(state=_Noted(inputs.state, read), weights=_in_graph(inputs.weights))
         fields = [name for name in Gradients._fields if _has_gradient(getattr(inputs, name))]
+        # Reading a variable is recorded as usual; when a derivative is taken, it may hold another value.
+        arrays = [_in_graph(_as_tensor(getattr(inputs, name))) for name in fields]
+        scalars = {name: _in_graph(_as_tensor(value)) for name, value in (inputs.scalars or {}).items()}
+        inputs = _with(inputs, fields, arrays)._replace(scalars=scalars)
+        with record.stop_recording():
+            y, batch, saved = forward(inputs)
+            if not is_eager:
+                batch, saved = _constant(batch), _apart(saved)
 
-        def with_arrays(arrays: Sequence[Tensor]) -> Inputs[Tensor]:
-            return inputs._replace(**dict(zip(fields, arrays, strict=True)))
+        def pull(dy: Tensor) -> list[Tensor]:
+            dy = _as_tensor(dy)
+            if _are_pushed([dy, *arrays]) or (is_eager and _are_watched([dy, *arrays])):
+                return _chosen(reference(inputs, dy), fields)
+            if is_eager:
+                return _chosen(backward(inputs, saved, dy), fields)
+            sources = [_near(value) for value in (dy, *arrays)]
+            near = _with(inputs, fields, sources[1:])._replace(
+                weights=_near(inputs.weights),
+                state={slot: _near(inputs.state[slot]) for slot in sorted(read)},
+                scalars={name: _near(value) for name, value in scalars.items()},
+            )
+            with record.stop_recording():
+                found = _chosen(backward(near, saved, sources[0]), fields)
+            return _derived(found, sources, lambda *upstream: pull_again(near, sources, upstream))
 
-        def chosen(gradients: Gradients[Tensor]) -> list[Tensor]:
-            return [getattr(gradients, name) for name in fields]
+        def pull_again(
+            near: Inputs[Tensor], sources: list[Tensor], upstream: Sequence[Tensor]
+        ) -> list[Tensor | None]:
+            dy, *copies = own = [tf.identity(source) for source in sources]
+            found = _chosen(reference(_with(near, fields, copies), dy), fields)
+            return tf.gradients(found, own, grad_ys=list(upstream))
 
-        batches: list[Batch[Tensor]] = []
+        def push(*tangents: Tensor | None) -> list[Tensor]:
+            given: dict[str, Any] = dict(zip(fields, tangents, strict=True))
+            return [forward_mode(inputs, Gradients(*(given.get(name) for name in Gradients._fields)))]
 
-        def first_order(*arrays: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
-            y, batch, saved = forward(with_arrays(arrays))
-            batches.append(batch)
-
-            def gradient(dy: Tensor, *arrays: Tensor) -> Any:
-                def second_order(*upstream: Tensor) -> list[Tensor]:
-                    sources = [dy, *arrays]
-                    with tf.GradientTape() as tape:
-                        tape.watch(sources)
-                        targets = chosen(reference(with_arrays(arrays), dy))
-                    return tape.gradient(
-                        targets, sources, list(upstream), unconnected_gradients=tf.UnconnectedGradients.ZERO
-                    )
-
-                return chosen(backward(with_arrays(arrays), saved, dy)), second_order
-
-            return y, lambda dy: list(_with_own_gradient(gradient, dy, *arrays))
-
-        ordered = _order(inputs)
-        (y,) = _with_own_gradient(first_order, *(getattr(ordered, name) for name in fields))
-        return y, _constant(batches[0])
+        (y,) = _derived([y], arrays, pull, push)
+        return y, batch
 
     return step
 
 
-def _with_own_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]], *arrays: Tensor) -> Any:
-    """The tensors that the function returns first; the second that it returns is their gradient.
+def _derived(
+    results: list[Tensor],
+    arrays: Sequence[Tensor],
+    pull: Callable[..., Sequence[Tensor | None]],
+    push: Callable[..., Sequence[Tensor]] | None = None,
+) -> list[Tensor]:
+    """The results computed from the arrays, with their gradient and forward-mode tangents attached.
 
-    As `tf.custom_gradient`, which in eager mode takes longer for its bookkeeping than small arrays do for their
-    arithmetic: it looks for variables, copies, and lets the tape remember all that happens inside.
+    Eager mode avoids `tf.custom_gradient`, whose bookkeeping takes longer than the arithmetic on small arrays.
     """
     if not tf.executing_eagerly():
-        result = tf.custom_gradient(_unrecorded(function))(*arrays)
-        return result if isinstance(result, (list, tuple)) else [result]
-    # The reading of a variable is recorded as ever.
-    arrays = tuple(array if isinstance(array, tf.Tensor) else tf.convert_to_tensor(array) for array in arrays)
-    with record.stop_recording():
-        result, pull = function(*arrays)
-    result = result if isinstance(result, (list, tuple)) else [result]
-    record.record_operation("BatchNormalization", result, arrays, pull)
-    return result
-
-
-def _unrecorded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, hidden from the tapes, which would look for the gradients of what it is made of."""
-
-    @wraps(function)
-    def call(*arrays: Tensor) -> Any:
         with record.stop_recording():
-            return function(*arrays)
+            results = tf.custom_gradient(lambda *_: (results, pull))(*arrays)
+    record.record_operation("BatchNormalization", results, list(arrays), pull, push)
+    return results
 
-    return call
+
+def _has_gradient(value: Tensor | None) -> bool:
+    return value is not None and value.dtype.is_floating
+
+
+def _with(inputs: Inputs[Tensor], fields: Sequence[str], arrays: Sequence[Tensor]) -> Inputs[Tensor]:
+    return inputs._replace(**dict(zip(fields, arrays, strict=True)))
+
+
+def _chosen(gradients: Gradients[Tensor], fields: Sequence[str]) -> list[Tensor]:
+    return [getattr(gradients, name) for name in fields]
+
+
+def _as_tensor(value: Tensor) -> Tensor:
+    return value if isinstance(value, tf.Tensor) else tf.convert_to_tensor(value)
+
+
+def _are_pushed(arrays: list[Tensor]) -> bool:
+    """Whether an accumulator of forward mode holds a tangent of one of them."""
+    return record.could_possibly_record() and bool(forwardprop_util.pack_tangents(arrays).tangents)
+
+
+def _are_watched(arrays: list[Tensor]) -> bool:
+    """Whether a tape watches one of them."""
+    return record.could_possibly_record() and record.should_record_backprop(arrays)
+
+
+class _Noted(dict[str, Any]):
+    """A state of tensors in the graph being built; it notes which slots are read."""
+
+    def __init__(self, state: State[Tensor], read: set[str]) -> None:
+        super().__init__(state)
+        self._read = read
+
+    def __getitem__(self, slot: str) -> Tensor:
+        if slot not in self._read:
+            self._read.add(slot)
+            self[slot] = _in_graph(super().__getitem__(slot))
+        return super().__getitem__(slot)
+
+
+def _in_graph(value: Tensor) -> Tensor:
+    """The same, as a tensor of a graph if one is being built: each graph would capture an eager tensor separately."""
+    if value is None or tf.executing_eagerly() or getattr(value, "graph", None) is not None:
+        return value
+    return tf.identity(value)
+
+
+def _near(value: Tensor) -> Tensor:
+    """The same, as a tensor of the graph that is being built."""
+    return value if value is None or value.graph is tf.compat.v1.get_default_graph() else tf.identity(value)
+
+
+def _apart(saved: Saved[Tensor]) -> Saved[Tensor]:
+    """The same for the gradient, if what it reads becomes a result of the function that is being built.
+
+    TensorFlow differentiates every result of such a function, even through our ops that have no gradient.
+    """
+    graph: Any = tf.compat.v1.get_default_graph()
+    if not graph.building_function:
+        return saved
+    return Saved(*(tf.stop_gradient(value) if isinstance(value, tf.Tensor) else value for value in saved))
 
 
 def _constant(batch: Batch[Tensor]) -> Batch[Tensor]:
     """The same: no gradient flows through the moving averages, and none is to be sought through what feeds them."""
-    if tf.executing_eagerly():
-        return batch
     return Batch(*(None if value is None else tf.stop_gradient(value) for value in batch))
 
 
@@ -100,11 +168,5 @@ def _order(inputs: Inputs[Tensor]) -> Inputs[Tensor]:
     a path from the read of a variable to its update, drops the order between the two, and then takes the
     joint apart: where the gradient of y does not depend on y, the update could come before the read.
     """
-    if tf.executing_eagerly():
-        return inputs
     with tf.control_dependencies([value for value in (inputs.gamma, inputs.beta) if value is not None]):
         return inputs._replace(x=tf.identity(inputs.x, name="ordered"))
-
-
-def _has_gradient(value: Tensor | None) -> bool:
-    return value is not None and value.dtype.is_floating

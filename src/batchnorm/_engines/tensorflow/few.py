@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from batchnorm._engines.composed import finite
+from batchnorm._core.moments import finite
 from batchnorm._engines.protocol import Moments, Saved
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.compiled import LEAST_ELEMENTS, kernel, pays
@@ -32,13 +32,14 @@ def fused_train(
     if not _has_few(x, layout):
         return None
     viewed, channels = ops.reshape(x, layout.view), _channel_shape(layout)
-    factor = () if gamma is None else (ops.reshape(gamma, channels),)
-    mean, variance, scale = _call(_fold, (epsilon,), _call(_moments, layout.reduced, viewed), *factor)
-    shift = tf.zeros([1] * len(channels), mean.dtype) if beta is None else ops.reshape(beta, channels)
-    y = ops.reshape(_call(affine, (COMPILED,), viewed, mean, scale, shift), layout.shape)
+    given = tuple(ops.reshape(value, channels) for value in (gamma, beta) if value is not None)
+    asked = (*layout.reduced, epsilon, gamma is not None, beta is not None)
+    found = _call(_moments, layout.reduced, viewed)
+    mean, variance, center, offset, scale, shift = _call(_fold, asked, found, viewed, *given)
+    y = ops.reshape(_call(affine, (COMPILED,), viewed, center, scale, shift), layout.shape)
     total = float(layout.count)
-    mean, variance, scale = (ops.reshape(value, _groups(layout)) for value in (mean, variance, scale))
-    return y, Moments(total, total, mean, variance), scale
+    parts = (ops.reshape(value, _groups(layout)) for value in (mean, variance, center, offset))
+    return y, Moments(total, total, *parts), ops.reshape(scale, _groups(layout))
 
 
 def fused_gradients(
@@ -48,11 +49,11 @@ def fused_gradients(
     if not _has_few(x, layout):
         return None
     dy, viewed = (ops.reshape(value, layout.view) for value in (dy, x))
-    statistics = (saved.mean, saved.variance, saved.scale)
-    mean, variance, scale = (ops.reshape(value, layout.stat_view) for value in statistics)
-    sums = _call(_sums, layout.reduced, dy, viewed, mean)
-    tilt, offset, *sums = _call(_terms, (epsilon, float(layout.count)), sums, variance, scale)
-    dx = ops.reshape(_call(pulled, (COMPILED,), dy, viewed, mean, scale, tilt, offset), layout.shape)
+    statistics = (saved.center, saved.offset, saved.variance, saved.scale)
+    center, offset, variance, scale = (ops.reshape(value, layout.stat_view) for value in statistics)
+    sums = _call(_sums, layout.reduced, dy, viewed, center)
+    tilt, base, *sums = _call(_terms, (epsilon, float(layout.count)), sums, offset, variance, scale)
+    dx = ops.reshape(_call(pulled, (COMPILED,), dy, viewed, center, scale, tilt, base), layout.shape)
     return dx, *(ops.reshape(value, _groups(layout)) for value in sums)
 
 
@@ -69,7 +70,7 @@ def _has_few(x: Tensor, layout: Layout) -> bool:
 
 
 def _moments(axis: int, x: Tensor) -> Tensor:
-    """μ + σ²·i."""
+    """(μ − c) + σ²·i, c being the first number of each group."""
     parts = [tf.cast(part, ops.stat_dtype(x)) for part in tf.split(x, x.shape[axis], axis)]
     # The first number is near enough to the mean: in a group of n it is off by less than σ·√n.
     center = finite(_ops, parts[0])
@@ -77,14 +78,20 @@ def _moments(axis: int, x: Tensor) -> Tensor:
     share = 1.0 / x.shape[axis]
     offset = add_in_pairs(deviations) * share
     spread = add_in_pairs([deviation * deviation for deviation in deviations]) * share
-    return tf.complex(center + offset, tf.maximum(spread - offset * offset, 0.0))
+    return tf.complex(offset, tf.maximum(spread - offset * offset, 0.0))
 
 
-def _fold(epsilon: float, moments: Tensor, *factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """μ, σ² and γ / √(σ² + ε)."""
-    mean, variance = tf.math.real(moments), tf.math.imag(moments)
+def _fold(
+    axis: int, epsilon: float, with_gamma: bool, with_beta: bool, moments: Tensor, x: Tensor, *given: Tensor
+) -> tuple[Tensor, ...]:
+    """The moments, γ / √(σ² + ε), and β minus the offset's contribution to y."""
+    offset, variance = tf.math.real(moments), tf.math.imag(moments)
+    first = tf.cast(tf.split(x, x.shape[axis], axis)[0], offset.dtype)
+    center = finite(_ops, first)
     scale = 1.0 / tf.sqrt(variance + epsilon)
-    return mean, variance, scale * factor[0] if factor else scale
+    scale = scale * given[0] if with_gamma else scale
+    shift = given[-1] - offset * scale if with_beta else -offset * scale
+    return center + offset, variance, center, offset, scale, shift
 
 
 def _sums(axis: int, dy: Tensor, x: Tensor, mean: Tensor) -> Tensor:
@@ -96,12 +103,14 @@ def _sums(axis: int, dy: Tensor, x: Tensor, mean: Tensor) -> Tensor:
 
 
 def _terms(
-    epsilon: float, count: float, sums: Tensor, variance: Tensor, scale: Tensor
+    epsilon: float, count: float, sums: Tensor, offset: Tensor, variance: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradient's tilt and offset, as the core derives them, Σdy and Σdy·x̂."""
-    dy_sum, dy_xhat_sum = tf.math.real(sums), tf.math.imag(sums) / tf.sqrt(variance + epsilon)
+    deviation, dy_sum = tf.sqrt(variance + epsilon), tf.math.real(sums)
+    dy_xhat_sum = (tf.math.imag(sums) - offset * dy_sum) / deviation
     pulled = scale / count
-    return -pulled * dy_xhat_sum / tf.sqrt(variance + epsilon), -pulled * dy_sum, dy_sum, dy_xhat_sum
+    tilt = -pulled * dy_xhat_sum / deviation
+    return tilt, -pulled * dy_sum - offset * tilt, dy_sum, dy_xhat_sum
 
 
 def _call(function: Callable[..., Any], static: tuple[Any, ...], *arrays: Tensor) -> Any:

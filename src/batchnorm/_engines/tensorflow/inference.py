@@ -1,7 +1,8 @@
 """Normalization by given statistics in TensorFlow's standard operations: what exported graphs hold.
 
 Images whose channels come last become one FusedBatchNormV3, which converters and optimizers of inference
-graphs recognize and fold into the convolution before it. All else is a product and a sum.
+graphs recognize and fold into the convolution before it. Everything else becomes a difference, a product and a sum:
+with only a product and a sum, and the mean folded into the latter, a mean far from zero would cost digits.
 """
 
 from typing import Any
@@ -10,10 +11,11 @@ import tensorflow as tf
 
 from batchnorm._engines import composed
 from batchnorm._engines.tensorflow import ops
+from batchnorm._engines.tensorflow.compiled import is_confined
 from batchnorm._engines.tensorflow.fused import DATA_FORMATS, fused_normalize
 from batchnorm.layout import Layout
 
-__all__ = ["fused_infer", "is_image"]
+__all__ = ["MOST_BROADCAST", "fused_infer", "is_image"]
 
 Tensor = Any
 
@@ -44,13 +46,16 @@ def fused_infer(
     if layout.permutation is not None and len(layout.shape) > MOST_BROADCAST:
         offset = tf.zeros_like(mean) if beta is None else beta
         return composed.apply(_ops, x, mean, scale, offset, layout)
-    shift = -mean * scale if beta is None else beta - mean * scale
     channels = [size if axis in layout.axes else 1 for axis, size in enumerate(layout.shape)]
-    y = ops.cast(x, dtype) * ops.reshape(scale, channels) + ops.reshape(shift, channels)
-    return ops.cast(y, x.dtype)
+    y = (ops.cast(x, dtype) - ops.reshape(mean, channels)) * ops.reshape(scale, channels)
+    return ops.cast(y if beta is None else y + ops.reshape(beta, channels), x.dtype)
 
 
 def is_image(x: Tensor, layout: Layout) -> bool:
-    """Whether FusedBatchNormV3 takes x: images, or series of them, of at most 32 bits whose channels come last."""
+    """Whether FusedBatchNormV3 takes x: images, or series of them, of at most 32 bits whose channels come last.
+
+    Not if XLA compiles: it would turn that operation into the product and the sum that lose digits.
+    """
     rank = len(layout.shape)
-    return rank in DATA_FORMATS and layout.axes == (rank - 1,) and ops.stat_dtype(x) == tf.float32
+    fits = rank in DATA_FORMATS and layout.axes == (rank - 1,) and ops.stat_dtype(x) == tf.float32
+    return fits and not is_confined()

@@ -6,38 +6,37 @@ with known and unknown sizes. Where they do not go is decided in `_look` alone.
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from batchnorm._engines import composed, steps
-from batchnorm._engines.composed import Composed
+from batchnorm._engines import steps
 from batchnorm._engines.protocol import GradTerms, Moments, Saved
 from batchnorm._engines.tensorflow import ops
-from batchnorm._engines.tensorflow.choice import either, ghosts_of
-from batchnorm._engines.tensorflow.compiled import is_branch, is_confined, is_cpu
-from batchnorm._engines.tensorflow.differentiable import differentiable
-from batchnorm._engines.tensorflow.replicas import sum_over_replicas
+from batchnorm._engines.tensorflow.choice import INTERLEAVED, either, ghosts_of
+from batchnorm._engines.tensorflow.compiled import is_confined, is_cpu, is_function, is_laid_open
+from batchnorm._engines.tensorflow.plain import plain as composed
 from batchnorm._kernels.runs import WHY_NO_RUNS, kernel_runs, why_not_weights
 from batchnorm._kernels.tensorflow import load, tell_threads, why_missing
-from batchnorm.layout import Layout
+from batchnorm.layout import Layout, plan_layout
+from batchnorm.options import Ghost
 
 __all__ = [
     "apply",
+    "epsilon_of",
     "fused_gradients",
     "fused_train",
     "grad_input",
     "grad_sums",
+    "layout_of",
     "moments",
+    "plain_step",
     "why_not",
 ]
 
 Tensor = Any
 
-# A module has the functions that the protocol asks for, with narrower types.
-_ops: Any = ops
-# What the two ops of a whole step stand for.
-_plain: Composed[Any] = Composed(_ops, differentiable, sum_over_replicas)
 DTYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16)
 
 
@@ -60,23 +59,24 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
     dtype = ops.stat_dtype(x)
 
     def native(layout: Layout) -> tuple[Tensor, ...]:
-        total, effective, mean, variance = kernels.ops.batchnorm_kernels_moments(
+        total, effective, *statistics = kernels.ops.batchnorm_kernels_moments(
             x,
             [] if spread is None else [spread],
             U=dtype,
             weights_by_group=int(spread is not None and bool(kernels.by_group)),
             **kernels.attributes,
         )
-        statistics = (_statistic(mean, layout), _statistic(variance, layout))
+        statistics = tuple(_statistic(value, layout) for value in statistics)
         return statistics if spread is None else (*statistics, total, effective)
 
     def plain(layout: Layout) -> tuple[Tensor, ...]:
-        total, effective, mean, variance = composed.moments(_ops, x, weights, layout)
-        return (mean, variance) if spread is None else (mean, variance, total, effective)
+        total, effective, _, variance, center, offset = composed.moments(x, weights, layout)
+        statistics = (center, offset, variance)
+        return statistics if spread is None else (*statistics, total, effective)
 
-    mean, variance, *totals = either(x, layout, native, plain)
+    center, offset, variance, *totals = either(x, layout, native, plain)
     total, effective = totals or [ops.as_float(layout.count, dtype)] * 2
-    return Moments(total, effective, mean, variance)
+    return Moments(total, effective, center + offset, variance, center, offset)
 
 
 def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor | None:
@@ -91,7 +91,7 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
             kernels.ops.batchnorm_kernels_apply(x, mean, scale, shift, **kernels.attributes), layout
         )
 
-    return either(x, layout, native, lambda layout: composed.apply(_ops, x, mean, scale, shift, layout))
+    return either(x, layout, native, lambda layout: composed.apply(x, mean, scale, shift, layout))
 
 
 def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
@@ -105,7 +105,7 @@ def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tens
         sums = kernels.ops.batchnorm_kernels_grad_sums(dy, x, mean, **kernels.attributes)
         return tuple(_statistic(part, layout) for part in sums)
 
-    return either(x, layout, native, lambda layout: composed.grad_sums(_ops, dy, x, mean, layout))
+    return either(x, layout, native, lambda layout: composed.grad_sums(dy, x, mean, layout))
 
 
 def grad_input(
@@ -136,7 +136,7 @@ def grad_input(
         x,
         layout,
         native,
-        lambda layout: composed.grad_input(_ops, dy, x, weights, mean, GradTerms(*known), layout),
+        lambda layout: composed.grad_input(dy, x, weights, mean, GradTerms(*known), layout),
     )
 
 
@@ -161,12 +161,12 @@ def fused_train(
         return _large(y, layout), *(_statistic(value, layout) for value in statistics)
 
     def plain(layout: Layout) -> tuple[Tensor, ...]:
-        y, moments, scale = steps.train(_plain, x, gamma, beta, epsilon, layout)
-        return y, moments.mean, moments.variance, scale
+        y, moments, scale = steps.train(composed, x, gamma, beta, epsilon, layout)
+        return y, moments.center, moments.offset, moments.variance, scale
 
-    y, mean, variance, scale = either(x, layout, native, plain)
+    y, center, offset, variance, scale = either(x, layout, native, plain)
     total = ops.as_float(layout.count, dtype)
-    return y, Moments(total, total, mean, variance), scale
+    return y, Moments(total, total, center + offset, variance, center, offset), scale
 
 
 def fused_gradients(
@@ -176,7 +176,8 @@ def fused_gradients(
     kernels = _find(x, layout)
     if kernels is None:
         return None
-    mean, variance, scale = known = _known((saved.mean, saved.variance, saved.scale), layout)
+    statistics = (saved.center, saved.offset, saved.variance, saved.scale)
+    center, offset, variance, scale = known = _known(statistics, layout)
 
     def native(layout: Layout) -> tuple[Tensor, ...]:
         dx, *sums = kernels.ops.batchnorm_kernels_gradients(
@@ -185,9 +186,89 @@ def fused_gradients(
         return _large(dx, layout), *(_statistic(part, layout) for part in sums)
 
     def plain(layout: Layout) -> tuple[Tensor, ...]:
-        return steps.gradients(_plain, dy, x, mean, variance, scale, epsilon, layout)
+        return steps.gradients(composed, dy, x, center, offset, variance, scale, epsilon, layout)
 
     return either(x, layout, native, plain)
+
+
+def plain_step(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """y, and the mean and variance of each channel, in one op of a TensorFlow 1 graph; its gradient is registered."""
+    if tf.executing_eagerly() or is_function() or layout.ghosts != 1:
+        return None
+    kernels = _find(x, layout)
+    if kernels is None:
+        return None
+    done = kernels.ops.batchnorm_kernels_train(
+        x,
+        [] if gamma is None else [gamma],
+        [] if beta is None else [beta],
+        U=ops.stat_dtype(x),
+        epsilon_bits=_bits(epsilon),
+        **kernels.attributes,
+    )
+    mean, variance = (
+        tf.raw_ops.Squeeze(input=_statistic(value, layout), axis=[0]) for value in (done.mean, done.variance)
+    )
+    return _large(done.y, layout), mean, variance
+
+
+def _plain_gradient(op: Any, dy: Tensor, *_: Tensor) -> Any:
+    """The gradient of `plain_step`. The statistics have none, as they feed nothing but the moving averages."""
+    attributes = {name: op.get_attr(name) for name in ("bounds", "ghost_order", "ghost_size", "epsilon_bits")}
+    # A derivative of this gradient can reach into the graph of the gradient, but no further.
+    x, *parameters = (_here(value) for value in op.inputs)
+    with_gamma = bool(op.get_attr("gamma_types"))
+    with_beta = len(parameters) > with_gamma
+
+    def first_order(dy: Tensor, x: Tensor, *parameters: Tensor) -> Any:
+        dx, *sums = load().batchnorm_kernels_gradients(dy, x, *op.outputs[1:], **attributes)
+        dbeta, dgamma = (tf.raw_ops.Squeeze(input=value, axis=[0]) for value in sums)
+        found = [dx, *([dgamma] if with_gamma else []), *([dbeta] if with_beta else [])]
+        return found, lambda *upstream: second_order(upstream, dy, x, *parameters)
+
+    def second_order(upstream: Sequence[Tensor], *sources: Tensor) -> list[Tensor | None]:
+        dy, x, *parameters = sources = tuple(tf.identity(source) for source in sources)
+        rest = list(parameters)
+        gamma = rest.pop(0) if with_gamma else None
+        beta = rest.pop(0) if with_beta else None
+        layout, epsilon = layout_of(x, **attributes), epsilon_of(attributes["epsilon_bits"])
+        _, moments, scale = steps.train(composed, x, gamma, beta, epsilon, layout)
+        known = moments.center, moments.offset, moments.variance, scale
+        dx, dbeta, dgamma = steps.gradients(composed, dy, x, *known, epsilon, layout)
+        sums = [*([dgamma] if with_gamma else []), *([dbeta] if with_beta else [])]
+        targets = [dx, *(ops.reshape(value, (layout.channels,)) for value in sums)]
+        return tf.gradients(targets, list(sources), grad_ys=list(upstream))
+
+    found = tf.custom_gradient(first_order)(dy, x, *parameters)
+    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+# A second registration is refused, if this module is reloaded.
+with suppress(KeyError):
+    tf.RegisterGradient("BatchnormKernelsTrain")(_plain_gradient)
+
+
+def layout_of(x: Tensor, bounds: Sequence[int], ghost_order: int, ghost_size: int, **_: Any) -> Layout:
+    """The layout that an op's attributes describe, for its x."""
+    kept = [*range(bounds[1], bounds[2]), *range(bounds[3], bounds[4])]
+    if not ghost_size:
+        return plan_layout(ops.shape(x), kept)
+    interleaved = ghost_order == INTERLEAVED
+    kept.remove(1 if interleaved else 0)
+    ghost = Ghost(ghost_size, "interleaved" if interleaved else "contiguous")
+    return plan_layout(ops.shape(x), [axis - 1 for axis in kept], ghost)
+
+
+def epsilon_of(bits: int) -> float:
+    """The double with these bits."""
+    return struct.unpack("d", struct.pack("q", bits))[0]
+
+
+def _here(value: Tensor) -> Tensor:
+    """The same, as a tensor of the graph that is being built."""
+    return value if value.graph is tf.compat.v1.get_default_graph() else tf.identity(value)
 
 
 def _find(x: Tensor, layout: Layout) -> _Kernels | None:
@@ -233,9 +314,8 @@ def _why_no_ops() -> str | None:
     """Why the graph being built may not hold ops that only our package knows; None where it may."""
     if is_confined():
         return "what is being built is compiled by XLA, or is a loop of TensorFlow 1"
-    if is_branch():
-        # Such a graph serves inference as well, and whoever loads it then may not have our package.
-        return "what is being built is one side of a condition, so that the graph may serve inference"
+    if is_laid_open():
+        return "in a condition inside a layer of Keras 2, TensorFlow derives every op, and ours have no gradients alone"
     if isinstance(tf.distribute.get_strategy(), tf.distribute.ParameterServerStrategy):
         return "other processes of a parameter server run what is being built, and may not have them"
     return None

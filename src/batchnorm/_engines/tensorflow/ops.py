@@ -1,6 +1,7 @@
 """TensorFlow's spelling of the functions that the core and the composed passes use; sizes may be unknown."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import tensorflow as tf
@@ -8,10 +9,14 @@ import tensorflow as tf
 from batchnorm._engines.tensorflow.compiled import is_cpu
 
 __all__ = [
+    "append_zeros",
     "as_float",
     "broadcast_to",
     "cast",
+    "cumulate",
+    "divisor",
     "dtype",
+    "first",
     "maximum",
     "minimum",
     "reshape",
@@ -52,7 +57,11 @@ def sum(x: Any, axes: Sequence[int]) -> Any:
         return _without_first(x)
     if tuple(axes) == (0,) and x.shape.rank == 2 and (x.shape[0] or 0) in SHORT and is_cpu():
         return tf.matmul(tf.ones([1, x.shape[0]], x.dtype), x)[0]
-    return tf.reduce_sum(x, list(axes)) if axes else x
+    # One axis at a time, the last one first: for several at once TensorFlow makes a single chain of additions, which
+    # takes longer and has a far larger error.
+    for axis in sorted(axes, reverse=True):
+        x = tf.reduce_sum(_shorten(x) if axis == 0 else x, axis)
+    return x
 
 
 def transpose(x: Any, order: Sequence[int]) -> Any:
@@ -77,6 +86,18 @@ def broadcast_to(x: Any, shape: Sequence[Any]) -> Any:
     return x if _is_known(shape) and x.shape == tuple(shape) else tf.broadcast_to(x, list(shape))
 
 
+def cumulate(x: Any) -> Any:
+    return tf.cumsum(x, axis=0)
+
+
+def first(x: Any, count: Any) -> Any:
+    return x[:count]
+
+
+def append_zeros(x: Any, count: Any) -> Any:
+    return tf.pad(x, [[0, count], *[[0, 0]] * (x.shape.rank - 1)])
+
+
 def shape(x: Any) -> tuple[Any, ...]:
     """Sizes: ints where known, scalar tensors elsewhere."""
     known = x.shape.as_list()
@@ -97,6 +118,21 @@ def stat_dtype(x: Any) -> Any:
 
 def as_float(size: Any, dtype: Any) -> Any:
     return float(size) if isinstance(size, int) else tf.cast(size, dtype)
+
+
+def _shorten(x: Any) -> Any:
+    """Sums of rows far apart, if there are so many rows that a single chain of additions would be inaccurate."""
+    length = x.shape.as_list()[0]  # an int, even if TensorFlow 1 would give a Dimension
+    if length is None or x.shape.rank == 1 or divisor(length) == 1:
+        return x
+    parts = divisor(length)
+    return tf.reduce_sum(reshape(x, (parts, length // parts, *shape(x)[1:])), 0)
+
+
+@lru_cache(maxsize=1024)
+def divisor(length: int) -> int:
+    """The largest divisor that is still a short chain, if the length is a long one; else 1."""
+    return 1 if length < SHORT.stop else max(d for d in range(1, SHORT.stop) if length % d == 0)
 
 
 def _without_first(x: Any) -> Any:

@@ -5,17 +5,20 @@ are loops over blocks that XLA compiles one by one. On hosts with an accelerator
 multiplying by ones, as `sums` does, would round there.
 """
 
+from numbers import Real
 from typing import Any
 
 import tensorflow as tf
 
-from batchnorm._engines.composed import Composed, finite, share
+from batchnorm._core.moments import finite
+from batchnorm._engines.composed import share
 from batchnorm._engines.protocol import GradTerms, Moments, Saved
 from batchnorm._engines.tensorflow import elementwise, few, native, ops
 from batchnorm._engines.tensorflow.block import Block, plan_block
-from batchnorm._engines.tensorflow.compiled import is_cpu
+from batchnorm._engines.tensorflow.compiled import is_confined, is_cpu
 from batchnorm._engines.tensorflow.differentiable import differentiable
 from batchnorm._engines.tensorflow.inference import fused_infer
+from batchnorm._engines.tensorflow.plain import plain
 from batchnorm._engines.tensorflow.replicas import sum_over_replicas
 from batchnorm._engines.tensorflow.sums import sum_length
 from batchnorm.layout import Layout
@@ -44,7 +47,7 @@ LARGEST_SAMPLE = 256
 
 # A module has the functions that the protocol asks for, with narrower types.
 _ops: Any = ops
-composed: Composed[Any] = Composed(_ops, differentiable, sum_over_replicas)
+composed = plain
 suited = composed.suited
 
 grad_weights = composed.grad_weights
@@ -60,7 +63,7 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
     done = native.moments(x, weights, layout)
     if done is not None:
         return done
-    if not is_cpu():
+    if _is_composed():
         return composed.moments(x, weights, layout)
     block = plan_block(layout)
     dtype = ops.stat_dtype(x)
@@ -81,7 +84,8 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
         center = finite(ops, block.merge(sum_length(weighted)) * portion)
         sums = elementwise.run(elementwise.deviations, block.repeats, x, block.spread(center), w)
     offset, spread = (block.merge(sum_length(part)) * portion for part in sums)
-    return Moments(total, effective, center + offset, ops.maximum(spread - offset * offset, 0.0))
+    variance = ops.maximum(spread - offset * offset, 0.0)
+    return Moments(total, effective, center + offset, variance, center, offset)
 
 
 def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
@@ -89,7 +93,7 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
     done = native.apply(x, mean, scale, shift, layout)
     if done is not None:
         return done
-    if not is_cpu():
+    if _is_composed():
         return composed.apply(x, mean, scale, shift, layout)
     block = plan_block(layout)
     y = elementwise.run(
@@ -103,7 +107,7 @@ def grad_sums(dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tens
     done = native.grad_sums(dy, x, mean, layout)
     if done is not None:
         return done
-    if not is_cpu():
+    if _is_composed():
         return composed.grad_sums(dy, x, mean, layout)
     block = plan_block(layout)
     first, second = elementwise.run(
@@ -119,7 +123,7 @@ def grad_input(
     done = native.grad_input(dy, x, weights, mean, terms, layout)
     if done is not None:
         return done
-    if not is_cpu():
+    if _is_composed():
         return composed.grad_input(dy, x, weights, mean, terms, layout)
     block = plan_block(layout)
     w = () if weights is None else (block.weights(weights, ops.stat_dtype(x)),)
@@ -133,6 +137,8 @@ def fused_train(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
 ) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
     """y, the moments and the scale in one call, or None."""
+    if not isinstance(epsilon, Real):  # which one call takes as an attribute
+        return None
     done = native.fused_train(x, gamma, beta, epsilon, layout)
     return few.fused_train(x, gamma, beta, epsilon, layout) if done is None else done
 
@@ -141,8 +147,17 @@ def fused_gradients(
     dy: Tensor, x: Tensor, saved: Saved[Tensor], epsilon: float, layout: Layout
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """dx, Σdy and Σdy·x̂ in one call, or None."""
+    if not isinstance(epsilon, Real):
+        return None
     done = native.fused_gradients(dy, x, saved, epsilon, layout)
     return few.fused_gradients(dy, x, saved, epsilon, layout) if done is None else done
+
+
+def _is_composed() -> bool:
+    """Whether TensorFlow runs on other devices than CPUs, or a compiler sees everything: it fuses several operations
+    into one loop by itself, and turns TensorFlow's fused operation into a product and a sum, which lose digits if the
+    mean is far from zero."""
+    return not is_cpu() or is_confined()
 
 
 def _sample_mean(x: Tensor, block: Block, dtype: Any) -> Tensor:

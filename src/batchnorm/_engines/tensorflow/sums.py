@@ -19,6 +19,12 @@ def sum_length(z: Tensor) -> Tensor:
     rows, length, width = ops.shape(z)
     if _is_one(length):
         return ops.reshape(z, (rows, width))
+    parts = ops.divisor(length) if isinstance(length, int) else 1
+    if parts > 1 and not (_is_one(rows) and _is_one(width)):
+        # A single chain of so many additions would be inaccurate.
+        rest = length // parts
+        pieces = (rows * rest, parts, 1) if _is_one(width) else (rows, parts, rest * width)
+        return sum_length(ops.reshape(sum_length(ops.reshape(z, pieces)), (rows, rest, width)))
     if _is_one(width):
         z = ops.reshape(z, (rows, length))
         return ops.reshape(tf.reduce_sum(z), (1, 1)) if _is_one(rows) else tf.matmul(z, _ones(z, (length, 1)))

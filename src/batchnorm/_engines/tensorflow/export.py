@@ -1,0 +1,227 @@
+"""Graphs leave the process in standard form: a graph that is written to a file contains none of our ops.
+
+Any graph may be written: TensorFlow 1's checkpoints include theirs, and a SavedModel every function of its module. So
+our ops are used wherever they are fastest, and when a graph becomes a `GraphDef`, each of them is replaced by a call to
+a function that does the same in TensorFlow's own operations. Loading such a graph does not require this package.
+
+TensorFlow has no hook for this, so two of its functions are wrapped: the method by which every graph becomes a
+`GraphDef`, and the function that makes `.meta` files, which is also given nodes that were copied one by one.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
+from tensorflow.python.framework import meta_graph, op_def_registry
+
+from batchnorm._engines import steps
+from batchnorm._engines.protocol import GradTerms, Moments
+from batchnorm._engines.tensorflow import ops
+from batchnorm._engines.tensorflow.native import epsilon_of, layout_of
+from batchnorm._engines.tensorflow.passes import composed
+from batchnorm.layout import Layout
+
+__all__ = ["install", "standardize"]
+
+Tensor = Any
+Node = Any
+PREFIX = "BatchnormKernels"
+# These classes are created when TensorFlow is imported, so type checkers do not see them.
+_protos = SimpleNamespace(**vars(function_pb2) | vars(graph_pb2) | vars(node_def_pb2))
+_steps: Any = steps
+
+
+def install() -> None:
+    """Make TensorFlow write every graph in standard operations from now on."""
+    graph: Any = tf.Graph
+    if getattr(graph._as_graph_def, "_is_standard", False):
+        return
+    graph._as_graph_def = _wrap_serialization(graph._as_graph_def)
+    meta_graph.create_meta_graph_def = _wrap_meta_graph(meta_graph.create_meta_graph_def)
+
+
+def standardize(graph_def: Any) -> Any:
+    """The same `GraphDef`, in which our ops, if any, have been replaced by calls to standard functions."""
+    functions: dict[str, Any] = {}
+    _replace(graph_def.node, functions)
+    library = graph_def.library.function if graph_def.HasField("library") else ()
+    for function in library:
+        outputs = _replace(function.node_def, functions)
+        for node in function.node_def if outputs else ():
+            node.input[:] = [_renamed(name, outputs) for name in node.input]
+        for name in list(function.ret) if outputs else ():
+            function.ret[name] = _renamed(function.ret[name], outputs)
+    new = functions.keys() - {function.signature.name for function in library}
+    if new:
+        graph_def.library.function.extend(functions[name] for name in sorted(new))
+    return graph_def
+
+
+def _wrap_serialization(serialize: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(serialize)
+    def standard(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, int]:
+        graph_def, version = serialize(self, *args, **kwargs)
+        return standardize(graph_def), version
+
+    standard._is_standard = True  # pyright: ignore[reportAttributeAccessIssue]
+    return standard
+
+
+def _wrap_meta_graph(create: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(create)
+    def standard(meta_info_def: Any = None, graph_def: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(graph_def, _protos.GraphDef):
+            copied = _protos.GraphDef()
+            copied.CopyFrom(graph_def)
+            graph_def = standardize(copied)
+        return create(meta_info_def, graph_def, *args, **kwargs)
+
+    return standard
+
+
+def _replace(nodes: Iterable[Node], functions: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Replace our ops among the nodes, add the functions that they call, and return the outputs' old names."""
+    outputs: dict[str, dict[str, int]] = {}
+    for node in nodes:
+        if not node.op.startswith(PREFIX):
+            continue
+        definition: Any = op_def_registry.get(node.op)
+        outputs[node.name] = {arg.name: number for number, arg in enumerate(definition.output_arg)}
+        taken, given = _types(definition.input_arg, node), _types(definition.output_arg, node)
+        function = _function_for(_described(node), tuple(taken))
+        functions[function.signature.name] = function
+        own = [name for name in node.attr if not name.startswith("_")]
+        for name in own:
+            del node.attr[name]
+        node.op = "PartitionedCall"
+        node.attr["Tin"].list.type.extend(taken)
+        node.attr["Tout"].list.type.extend(given)
+        node.attr["f"].func.name = function.signature.name
+    return outputs
+
+
+def _types(arguments: Any, node: Node) -> list[int]:
+    """The dtypes of an op's inputs or outputs, one by one."""
+    types: list[int] = []
+    for argument in arguments:
+        if argument.type_list_attr:
+            types += node.attr[argument.type_list_attr].list.type
+        else:
+            types.append(node.attr[argument.type_attr].type)
+    return types
+
+
+def _renamed(name: str, outputs: dict[str, dict[str, int]]) -> str:
+    """The name of an output inside a function, `node:argument:number`, corrected if the node is now a call."""
+    node, *rest = name.split(":")
+    return f"{node}:output:{outputs[node][rest[0]]}" if rest and node in outputs else name
+
+
+def _described(node: Node) -> bytes:
+    """The op and its attributes without the node's own: the key of its function, and all that this is made from."""
+    bare = _protos.NodeDef(op=node.op)
+    for name in sorted(node.attr):
+        if not name.startswith("_"):
+            bare.attr[name].CopyFrom(node.attr[name])
+    return bare.SerializeToString(deterministic=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _function_for(described: bytes, types: tuple[int, ...]) -> Any:
+    """The function that does what the op does, as a `FunctionDef` with a unique name."""
+    node = _protos.NodeDef.FromString(described)
+    attributes = node.attr
+    plan = {name: attributes[name].i for name in ("ghost_order", "ghost_size")}
+    plan["bounds"] = list(attributes["bounds"].list.i)
+    place = 1 if node.op in AFTER_DY else 0  # of x
+    rank = plan["bounds"][-1] - bool(plan["ghost_size"])
+    shapes: list[Any] = [[None] * rank if number <= place else None for number in range(len(types))]
+    specs = [tf.TensorSpec(shape, tf.as_dtype(type_)) for shape, type_ in zip(shapes, types, strict=True)]
+    step = FUNCTIONS[node.op]
+
+    def standard(*arrays: Tensor) -> list[Tensor]:
+        return list(step(attributes, layout_of(arrays[place], **plan), *arrays))
+
+    with tf.Graph().as_default():
+        traced: Any = tf.function(standard, autograph=False).get_concrete_function(*specs)
+    function = _protos.FunctionDef()
+    function.CopyFrom(traced.function_def)
+    function.signature.name = ""
+    body = function.SerializeToString(deterministic=True)
+    function.signature.name = (
+        f"batchnorm_{node.op[len(PREFIX) :].lower()}_{hashlib.sha1(body).hexdigest()[:16]}"
+    )
+    return function
+
+
+# What each op does: from its attributes, the layout and its inputs to its outputs, by the composed passes.
+
+AFTER_DY = {f"{PREFIX}{name}" for name in ("GradSums", "GradInput", "Gradients")}
+
+
+def _moments(_: Any, layout: Layout, x: Tensor, *weights: Tensor) -> Any:
+    moments = composed.moments(x, _weights(weights, layout), layout)
+    totals = (ops.broadcast_to(value, (layout.ghosts, 1)) for value in (moments.total, moments.effective))
+    return *totals, *_statistics(moments)
+
+
+def _apply(_: Any, layout: Layout, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Any:
+    return [composed.apply(x, mean, scale, shift, layout)]
+
+
+def _train(attributes: Any, layout: Layout, x: Tensor, *parameters: Tensor) -> Any:
+    rest = list(parameters)
+    gamma = rest.pop(0) if attributes["gamma_types"].list.type else None
+    beta = rest.pop(0) if attributes["beta_types"].list.type else None
+    epsilon = epsilon_of(attributes["epsilon_bits"].i)
+    y, moments, scale = steps.train(composed, x, gamma, beta, epsilon, layout)
+    return y, *_statistics(moments), scale
+
+
+def _statistics(moments: Moments[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, rest and variance as the kernels return them: the rounded mean, and the rest lost in rounding it."""
+    rest = (moments.center - moments.mean) + moments.offset
+    return moments.mean, rest, moments.variance
+
+
+def _grad_sums(_: Any, layout: Layout, dy: Tensor, x: Tensor, mean: Tensor) -> Any:
+    return composed.grad_sums(dy, x, mean, layout)
+
+
+def _grad_input(
+    _: Any,
+    layout: Layout,
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    slope: Tensor,
+    tilt: Tensor,
+    offset: Tensor,
+    *w: Tensor,
+) -> Any:
+    terms = GradTerms(slope, tilt, offset)
+    return [composed.grad_input(dy, x, _weights(w, layout), mean, terms, layout)]
+
+
+def _gradients(attributes: Any, layout: Layout, dy: Tensor, x: Tensor, *saved: Tensor) -> Any:
+    epsilon = epsilon_of(attributes["epsilon_bits"].i)
+    return _steps.gradients(composed, dy, x, *saved, epsilon, layout)
+
+
+def _weights(weights: Sequence[Tensor], layout: Layout) -> Tensor | None:
+    """Weights that are known to be the same for all channels."""
+    return ops.reshape(weights[0], layout.weight_shape) if weights else None
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    f"{PREFIX}Moments": _moments,
+    f"{PREFIX}Apply": _apply,
+    f"{PREFIX}Train": _train,
+    f"{PREFIX}GradSums": _grad_sums,
+    f"{PREFIX}GradInput": _grad_input,
+    f"{PREFIX}Gradients": _gradients,
+}
