@@ -160,16 +160,18 @@ def test_batch_norm_as_anybodys_normalizer():
 # --- tf_slim ---
 
 SLIM = """
+import sys
 from originals.sides import Api
 api = Api("ours", "tf1")
 tf, v1 = api.tf, api.v1
-from batchnorm.contrib.framework import arg_scope
+from batchnorm.contrib.framework import arg_scope, current_arg_scope
 from batchnorm.contrib.layers import batch_norm
 """
 SLIM_FIRST = SLIM.replace("tf, v1 =", "slim = api.slim; tf, v1 =")
 SLIM_LAST = SLIM + "slim = api.slim\n"
+# The number of updates, which shows whether it trains, and the parameters.
 TAIL = """
-print(*(v.op.name for v in v1.trainable_variables()))
+print(len(v1.get_collection("update_ops")), *(v.op.name for v in v1.trainable_variables()))
 """
 PROGRAMS = {
     "its scope": (
@@ -177,7 +179,7 @@ PROGRAMS = {
         with slim.arg_scope([batch_norm], scale=True, center=False):
             batch_norm(tf.ones([4, 3]))
         """,
-        "BatchNorm/gamma",
+        "2 BatchNorm/gamma",
     ),
     "its scope around ours": (
         """
@@ -185,7 +187,7 @@ PROGRAMS = {
             with arg_scope([batch_norm], center=True):
                 batch_norm(tf.ones([4, 3]))
         """,
-        "BatchNorm/beta BatchNorm/gamma",
+        "2 BatchNorm/beta BatchNorm/gamma",
     ),
     "its decorator": (
         """
@@ -195,7 +197,7 @@ PROGRAMS = {
         with arg_scope([twice], center=False, scale=True):
             twice(tf.ones([4, 3]))
         """,
-        "BatchNorm/beta BatchNorm/gamma BatchNorm_1/gamma",
+        "4 BatchNorm/beta BatchNorm/gamma BatchNorm_1/gamma",
     ),
     "its layers": (
         """
@@ -203,7 +205,7 @@ PROGRAMS = {
         with slim.arg_scope([slim.conv2d, slim.fully_connected], normalizer_fn=batch_norm, normalizer_params=params):
             slim.fully_connected(slim.flatten(slim.conv2d(tf.ones([2, 4, 4, 3]), 5, 3)), 2)
         """,
-        "Conv/weights Conv/BatchNorm/gamma Conv/BatchNorm/beta fully_connected/weights "
+        "4 Conv/weights Conv/BatchNorm/gamma Conv/BatchNorm/beta fully_connected/weights "
         "fully_connected/BatchNorm/beta fully_connected/BatchNorm/gamma",
     ),
     "its layers under both scopes": (
@@ -212,8 +214,136 @@ PROGRAMS = {
             with arg_scope([batch_norm], scale=True):
                 slim.conv2d(tf.ones([2, 4, 4, 3]), 5, 3)
         """,
-        "Conv/weights Conv/BatchNorm/gamma",
+        "2 Conv/weights Conv/BatchNorm/gamma",
     ),
+    "its scope for its own": (
+        """
+        with slim.arg_scope([slim.batch_norm], is_training=False, scale=True, center=False):
+            batch_norm(tf.ones([4, 3]))
+        """,
+        "0 BatchNorm/gamma",
+    ),
+    "its scope for its own, by every name": (
+        """
+        inner, package = sys.modules["tf_slim.layers.layers"], sys.modules["tf_slim.layers"]
+        with slim.arg_scope([inner.batch_norm], is_training=False), slim.arg_scope([package.batch_norm], scale=True):
+            slim.fully_connected(tf.ones([2, 3]), 5, normalizer_fn=batch_norm, normalizer_params={"center": False})
+        """,
+        "0 fully_connected/weights fully_connected/BatchNorm/gamma",
+    ),
+    "the inner of its scopes": (
+        """
+        with slim.arg_scope([batch_norm], is_training=False, scale=True):
+            with slim.arg_scope([slim.batch_norm], is_training=True, center=False):
+                batch_norm(tf.ones([4, 3]))
+                with slim.arg_scope([batch_norm], is_training=False):
+                    batch_norm(tf.ones([4, 3]))
+                    with slim.arg_scope([slim.batch_norm], scale=False, center=True):
+                        batch_norm(tf.ones([4, 3]), is_training=True)
+            batch_norm(tf.ones([4, 3]))
+        """,
+        "4 BatchNorm/gamma BatchNorm_1/gamma BatchNorm_2/beta BatchNorm_3/beta BatchNorm_3/gamma",
+    ),
+    "the inner of both kinds of scopes": (
+        """
+        with arg_scope([batch_norm], is_training=True, scale=True):
+            with slim.arg_scope([slim.batch_norm], is_training=False):
+                batch_norm(tf.ones([4, 3]), center=False)
+                with arg_scope([batch_norm], scale=False):
+                    batch_norm(tf.ones([4, 3]))
+                    with arg_scope([batch_norm], is_training=True):
+                        batch_norm(tf.ones([4, 3]))
+            batch_norm(tf.ones([4, 3]))
+        """,
+        "4 BatchNorm/gamma BatchNorm_1/beta BatchNorm_2/beta BatchNorm_3/beta BatchNorm_3/gamma",
+    ),
+    "its scope, entered again": (
+        """
+        with slim.arg_scope([slim.batch_norm], is_training=False):
+            with slim.arg_scope([batch_norm], scale=True) as kept:
+                pass
+        with slim.arg_scope([batch_norm], is_training=True, center=False), slim.arg_scope(kept):
+            batch_norm(tf.ones([4, 3]))
+        """,
+        "0 BatchNorm/beta BatchNorm/gamma",
+    ),
+    "our scope, entered again inside its own": (
+        """
+        with arg_scope([batch_norm], scale=True) as kept:
+            pass
+        with slim.arg_scope([slim.batch_norm], scale=False, is_training=False), arg_scope(kept):
+            batch_norm(tf.ones([4, 3]))
+        """,
+        "0 BatchNorm/beta BatchNorm/gamma",
+    ),
+    "what is in force": (
+        """
+        with slim.arg_scope([batch_norm], decay=0.5):
+            assert slim.current_arg_scope() == {slim.arg_scope_func_key(slim.batch_norm): {"decay": 0.5}}
+            assert current_arg_scope() == {}
+            with arg_scope([batch_norm], decay=0.6):
+                assert list(current_arg_scope().values()) == [{"decay": 0.6}]
+        assert slim.has_arg_scope(batch_norm) and "renorm" in slim.arg_scoped_arguments(batch_norm)
+        """,
+        "0",
+    ),
+}
+# Ours in place of tf_slim's own, under all its names or some of them.
+PLACES = {
+    "slim": ["tf_slim"],
+    "slim.layers": ["tf_slim.layers"],
+    "slim.layers.layers": ["tf_slim.layers.layers"],
+    "all": ["tf_slim", "tf_slim.layers", "tf_slim.layers.layers"],
+}
+PLACED = """
+own = slim.batch_norm
+places = [sys.modules[name] for name in {places}]
+for place in places:
+    place.batch_norm = batch_norm
+with slim.arg_scope([places[0].batch_norm], is_training=False):
+    places[-1].batch_norm(tf.ones([4, 3]))
+    with slim.arg_scope([own], scale=True):
+        batch_norm(tf.ones([4, 3]))
+with slim.arg_scope([own], is_training=False), slim.arg_scope([batch_norm], center=False, scale=True):
+    slim.fully_connected(tf.ones([2, 3]), 5, normalizer_fn=places[0].batch_norm)
+for place in places:
+    place.batch_norm = own
+"""
+PROGRAMS |= {
+    f"ours as that of {name}": (
+        PLACED.format(places=places),
+        "0 BatchNorm/beta BatchNorm_1/beta BatchNorm_1/gamma fully_connected/weights fully_connected/BatchNorm/gamma",
+    )
+    for name, places in PLACES.items()
+}
+
+NETWORK = """
+from tf_slim.nets import resnet_utils, resnet_v1, resnet_v2
+from batchnorm.contrib import layers as ours
+
+places = [sys.modules[name] for name in {places}]
+calls, own, choose_path = [], slim.batch_norm, ours.choose_path
+ours.choose_path = lambda *given: calls.append(given) or choose_path(*given)
+blocks = [resnet_{version}.resnet_{version}_block("block1", base_depth=2, num_units=1, stride=1)]
+normalizers = {{}} if places else {{"normalizer_fn": batch_norm}}
+for place in places:
+    place.batch_norm = batch_norm
+with slim.arg_scope(resnet_utils.resnet_arg_scope(batch_norm_decay=0.5)), slim.arg_scope([slim.conv2d], **normalizers):
+    x = tf.ones([1, 8, 8, 3])
+    resnet_{version}.resnet_{version}(x, blocks, is_training=False, include_root_block=False)
+for place in places:
+    place.batch_norm = own
+ours.choose_path = choose_path
+assert {{asked.decay for asked, _ in calls}} == {{0.5}}
+gammas = [v for v in v1.trainable_variables() if "gamma" in v.op.name]
+print(len(calls), len(gammas))
+v1.get_default_graph().clear_collection("trainable_variables")
+"""
+# Two of the second network's batch norms are not a convolution's normalizer.
+PROGRAMS |= {
+    "a network that normalizes by ours": (NETWORK.format(places=[], version="v1"), "4 4\n0"),
+    "a network with ours in place": (NETWORK.format(places=PLACES["all"], version="v1"), "4 4\n0"),
+    "another with ours in place": (NETWORK.format(places=PLACES["all"], version="v2"), "4 4\n0"),
 }
 
 
@@ -221,7 +351,9 @@ PROGRAMS = {
 def variables_by_program(head: str) -> list[str]:
     """All programs in one process, as importing TensorFlow takes longer than they do; each in a graph of its own."""
     each = (
-        "with tf.Graph().as_default():\n" + textwrap.indent(textwrap.dedent(program) + TAIL, "    ")
+        "with tf.Graph().as_default():\n"
+        + textwrap.indent(textwrap.dedent(program) + TAIL, "    ")
+        + "print('.')"
         for program, _ in PROGRAMS.values()
     )
     done = subprocess.run(
@@ -233,7 +365,7 @@ def variables_by_program(head: str) -> list[str]:
         env=environment("ours"),
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return done.stdout.split("\n.\n")[:-1]
 
 
 @pytest.mark.parametrize("head", [SLIM_FIRST, SLIM_LAST], ids=["imported before", "imported after"])

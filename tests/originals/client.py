@@ -1,6 +1,7 @@
 """Runs scenarios in workers: `run("original", "tf1", "v1.numeric", case=...)`."""
 
 import atexit
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,8 @@ class Worker:
     """One process for one side and mode, started on first use and kept."""
 
     def __init__(self, side, mode):
-        env = environment(side) | {"PYTHONPATH": str(TESTS)}
+        env = environment(side)
+        env["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [env.get("PYTHONPATH")])])
         command = [sys.executable, "-m", "originals.worker", side, mode]
         self.where = f"{side} {mode}"
         self.process = subprocess.Popen(

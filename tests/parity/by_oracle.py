@@ -18,9 +18,12 @@ def steps(case, variance=None):
     return [step for step, _ in played(case, variance)]
 
 
-def dx_scales(case):
-    """Of each step the size of the largest term that cancels in dx: what its error is relative to."""
-    return [max(1.0, float(np.max(terms["dx"], initial=0.0))) for _, terms in played(case)]
+def scales(case):
+    """For each step, the size of the largest term that cancels in each gradient: errors are relative to it."""
+    return [
+        {name: max(1.0, float(np.max(size, initial=0.0))) for name, size in terms.items() if name != "y"}
+        for _, terms in played(case)
+    ]
 
 
 def played(case, variance=None):

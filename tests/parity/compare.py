@@ -18,10 +18,10 @@ class Tolerance:
     state: float
 
 
-def numeric(result, expected, tolerance, ignore=(), dx_scales=(1.0,) * 4):
+def numeric(result, expected, tolerance, ignore=(), scales=({},) * 4):
     """The differences, as lines of text, of everything that `expected` holds; none means parity.
 
-    `dx_scales` are the sizes, step by step, of the terms that cancel in dx: what its error is relative to.
+    `scales` are the sizes, step by step, of the terms that cancel in a gradient: errors are relative to them.
     Golden numbers are flat lists with "nan" and "inf" as text; live ones are arrays whose shape counts too.
     """
     differences = []
@@ -32,7 +32,7 @@ def numeric(result, expected, tolerance, ignore=(), dx_scales=(1.0,) * 4):
             differences.append(f"{key}: missing, expected {want!r}")
         elif key == "steps":
             for index, (got_step, want_step) in enumerate(zip(result["steps"], want, strict=True)):
-                differences += step(got_step, want_step, tolerance, f"step {index}", dx_scales[index])
+                differences += step(got_step, want_step, tolerance, f"step {index}", scales[index])
         elif key == "regularization_losses":
             # Recorded with 7 digits, in whatever dtype the parameters have.
             differences += numbers(np.ravel(result[key]), want, max(tolerance.values, 1e-6), key)
@@ -41,12 +41,12 @@ def numeric(result, expected, tolerance, ignore=(), dx_scales=(1.0,) * 4):
     return differences
 
 
-def step(got, want, tolerance, where, dx_scale=1.0):
+def step(got, want, tolerance, where, scales):
     """The differences of one step: the same quantities, each within its tolerance."""
     differences = exact(sorted(set(got) - {"vars"}), sorted(set(want) - {"vars"}), f"{where}, quantities")
     for key in VALUES:
         if key in want and key in got:
-            allowed = tolerance.values * (dx_scale if key == "dx" else 1.0)
+            allowed = tolerance.values * scales.get(key, 1.0)
             differences += numbers(got[key], want[key], allowed, f"{where}, {key}")
     for name, value in want.get("vars", {}).items():
         if name not in got.get("vars", {}):

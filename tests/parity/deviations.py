@@ -99,6 +99,22 @@ def leaves_core(record):
     )
 
 
+def narrow_statistics(record, mode):
+    return any(_is_narrow_statistic(*variable) for variable in record["expect"].get("variables", ()))
+
+
+def _is_narrow_statistic(name, shape, dtype):
+    return dtype in ("float16", "bfloat16") and name.rsplit("/", 1)[-1] not in ("gamma", "beta")
+
+
+def with_wide_statistics(expected, record):
+    widened = [
+        [name, shape, "float32" if _is_narrow_statistic(name, shape, dtype) else dtype]
+        for name, shape, dtype in expected["variables"]
+    ]
+    return expected | {"variables": widened}
+
+
 def drops_adjustment(record, mode):
     return "adjustment" in options_of(record) and leaves_core(record)
 
@@ -217,9 +233,16 @@ RULES = (
     ),
     Rule(
         ("tf_keras",),
-        "a Keras 3 layer stores variables in the policy's dtype; Keras 2 kept float32 under float16",
+        "a Keras 3 layer stores gamma and beta in the policy's dtype; Keras 2 kept float32 under float16",
         float16_policy,
         given=as_mixed_policy,
+    ),
+    Rule(
+        ("contrib", "keras3"),
+        "statistics are float32 at least; Keras 3 keeps them in the policy's 16 bits, and contrib in those of x where "
+        "it leaves the v1 layer",
+        narrow_statistics,
+        expected=with_wide_statistics,
     ),
     Rule(
         ("contrib",),

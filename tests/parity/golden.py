@@ -56,7 +56,7 @@ def check(name, record, side, mode):
         result = result | {k: short_names(result[k]) for k in ("variables", "trainable")}
     # Which kernel runs is ours to choose, except in the v1 layer, whose attribute programs read.
     ignore = ("fused",) if ours and name != "v1" else ()
-    scales = by_oracle.dx_scales(record["case"])
+    scales = by_oracle.scales(record["case"])
     return compare.numeric(result, expected, tolerance(record), ignore, scales)
 
 

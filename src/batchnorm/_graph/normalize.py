@@ -1,5 +1,6 @@
 """One call on a tensor: the core's training step, its inference step, or whichever the run will ask for."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -8,13 +9,18 @@ import tensorflow as tf
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._core.step import infer, train
 from batchnorm._engines.protocol import Batch, Inputs
-from batchnorm._engines.tensorflow import engine, ops
+from batchnorm._engines.tensorflow import engine, native, ops
+from batchnorm._engines.tensorflow.inference import MOST_BROADCAST
 from batchnorm._graph.scalars import in_dtype
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout
 from batchnorm.options import Ghost, Options
 
-__all__ = ["Call", "call_adjustment", "normalize"]
+__all__ = ["Call", "call_adjustment", "infer_by", "normalize", "plan"]
+
+
+# A size known only at run time; its products are unknown too.
+UNKNOWN = math.nan
 
 
 class Call(NamedTuple):
@@ -30,27 +36,37 @@ class Call(NamedTuple):
 
 
 def normalize(options: Options, call: Call) -> tuple[Any, Batch[Any] | None]:
-    """y, and the batch's statistics, or None where the call is known not to train.
+    """y, and what the batch contributes to the averages, or None if the call is known not to train.
 
-    Where training is decided at run time, the statistics do not count when it is False.
+    If training is decided at run time, the batch does not count when it is False.
     """
     options = in_dtype(options, ops.stat_dtype(call.x))
     if isinstance(call.training, bool):
-        return _train(options, call) if call.training else (_infer(options, call), None)
+        return _train(options, call)[:2] if call.training else (infer_by(options, call), None)
+    in_one_op = False
 
     def train_branch() -> tuple[Any, ...]:
-        y, batch = _train(options, call)
+        nonlocal in_one_op
+        y, batch, in_one_op = _train(options, call)
+        if in_one_op:
+            total = tf.ones([], batch.mean.dtype) if batch.total is None else batch.total
+            return y, batch.mean, batch.estimate, total
         counted = tf.constant(True) if batch.counted is None else batch.counted
         return y, *batch[:3], tf.broadcast_to(counted, tf.shape(batch.mean))
 
     def infer_branch() -> tuple[Any, ...]:
         mean, variance = call.state["moving_mean"], call.state["moving_variance"]
+        if in_one_op:
+            return infer_by(options, call), tf.identity(mean), tf.identity(variance), tf.zeros([], mean.dtype)
         idle = [tf.identity(mean), tf.identity(variance), tf.identity(variance)]
-        return _infer(options, call), *idle, tf.zeros_like(mean, tf.bool)
+        return infer_by(options, call), *idle, tf.zeros_like(mean, tf.bool)
 
-    y, *batch = tf.cond(call.training, train_branch, infer_branch)
+    y, *told = tf.cond(call.training, train_branch, infer_branch)
     y.set_shape(call.x.shape)
-    return y, Batch(*batch)
+    if in_one_op:
+        mean, estimate, total = told
+        return y, Batch(mean, estimate, estimate, None, total=total)
+    return y, Batch(*told)
 
 
 def call_adjustment(function: Callable[[Any], Any], x: Any, dtype: Any) -> Adjustment[Any]:
@@ -82,18 +98,59 @@ def call_adjustment(function: Callable[[Any], Any], x: Any, dtype: Any) -> Adjus
     return Adjustment(*(tf.convert_to_tensor(part, dtype) for part in result))
 
 
-def _train(options: Options, call: Call) -> tuple[Any, Batch[Any]]:
-    layout = _plan(call.x, options)
+def _train(options: Options, call: Call) -> tuple[Any, Batch[Any], bool]:
+    """y, what the batch contributes to the averages, and whether one op computed them."""
+    done = _train_in_one_op(options, call)
+    return (*_train_by_core(options, call), False) if done is None else (*done, True)
+
+
+def _train_by_core(options: Options, call: Call) -> tuple[Any, Batch[Any]]:
+    layout = plan(call.x, options)
     inputs = Inputs(call.x, call.gamma, call.beta, call.weights, dict(call.state))
     return train(engine, options, layout, inputs, call.adjustment)
 
 
-def _infer(options: Options, call: Call) -> Any:
-    layout = plan_layout(ops.shape(call.x), options.axes)
+def _train_in_one_op(options: Options, call: Call) -> tuple[Any, Batch[Any]] | None:
+    """A plain step in a TensorFlow 1 graph; None if the call needs more than that.
+
+    A TensorFlow 1 graph runs node by node, so the nodes around the op cost time at small sizes.
+    """
+    plain = options.renorm is None and options.ghost is None and not options.debias_mean
+    if not plain or call.weights is not None or call.adjustment is not None or options.fused is False:
+        return None
+    layout = plan_layout(_known_sizes(call.x), options.axes)
+    if layout.count == 0 or tf.is_tensor(options.epsilon):
+        return None
+    done = native.plain_step(call.x, call.gamma, call.beta, options.epsilon, layout)
+    if done is None:
+        return None
+    y, mean, variance = done
+    total, estimate = None, variance
+    if isinstance(layout.count, int):
+        if options.variance == "sample":
+            estimate = variance * (layout.count / max(layout.count - 1, 1))
+    else:
+        total = tf.cast(tf.size(call.x, tf.int64), mean.dtype)
+        if options.variance == "sample":
+            # N / (N − 1), from the count of all numbers, C·N; a single number per channel has no variance.
+            estimate = variance * tf.math.divide_no_nan(total, total - float(layout.channels))
+    return y, Batch(mean, variance, estimate, None, total=total)
+
+
+def infer_by(options: Options, call: Call) -> Any:
+    """y by the moving statistics."""
+    bare = options.fused is not False and call.x.shape.rank <= MOST_BROADCAST
+    layout = plan_layout(_known_sizes(call.x) if bare else ops.shape(call.x), options.axes)
     return infer(engine, options, layout, Inputs(call.x, call.gamma, call.beta, None, dict(call.state)))
 
 
-def _plan(x: Any, options: Options) -> Layout:
+def _known_sizes(x: Any) -> list[Any]:
+    """The sizes known while the graph is built, for calls in which no operation needs the others."""
+    return [UNKNOWN if size is None else size for size in x.shape.as_list()]
+
+
+def plan(x: Any, options: Options) -> Layout:
+    """The layout of a training step; a batch size known only at run time is checked there against ghost batches."""
     sizes = ops.shape(x)
     if options.ghost is not None and not isinstance(sizes[0], int):
         sizes = (_divisible(sizes[0], options.ghost), *sizes[1:])

@@ -6,6 +6,8 @@ from weakref import WeakKeyDictionary
 
 import tensorflow as tf
 
+from batchnorm._graph.objects import for_variables
+
 __all__ = [
     "existing_variables",
     "flat",
@@ -23,13 +25,15 @@ def weight(
     name: str, shape: Sequence[int], dtype: Any, initializer: Any, trainable: bool, constraint: Any
 ) -> Any:
     """A parameter. Without an initializer the scope's own serves."""
+    scope = tf.compat.v1.get_variable_scope()
     return tf.compat.v1.get_variable(
         name,
         shape=shape,
         dtype=dtype,
-        initializer=initializer if initializer is not None else tf.compat.v1.get_variable_scope().initializer,
+        initializer=initializer if initializer is not None else scope.initializer,
+        regularizer=for_variables(scope.regularizer),
         trainable=trainable,
-        constraint=constraint,
+        constraint=for_variables(constraint),
     )
 
 
@@ -46,6 +50,7 @@ def statistic(
             shape=shape,
             dtype=dtype,
             initializer=initializer if initializer is not None else scope.initializer,
+            regularizer=for_variables(scope.regularizer),
             trainable=False,
             collections=collections,
             synchronization=tf.VariableSynchronization.ON_READ,
@@ -76,6 +81,7 @@ def existing_variables() -> set[str]:
 def regularization(name: str, variable: Any, regularizer: Callable[[Any], Any]) -> list[Any]:
     """The losses of one parameter, one for each of its parts where it is partitioned."""
     losses: list[Any] = []
+    regularizer = for_variables(regularizer)
     for part in parts(variable):
         with tf.compat.v1.name_scope(name + "/Regularizer"):
             losses.append(regularizer(part))

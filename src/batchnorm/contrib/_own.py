@@ -9,6 +9,7 @@ import tensorflow as tf
 from batchnorm._engines.tensorflow import ops
 from batchnorm._graph.names import name_output
 from batchnorm._graph.normalize import Call, call_adjustment, normalize
+from batchnorm._graph.recompute import is_recomputing, recall
 from batchnorm._graph.updates import FINAL, SHADOWS, apply_updates, updated_values
 from batchnorm._graph.variables import flat, snapshot
 from batchnorm.contrib._arguments import Asked, Path, channels_of, make_options, training_of
@@ -25,20 +26,21 @@ def normalize_on_own_path(asked: Asked, path: Path, x: Any) -> Any:
     weights = _weights(asked.batch_weights, x)
     training = training_of(asked.is_training)
     options = make_options(asked, path, axis, trains=training is not False)
-    # The legacy path always kept its variables in the input's dtype, 16 bits included; the arithmetic is wider.
+    # The legacy path always kept gamma and beta in the input's dtype, even 16 bits; the arithmetic is wider.
     dtype = x.dtype.base_dtype if path is Path.LEGACY else ops.stat_dtype(x)
-    gamma, beta, variables = make_variables(asked, options, channels, dtype)
+    gamma, beta, variables = make_variables(asked, options, channels, dtype, ops.stat_dtype(x))
     adjustment = None
     if asked.adjustment is not None and training is not False:
         adjustment = call_adjustment(asked.adjustment, x, ops.stat_dtype(x))
     with tf.compat.v1.name_scope("read"):
         state = _read(variables)
         gamma, beta = (None if value is None else _wide(flat(value)) for value in (gamma, beta))
-    call = Call(x, gamma, beta, state, training, weights, adjustment)
+    read = state if training is False else recall(state)
+    call = Call(x, gamma, beta, read, training, weights, adjustment)
     first = [state[slot] for slot in state if slot not in FINAL]
     update = partial(updated_values, options, variables, after=first)
     in_graph = not tf.compat.v1.executing_eagerly_outside_functions()
-    along = in_graph and asked.updates_collections is None
+    along = in_graph and asked.updates_collections is None and not is_recomputing()
 
     def step() -> tuple[Any, Any]:
         y, batch = normalize(options, call)
@@ -48,6 +50,8 @@ def normalize_on_own_path(asked: Asked, path: Path, x: Any) -> Any:
 
     y, batch = _named(path, x.shape.rank, training, along, step)
     y.set_shape(x.shape)
+    if is_recomputing():
+        return y
     if batch is not None and not in_graph:
         apply_updates(options, variables, batch)
     elif batch is not None and not along:

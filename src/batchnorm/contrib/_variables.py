@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from batchnorm._core.state import slots
-from batchnorm._graph.objects import initializer, regularizer
+from batchnorm._graph.objects import for_variables, initializer, regularizer
 from batchnorm._graph.updates import FINAL, SHADOWS
 from batchnorm._graph.variables import square_root_of, statistic
 from batchnorm.contrib._arguments import Asked
@@ -25,32 +25,35 @@ class Variables(NamedTuple):
     state: dict[str, Any]
 
 
-def make_variables(asked: Asked, options: Options, channels: int, dtype: Any) -> Variables:
-    """Find or make them in the current variable scope: beta, gamma, then the statistics."""
+def make_variables(asked: Asked, options: Options, channels: int, dtype: Any, stat_dtype: Any) -> Variables:
+    """Find or make them in the current variable scope: beta, gamma, then the statistics, which have their own dtype."""
     beta = _parameter(asked, "beta", channels, dtype) if options.with_beta else None
     gamma = _parameter(asked, "gamma", channels, dtype) if options.with_gamma else None
     # Re-entering the scope takes an op scope of its name, on which the historical numbers of later ones rest.
     with tf.compat.v1.variable_scope(tf.compat.v1.get_variable_scope()):
         state = {
-            slot: _statistic(asked, slot, channels, dtype) for slot in slots(options) if slot not in SHADOWS
+            slot: _statistic(asked, slot, channels, stat_dtype)
+            for slot in slots(options)
+            if slot not in SHADOWS
         }
     if options.debias_mean:
         # They lie under the full name of the mean, inside the current scope once more.
         full_name = state["moving_mean"].name.partition(":")[0]
         with tf.compat.v1.variable_scope(full_name):
             zeros = initializer("zeros")
-            state["biased"] = statistic("biased", [channels], dtype, zeros)
-            state["local_step"] = statistic("local_step", [], dtype, zeros)
+            state["biased"] = statistic("biased", [channels], stat_dtype, zeros)
+            state["local_step"] = statistic("local_step", [], stat_dtype, zeros)
     return Variables(gamma, beta, state)
 
 
 def _parameter(asked: Asked, name: str, channels: int, dtype: Any) -> Any:
+    own = regularizer((asked.param_regularizers or {}).get(name))
     return tf.compat.v1.get_variable(
         name,
         shape=[channels],
         dtype=dtype,
         initializer=_initializer(asked, name),
-        regularizer=regularizer((asked.param_regularizers or {}).get(name)),
+        regularizer=for_variables(own or tf.compat.v1.get_variable_scope().regularizer),
         trainable=asked.trainable,
         collections=[*variable_collections(asked.variables_collections, name), *ALWAYS],
     )

@@ -1,10 +1,12 @@
-"""`tf.contrib.framework.arg_scope` and its companions: default arguments for functions, set over a stretch of code.
+"""`tf.contrib.framework.arg_scope` and its companions: default arguments for functions, set for a block of code.
 
     with arg_scope([batch_norm], decay=0.9, is_training=training):
         y = batch_norm(x)
 
-A function takes part once it is decorated with `add_arg_scope`. It then also obeys tf_slim's `arg_scope`, where
-tf_slim has been imported; what our own scope says goes before that, and what the call says before both.
+A function takes part once it is decorated with `add_arg_scope`. If tf_slim has been imported, the function also obeys
+tf_slim's `arg_scope`. Scopes of both kinds nest: the inner one takes precedence, and the call's own arguments over
+both. tf_slim's scopes treat our `batch_norm` and tf_slim's function of that name as one function: defaults that a
+network sets for either apply to both.
 """
 
 import contextlib
@@ -13,7 +15,7 @@ import inspect
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from batchnorm.errors import refusal
 
@@ -24,37 +26,70 @@ __all__ = [
     "arg_scoped_arguments",
     "current_arg_scope",
     "has_arg_scope",
+    "stand_in",
 ]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Scope = dict[str, dict[str, Any]]
 
-_current: ContextVar[Scope | None] = ContextVar("batchnorm_arg_scope", default=None)
-_decorated: dict[str, tuple[str, ...]] = {}
+# Where tf_slim's functions can be found by name; programs may replace them.
+SLIM_MODULES = ("tf_slim.layers.layers", "tf_slim.layers", "tf_slim")
+
+
+class _Said(NamedTuple):
+    """The defaults that our scopes set for one function, without those that tf_slim's inner scopes overrode."""
+
+    defaults: dict[str, Any]
+    slim: dict[str, Any]  # the defaults that tf_slim's scopes set at that time
+
+
+class _State(NamedTuple):
+    scope: Scope
+    said: dict[str, _Said]
+
+
+_current: ContextVar[_State | None] = ContextVar("batchnorm_arg_scope", default=None)
+_decorated: dict[str, "_Scoped"] = {}
 
 
 class _Scoped:
-    """A function that looks up its defaults. An object, because tf_slim asks it for `_key_op` before anything else."""
+    """A function that looks up its defaults. It is an object because tf_slim first looks for `_key_op` on it.
 
-    def __init__(self, function: Callable[..., Any], key: str) -> None:
+    Args:
+        namesake: the name of the tf_slim function that it can replace, or None.
+    """
+
+    def __init__(self, function: Callable[..., Any], key: str, namesake: str | None) -> None:
         functools.update_wrapper(self, function)
         self._function = function
         self._bare = inspect.unwrap(function)
-        self._key = key
+        self.key = key
+        self.namesake = namesake
+        self._slim_key: str | None = None
 
     @property
     def _key_op(self) -> str:
-        """The key under which scopes know the function; tf_slim, if it came later than we, is told of it here."""
+        """The key under which tf_slim's scopes know the function: its namesake's, or else one registered here."""
         slim = _slim()
-        if slim is not None and not slim.has_arg_scope(self._bare):
+        if slim is None:
+            return self.key
+        if self.namesake is not None:
+            self._slim_key = _key_in_slim(self.namesake) or self._slim_key
+        if self._slim_key is None and not slim.has_arg_scope(self._bare):
             slim.add_arg_scope(self._bare)
-        return self._key
+        return self._slim_key or self.key
+
+    def slim_defaults(self) -> dict[str, Any]:
+        """The defaults that tf_slim's scopes set for the function."""
+        slim = _slim()
+        return {} if slim is None else slim.current_arg_scope().get(self._key_op, {})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        slim = _slim()
-        outer = {} if slim is None else slim.current_arg_scope().get(self._key, {})
-        defaults = outer | current_arg_scope().get(self._key, {})
+        defaults = self.slim_defaults()
+        said = _state().said.get(self.key)
+        if said is not None:
+            defaults = defaults | said.defaults | _news(said.slim, defaults)
         positional = list(inspect.signature(self._function).parameters)[: len(args)]
         defaults = {name: value for name, value in defaults.items() if name not in positional}
         return self._function(*args, **(defaults | kwargs))
@@ -63,7 +98,7 @@ class _Scoped:
         return self if instance is None else functools.partial(self, instance)
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else a function has, such as the `__defaults__` that tf_slim's decorator reads."""
+        """Other attributes of the function, such as the `__defaults__` that tf_slim's decorator reads."""
         if name == "_bare":  # not yet set: there is nothing to ask
             raise AttributeError(name)
         return getattr(self._bare, name)
@@ -77,10 +112,12 @@ class _Scoped:
 
 def add_arg_scope(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function so that `arg_scope` can set its keyword arguments."""
-    key = getattr(function, "_key_op", str(inspect.unwrap(function)))
-    takes = inspect.signature(function).parameters.values()
-    _decorated[key] = tuple(parameter.name for parameter in takes if parameter.default is not parameter.empty)
-    return cast(Callable[P, R], _Scoped(function, key))
+    return _scoped(function, None)
+
+
+def stand_in(namesake: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """The same for a function that replaces tf_slim's function of this name and obeys the defaults set for that."""
+    return lambda function: _scoped(function, namesake)
 
 
 @contextlib.contextmanager
@@ -97,17 +134,17 @@ def arg_scope(list_ops_or_scope: Any, **kwargs: Any) -> Generator[Scope]:
         ValueError: a function without `add_arg_scope`, or keyword arguments beside a scope.
     """
     make = _reused if isinstance(list_ops_or_scope, dict) else _added
-    scope = make(list_ops_or_scope, kwargs)
-    token = _current.set(scope)
+    state = make(list_ops_or_scope, kwargs)
+    token = _current.set(state)
     try:
-        yield scope
+        yield state.scope
     finally:
         _current.reset(token)
 
 
 def current_arg_scope() -> Scope:
     """The defaults in force, by function key."""
-    return _current.get() or {}
+    return _state().scope
 
 
 def has_arg_scope(func: Any) -> bool:
@@ -118,15 +155,40 @@ def has_arg_scope(func: Any) -> bool:
 def arg_scoped_arguments(func: Any) -> tuple[str, ...]:
     """Names of the arguments of a decorated function that `arg_scope` can set: those with defaults."""
     _check_decorated(func)
-    return _decorated[arg_scope_func_key(func)]
+    takes = inspect.signature(_decorated[arg_scope_func_key(func)]).parameters.values()
+    return tuple(parameter.name for parameter in takes if parameter.default is not parameter.empty)
 
 
 def arg_scope_func_key(op: Any) -> str:
-    """The key under which scopes know a function."""
-    return getattr(op, "_key_op", str(op))
+    """The key under which our scopes know a function."""
+    while not isinstance(op, _Scoped) and hasattr(op, "__wrapped__"):
+        op = op.__wrapped__
+    return op.key if isinstance(op, _Scoped) else getattr(op, "_key_op", str(op))
 
 
-def _reused(scope: Any, kwargs: dict[str, Any]) -> Scope:
+def _scoped(function: Callable[P, R], namesake: str | None) -> Callable[P, R]:
+    key = getattr(function, "_key_op", str(inspect.unwrap(function)))
+    if isinstance(function, _Scoped):
+        key, namesake = function.key, function.namesake
+    made = _decorated[key] = _Scoped(function, key, namesake)
+    return cast(Callable[P, R], made)
+
+
+def _state() -> _State:
+    return _current.get() or _State({}, {})
+
+
+def _say(key: str, defaults: dict[str, Any]) -> _Said:
+    function = _decorated.get(key)
+    return _Said(defaults, {} if function is None else function.slim_defaults())
+
+
+def _news(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The defaults that were added or changed since `before`."""
+    return {name: value for name, value in now.items() if name not in before or before[name] is not value}
+
+
+def _reused(scope: Any, kwargs: dict[str, Any]) -> _State:
     if kwargs:
         raise ValueError(
             refusal(
@@ -135,10 +197,10 @@ def _reused(scope: Any, kwargs: dict[str, Any]) -> Scope:
                 "Open a second arg_scope inside it for the functions to change",
             )
         )
-    return dict(scope)
+    return _State(dict(scope), {key: _say(key, defaults) for key, defaults in scope.items()})
 
 
-def _added(functions: Any, kwargs: dict[str, Any]) -> Scope:
+def _added(functions: Any, kwargs: dict[str, Any]) -> _State:
     if not isinstance(functions, (list, tuple)):
         raise TypeError(
             refusal(
@@ -147,12 +209,18 @@ def _added(functions: Any, kwargs: dict[str, Any]) -> Scope:
                 "Write arg_scope([function], name=value)",
             )
         )
-    scope = dict(current_arg_scope())
+    state = _state()
+    scope, said = dict(state.scope), dict(state.said)
     for function in cast(Sequence[Any], functions):
         _check_decorated(function)
         key = arg_scope_func_key(function)
         scope[key] = scope.get(key, {}) | kwargs
-    return scope
+        held = said.get(key, _Said({}, {}))
+        now = _say(key, kwargs)
+        overruled = _news(held.slim, now.slim)
+        kept = {name: value for name, value in held.defaults.items() if name not in overruled}
+        said[key] = now._replace(defaults=kept | kwargs)
+    return _State(scope, said)
 
 
 def _check_decorated(function: Any) -> None:
@@ -171,3 +239,12 @@ def _slim() -> Any:
     """tf_slim's own arg_scope module, if somebody has imported it."""
     module = sys.modules.get("tf_slim.ops.arg_scope")
     return module if hasattr(module, "current_arg_scope") and hasattr(module, "add_arg_scope") else None
+
+
+def _key_in_slim(name: str) -> str | None:
+    """The key of tf_slim's own function of this name, from any module in which programs have not replaced it."""
+    for module in SLIM_MODULES:
+        function = getattr(sys.modules.get(module), name, None)
+        if getattr(inspect.unwrap(function), "__module__", None) == SLIM_MODULES[0]:  # pyright: ignore[reportArgumentType]
+            return getattr(function, "_key_op", None)
+    return None

@@ -14,14 +14,14 @@ from batchnorm.contrib._arguments import Asked, Path, check_data_format, choose_
 from batchnorm.contrib._collections import collect_output, model_variable_getter
 from batchnorm.contrib._own import normalize_on_own_path
 from batchnorm.contrib._through_layer import through_layer
-from batchnorm.contrib.framework import add_arg_scope
+from batchnorm.contrib.framework import stand_in
 from batchnorm.errors import refusal
 
 __all__ = ["batch_norm"]
 
 
 # AutoGraph would rewrite the whole engine for seconds, and find nothing to convert.
-@add_arg_scope
+@stand_in("batch_norm")
 @tf.autograph.experimental.do_not_convert
 def batch_norm(
     inputs: Any,

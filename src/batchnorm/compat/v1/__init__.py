@@ -1,5 +1,9 @@
-"""`tf.compat.v1` read as `batchnorm.compat.v1`: `layers` and `keras.utils`."""
+"""`tf.compat.v1` read as `batchnorm.compat.v1`: `layers`, `keras.utils` and `recompute_grad`."""
 
 from batchnorm._require import require
 
 require("tensorflow", "TensorFlow", "tensorflow", "batchnorm.compat.v1")
+
+from batchnorm._graph.recompute import recompute_grad  # noqa: E402
+
+__all__ = ["recompute_grad"]

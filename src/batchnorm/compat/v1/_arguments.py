@@ -1,24 +1,34 @@
 """The v1 layer's arguments, checked and turned into the core's options."""
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from batchnorm.errors import refusal
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
-__all__ = ["check_axis", "make_clip", "make_options", "resolve_dtype"]
+__all__ = [
+    "Policy",
+    "check_axis",
+    "check_unknown",
+    "make_clip",
+    "make_options",
+    "parameter_dtype",
+    "read_policy",
+    "warn_of_ignored",
+]
 
 # What the original's base class took without any effect on this layer.
 IGNORED = {
-    "synchronized": "The v1 layer takes its statistics on each replica by itself, as it always did",
     "autocast": "The v1 layer casts its input to its own dtype in any case",
+    "implementation": "The v1 layer has one",
     "input_shape": "The first call settles the shape",
     "batch_input_shape": "The first call settles the shape",
     "input_dim": "The first call settles the shape",
     "batch_size": "The first call settles the shape",
 }
+SYNCHRONIZED = "The v1 layer computes its statistics on each replica separately, as it always did"
 CLIP_KEYS = ("rmin", "rmax", "dmax")
 
 
@@ -66,9 +76,13 @@ def make_options(layer: Any, axes: tuple[int, ...] | None = None, variance: Any 
     )
 
 
-def check_unknown(given: dict[str, Any]) -> None:
-    """Raise TypeError for an argument that never was, and warn of one that the original took and ignored."""
-    unknown = sorted(set(given) - set(IGNORED))
+def check_unknown(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments for the base class.
+
+    Raises:
+        TypeError: an argument that never existed.
+    """
+    unknown = sorted(set(given) - {*IGNORED, "synchronized", "weights"})
     if unknown:
         raise TypeError(
             refusal(
@@ -77,10 +91,19 @@ def check_unknown(given: dict[str, Any]) -> None:
                 "Check the spelling against help(BatchNormalization)",
             )
         )
+    if "synchronized" in given:
+        _warn("synchronized", SYNCHRONIZED)
+    return {name: value for name, value in given.items() if name != "synchronized"}
+
+
+def warn_of_ignored(given: dict[str, Any]) -> None:
+    """Warn of arguments that only have an effect together with Keras 2."""
     for name in given:
-        warnings.warn(
-            refusal(f"BatchNormalization was given {name}", IGNORED[name], "Leave it out"), stacklevel=3
-        )
+        _warn(name, IGNORED[name])
+
+
+def _warn(name: str, why: str) -> None:
+    warnings.warn(refusal(f"BatchNormalization was given {name}", why, "Leave it out"), stacklevel=4)
 
 
 def make_clip(clipping: dict[str, Any] | None) -> Clip:
@@ -102,20 +125,28 @@ def make_clip(clipping: dict[str, Any] | None) -> Clip:
     return Clip(**clipping)
 
 
-def resolve_dtype(dtype: Any) -> tuple[Any, Any]:
-    """The variables' dtype and the compute dtype; (None, None) where the first input is to decide.
+class Policy(NamedTuple):
+    """The dtypes of a layer, by name; None if the first input decides."""
 
-    16-bit layers keep their variables in float32.
-    """
+    name: str | None
+    compute_dtype: str | None
+    variable_dtype: str | None
+
+
+def read_policy(dtype: Any) -> Policy:
+    """The policy behind a dtype, a name such as "mixed_float16", a policy of either Keras, or the config of one."""
     if dtype is None:
-        return None, None
-    compute = getattr(dtype, "compute_dtype", dtype)
-    if isinstance(compute, str) and compute.startswith("mixed_"):
-        compute = compute.removeprefix("mixed_")
-    compute = tf.as_dtype(compute)
-    return parameter_dtype(compute), compute
+        return Policy(None, None, None)
+    if isinstance(dtype, dict):
+        return read_policy(dtype["config"]["name"])  # pyright: ignore[reportUnknownArgumentType]
+    if hasattr(dtype, "compute_dtype"):
+        return Policy(dtype.name, dtype.compute_dtype, dtype.variable_dtype)
+    if isinstance(dtype, str) and dtype.startswith("mixed_"):
+        return Policy(dtype, dtype.removeprefix("mixed_"), "float32")
+    name = tf.as_dtype(dtype).base_dtype.name
+    return Policy(name, name, name)
 
 
-def parameter_dtype(compute: Any) -> Any:
-    """float32 for 16-bit floats, else the same."""
-    return tf.float32 if compute in (tf.float16, tf.bfloat16) else compute
+def parameter_dtype(dtype: str | None) -> Any:
+    """The dtype of a layer's variables, given the layer's: float32 for 16-bit floats, otherwise the same."""
+    return tf.float32 if dtype in (None, "float16", "bfloat16") else dtype

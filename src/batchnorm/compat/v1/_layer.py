@@ -1,30 +1,52 @@
 """The class `tf.compat.v1.layers.BatchNormalization`: its options, its variables, its calls."""
 
+import warnings
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
 from batchnorm._core.state import slots
-from batchnorm._graph.eager import check_variables_have_a_home
-from batchnorm._graph.fused import was_fused
+from batchnorm._engines.tensorflow import ops
 from batchnorm._graph.names import name_output, output_name, update_names
 from batchnorm._graph.normalize import Call, call_adjustment, normalize
-from batchnorm._graph.objects import constraint, initializer, regularizer
-from batchnorm._graph.scope import LayerScope, unique_object_name
+from batchnorm._graph.objects import constraint, initializer, regularizer, serialize
+from batchnorm._graph.recompute import is_recomputing, recall
 from batchnorm._graph.training import resolve_training
-from batchnorm._graph.updates import FINAL, apply_updates, update_ops
+from batchnorm._graph.updates import FINAL, Assign, apply_updates, update_ops
 from batchnorm._graph.variables import flat, is_ref, snapshot
-from batchnorm.compat.v1._arguments import check_axis, check_unknown, make_options, resolve_dtype
-from batchnorm.compat.v1._inputs import check_input, check_shape
-from batchnorm.compat.v1._surface import Record, Surface
+from batchnorm.compat.v1._arguments import check_axis, check_unknown, make_options
+from batchnorm.compat.v1._base import InputSpec, Layer
+from batchnorm.compat.v1._composed import normalize_by_hooks
+from batchnorm.compat.v1._hooks import ASSIGNMENTS, MOMENTS, RENORM, Hooks, overrides, with_mask
+from batchnorm.compat.v1._inputs import check_floating, check_input
 from batchnorm.compat.v1._variables import make_variables
 from batchnorm.errors import refusal
 from batchnorm.layout import canonical_axes, refuse_ghost_axis
 
 __all__ = ["BatchNormalization"]
 
+PLAIN = ("momentum", "epsilon", "center", "scale")
+OBJECTS = (
+    *("beta_initializer", "gamma_initializer", "moving_mean_initializer", "moving_variance_initializer"),
+    *("beta_regularizer", "gamma_regularizer", "beta_constraint", "gamma_constraint"),
+)
+# What the original's config contains only if it was asked for, and what only ours has.
+RENORM_ARGUMENTS = ("renorm", "renorm_clipping", "renorm_momentum")
+DEFAULTS = {"virtual_batch_size": None, "ghost_order": "interleaved", "renorm_form": "current"}
 
-class BatchNormalization(Surface):
+
+@dataclass
+class Record:
+    """What a layer remembers of itself, besides its public attributes."""
+
+    axis: Any
+    axes: tuple[int, ...] | None = None
+    warned: set[str] = field(default_factory=set[str])
+
+
+class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClass]
     """Batch normalization as TensorFlow 1 had it (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167).
 
     Training: y = γ·(a_s·(r·x̂ + d) + a_b) + β with x̂ = (x − μ) / √(σ² + ε) over the batch. Inference:
@@ -51,11 +73,11 @@ class BatchNormalization(Surface):
         ghost_order: "interleaved" as in the original, or "contiguous".
         renorm_form: "current", or "debiased" for checkpoints of TensorFlow 1.14 and earlier.
         activity_regularizer: callable on the output.
-        dtype: of the layer; by default that of the first input.
+        dtype: the layer's dtype; by default that of the first input.
 
     Raises:
-        TypeError: an argument of a wrong type, an unknown one, or an axis that is no int.
-        ValueError: options that have no meaning together, or an unknown key in `renorm_clipping`.
+        TypeError: an argument of a wrong type, an unknown one, or an axis that is not an int.
+        ValueError: options that cannot be combined, or an unknown key in `renorm_clipping`.
     """
 
     def __init__(
@@ -90,7 +112,17 @@ class BatchNormalization(Surface):
         _reuse: Any = None,
         **unknown: Any,
     ) -> None:
-        check_unknown(unknown)
+        for_base = check_unknown(unknown)
+        base: Any = super()
+        base.__init__(
+            trainable=trainable,
+            name=name,
+            dtype=dtype,
+            activity_regularizer=regularizer(activity_regularizer),
+            _scope=_scope,
+            _reuse=_reuse,
+            **for_base,
+        )
         self.axis = check_axis(axis)
         self.momentum = momentum
         self.epsilon = epsilon
@@ -104,69 +136,56 @@ class BatchNormalization(Surface):
         self.gamma_regularizer = regularizer(gamma_regularizer)
         self.beta_constraint = constraint(beta_constraint)
         self.gamma_constraint = constraint(gamma_constraint)
-        self.activity_regularizer = regularizer(activity_regularizer)
         self.renorm = renorm
         self.renorm_clipping = renorm_clipping
         self.renorm_momentum = renorm_momentum
         self.renorm_form = renorm_form
-        self.fused = fused
+        self.synchronized = False
+        self.fused = fused is not False
         self.trainable = trainable
+        self.supports_masking = True
         self.virtual_batch_size = virtual_batch_size
         self.ghost_order = ghost_order
         self.adjustment = adjustment
+        # Whether the fused rule stores the sample variance; the original's tests switch it off.
+        self._bessels_correction_test_only = True
         self.gamma = self.beta = None
         self.moving_mean = self.moving_variance = None
-        self._dtype, self._compute_dtype = resolve_dtype(dtype)
-        self._name = name if isinstance(name, str) and name else unique_object_name(type(self).__name__)
-        given: Any = name
-        base = given.name if isinstance(given, tf.compat.v1.VariableScope) else given
-        self._record = Record(LayerScope(base or "batch_normalization", _scope, _reuse))
         self.wants_kernel = fused
+        self._record = Record(self.axis)
         make_options(self)  # refuses here what can be refused before an input is seen
 
     def build(self, input_shape: Any) -> None:
         """Make the variables for inputs of this shape; the first call does it by itself."""
-        if self.built:
+        if self._record.axes is not None:
             return
-        self._record.scope.settle()
-        if self._compute_dtype is None:
-            self._dtype, self._compute_dtype = tf.float32, tf.float32
-        with self._record.scope.enter(built=False):
-            self._build(tf.TensorShape(input_shape))
+        shape = tf.TensorShape(input_shape)
+        axes = self._check_axes(shape)
+        known: list[Any] = shape.as_list()
+        sizes = {axis: known[axis] for axis in axes}
+        if self.compute_dtype is None:
+            self._set_dtype_policy("float32")
+        self.axis = list(axes)
+        image = shape.rank in (4, 5) and axes in ((1,), (shape.rank - 1,))
+        self.fused = bool(self.fused) and image and self._fused_can_be_used()
+        self._warn_of_skipped_hooks()
+        self.input_spec = InputSpec(ndim=shape.rank, axes=sizes)
+        kept = [sizes.get(axis, 1) for axis in range(shape.rank)]
+        if self.virtual_batch_size is not None:
+            kept.insert(1, 1)
+            self.axis = [axis + 1 for axis in axes]  # of the inputs in groups
+        alone = len(axes) == 1 and self.virtual_batch_size is None
+        self._param_shape = (sizes[axes[0]],) if alone else kept
+        make_variables(self, self._param_shape)
+        self._record.axes = axes
+        super().build(input_shape)
 
-    # AutoGraph would rewrite everything below at each trace, and nothing below branches on a tensor.
-    @tf.autograph.experimental.do_not_convert
-    def __call__(self, inputs: Any, training: Any = False, mask: Any = None, *, scope: Any = None) -> Any:
-        """Normalize a tensor.
-
-        Args:
-            inputs: floating tensor of known rank, with known sizes on the channel axes.
-            training: True, False, 1, 0, a boolean scalar tensor, or None for the graph's learning phase.
-            mask: weights of the positions, of the input's shape without its last axis; those where it is zero are
-                left out of the statistics.
-            scope: variable scope of a layer that has not been called yet.
-
-        Raises:
-            TypeError: an input that is not floating, or a training argument that is no boolean.
-            ValueError: a shape that does not fit, an eager call outside a tracker, or a batch that
-                `virtual_batch_size` does not divide.
-        """
-        check_variables_have_a_home(f"{type(self).__name__} {self._name!r}")
-        self._record.scope.settle(scope)
-        with self._record.scope.enter(self.built):
-            x = check_input(self, inputs)
-            if not self.built:
-                self._build(x.shape)
-            check_shape(self, x.shape)
-            return self._call(x, resolve_training(training), mask)
-
-    def _build(self, shape: Any) -> None:
-        record = self._record
+    def _check_axes(self, shape: tf.TensorShape) -> tuple[int, ...]:
         asked = self.axis if isinstance(self.axis, list) else [self.axis]
+        self._record.axis = self.axis
         axes = canonical_axes(asked, shape.rank)
         refuse_ghost_axis(axes, make_options(self).ghost)
-        sizes = shape.as_list()
-        unknown = [axis for axis in axes if sizes[axis] is None]
+        unknown = [axis for axis in axes if shape.as_list()[axis] is None]
         if unknown:
             raise ValueError(
                 refusal(
@@ -175,43 +194,88 @@ class BatchNormalization(Surface):
                     "Set it with tf.ensure_shape or tensor.set_shape",
                 )
             )
-        plain = not self.renorm and self.virtual_batch_size is None and self.adjustment is None
-        self.fused = was_fused(self.fused, axes, shape.rank, self._compute_dtype, plain)
-        make_variables(self, [sizes[axis] if axis in axes else 1 for axis in range(shape.rank)], axes)
-        record.axes, record.rank = axes, shape.rank
-        record.sizes = {axis: sizes[axis] for axis in axes}
+        return axes
 
-    def _call(self, x: Any, training: Any, mask: Any) -> Any:
-        weights = None
-        if mask is not None:
-            weights = tf.expand_dims(tf.cast(mask, self._dtype), -1)
-        estimator = "sample" if self.fused and self._record.sample and mask is None else "population"
-        options = make_options(self, self._record.axes, estimator)
+    def _warn_of_skipped_hooks(self) -> None:
+        skipped = [name for name in MOMENTS if overrides(self, name)]
+        if self.fused and skipped:
+            warnings.warn(
+                refusal(
+                    f"{type(self).__name__} overrides {skipped[0]} and normalizes images fused",
+                    "As in the original, the fused way computes the batch's moments without calling it",
+                    "Pass fused=False to have the override called",
+                ),
+                stacklevel=2,
+            )
+
+    def _maybe_build(self, inputs: Any) -> None:
+        if not self.built and tf.is_tensor(inputs):
+            check_floating(self, inputs)
+        super()._maybe_build(inputs)
+
+    # AutoGraph would rewrite everything below at each trace, and nothing below branches on a tensor.
+    @tf.autograph.experimental.do_not_convert
+    def call(self, inputs: Any, training: Any = False, mask: Any = None) -> Any:
+        """Normalize a tensor. Call the layer itself, which also makes its variables and counts its losses.
+
+        Args:
+            inputs: floating tensor of known rank, with known sizes on the channel axes.
+            training: True, False, 1, 0, a boolean scalar tensor, or None for the graph's learning phase.
+            mask: weights of the positions, with the input's shape without its last axis; positions of weight zero
+                are left out of the statistics.
+
+        Raises:
+            TypeError: an input that is not floating, or a training argument that is not a boolean.
+            ValueError: a shape that does not fit, or a batch that `virtual_batch_size` does not divide.
+        """
+        x = check_input(self, inputs)
+        training = resolve_training(self._get_training_value(training))
+        if self.fused:
+            return with_mask(self._fused_batch_norm, x, mask=mask, training=training)
+        return self._normalize(x, training, mask)
+
+    def _fused_batch_norm(self, inputs: Any, mask: Any, training: Any) -> Any:
+        """What the layer does if the original runs its fused kernel."""
+        return self._normalize(inputs, training, mask)
+
+    def _normalize(self, x: Any, training: Any, mask: Any) -> Any:
+        dtype = tf.as_dtype(self._param_dtype)
+        weights = None if mask is None else tf.expand_dims(tf.cast(mask, dtype), -1)
+        sample = self.fused and self._bessels_correction_test_only and mask is None
+        options = make_options(self, self._record.axes, "sample" if sample else "population")
         adjustment = None
         if self.adjustment is not None and training is not False:
-            adjustment = call_adjustment(self.adjustment, x, self._dtype)
+            adjustment = call_adjustment(self.adjustment, x, dtype)
         with tf.compat.v1.name_scope("read"):
             state = {slot: flat(getattr(self, slot)) for slot in FINAL}
             others = {slot: getattr(self, slot) for slot in slots(options) if slot not in FINAL}
             before = snapshot(others)
             gamma, beta = (None if value is None else flat(value) for value in (self.gamma, self.beta))
-        call = Call(x, gamma, beta, state | before, training, weights, adjustment)
-        dynamic = not isinstance(training, bool)
-        wide = self._compute_dtype != self._dtype
-        name = output_name(
-            bool(self.fused), self.virtual_batch_size is not None, wide, self._n_bare(x, adjustment)
+        read = state | before
+        call = Call(
+            x, gamma, beta, read if training is False else recall(read), training, weights, adjustment
         )
+        if dtype != ops.stat_dtype(x):  # a subclass may keep its variables in another one
+            call = _cast(call, ops.stat_dtype(x))
+        step = partial(normalize, options, call)
+        if not self.fused and overrides(self, *MOMENTS, *RENORM):
+            step = partial(normalize_by_hooks, self, options, call, mask)
+        dynamic = not isinstance(training, bool)
+        wide = tf.as_dtype(self.compute_dtype) != dtype
+        name = output_name(self.fused, self.virtual_batch_size is not None, wide, self._n_bare(x, adjustment))
         if self.fused and training is not True:
-            y, batch = normalize(options, call)
+            y, batch = step()
             if not dynamic and not tf.executing_eagerly() and y.op.type != "FusedBatchNormV3":
                 y = tf.identity(y, name=name)
         else:
-            y, batch = name_output(name, lambda: normalize(options, call))
+            y, batch = name_output(name, step)
         y.set_shape(x.shape)
-        if self.activity_regularizer is not None:
-            self._record.activity.append((self.activity_regularizer(y), x))
-        if batch is not None:
-            self._update(options, x, batch, list(before.values()), dynamic)
+        if batch is not None and self.trainable:
+            if dtype != batch.mean.dtype and dtype == tf.float64:
+                mean, variance, estimate = (tf.cast(value, dtype) for value in batch[:3])
+                total = None if batch.total is None else tf.cast(batch.total, dtype)
+                batch = batch._replace(mean=mean, variance=variance, estimate=estimate, total=total)
+            self._add_updates(options, x, batch, list(before.values()), training)
         return y
 
     def _n_bare(self, x: Any, adjustment: Any) -> int:
@@ -220,32 +284,54 @@ class BatchNormalization(Surface):
             return 0
         return sum(value is not None and is_ref(value) for value in (self.gamma, self.beta))
 
-    def _update(self, options: Any, x: Any, batch: Any, after: list[Any], dynamic: bool) -> None:
-        if not self.trainable:
+    def _add_updates(self, options: Any, x: Any, batch: Any, after: list[Any], training: Any) -> None:
+        """Two updates, as the original adds them; both are made at once, because they share dependencies."""
+        if is_recomputing():
             return
         variables = {slot: getattr(self, slot) for slot in slots(options)}
-        if tf.compat.v1.executing_eagerly_outside_functions():
-            apply_updates(options, variables, batch)
-            return
-        wrappers = update_names(bool(self.fused), self.renorm, self.adjustment is not None, dynamic)
-        made = update_ops(options, variables, batch, after, wrappers)
-        self._record.updates += [(op, x) for op in made]
-        collected = tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.UPDATE_OPS)
-        for op in made:
-            if op not in collected:
-                tf.compat.v1.add_to_collection(tf.compat.v1.GraphKeys.UPDATE_OPS, op)
+        if self.renorm and not self.fused and overrides(self, *RENORM):
+            del variables["renorm_mean"], variables["renorm_stddev"]  # the hook has updated them
+        by = self._assign_by_hooks(x, training) if overrides(self, *ASSIGNMENTS) else None
+        made: list[Any] = []
 
-    @property
-    def _bessels_correction_test_only(self) -> bool:
-        """Whether the fused rule stores the sample variance; the original's tests switch it off."""
-        return self._record.sample
+        def make(which: int) -> Any:
+            if not made and tf.compat.v1.executing_eagerly_outside_functions():
+                made.extend((apply_updates(options, variables, batch, by), None))
+            elif not made:
+                dynamic = not isinstance(training, bool) and by is None
+                wrappers = update_names(self.fused, self.renorm, self.adjustment is not None, dynamic)
+                made.extend(update_ops(options, variables, batch, after, wrappers, by))
+            return made[which]
 
-    @_bessels_correction_test_only.setter
-    def _bessels_correction_test_only(self, value: bool) -> None:
-        self._record.sample = value
+        self.add_update(lambda: make(0))
+        self.add_update(lambda: make(1))
 
-    def apply(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The same as calling the layer."""
-        return self(inputs, *args, **kwargs)
+    def _assign_by_hooks(self, x: Any, training: Any) -> Assign:
+        size = tf.shape(x)[0] if self._support_zero_size_input() else None
+        return lambda variable, value, decay: self._assign_if(training, variable, value, decay, size)
 
-    call = apply
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape of the output: that of the input."""
+        return tf.TensorShape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, so that `from_config` makes such a layer again. The axis is the user's own."""
+        config: dict[str, Any] = super().get_config()
+        config |= {"axis": self._record.axis if self._record.axes is not None else self.axis}
+        config |= {key: getattr(self, key) for key in PLAIN}
+        config |= {key: serialize(getattr(self, key)) for key in OBJECTS}
+        if self.renorm:
+            config |= {key: getattr(self, key) for key in RENORM_ARGUMENTS}
+        added = {key: getattr(self, key) for key in DEFAULTS}
+        config |= {key: value for key, value in added.items() if value != DEFAULTS[key]}
+        if self.wants_kernel is not None:
+            config["fused"] = self.wants_kernel
+        if self.adjustment is not None:
+            warnings.warn("The adjustment is a function and is left out of the layer's config.", stacklevel=2)
+        return config
+
+
+def _cast(call: Call, dtype: Any) -> Call:
+    gamma, beta = (None if value is None else ops.cast(value, dtype) for value in (call.gamma, call.beta))
+    state = {slot: ops.cast(value, dtype) for slot, value in call.state.items()}
+    return call._replace(gamma=gamma, beta=beta, state=state)

@@ -3,39 +3,16 @@
 import warnings
 from collections.abc import Callable
 from copy import copy, deepcopy
-from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from batchnorm._graph.objects import serialize
-from batchnorm._graph.scope import LayerScope
 from batchnorm._graph.updates import reaches
+from batchnorm.compat.v1._arguments import Policy
 from batchnorm.errors import refusal
 
-__all__ = ["InputSpec", "Record", "Surface"]
-
-CONFIG = (
-    "axis",
-    "momentum",
-    "epsilon",
-    "center",
-    "scale",
-    "renorm",
-    "renorm_clipping",
-    "renorm_momentum",
-    "virtual_batch_size",
-)
-OBJECTS = (
-    "beta_initializer",
-    "gamma_initializer",
-    "moving_mean_initializer",
-    "moving_variance_initializer",
-    "beta_regularizer",
-    "gamma_regularizer",
-    "beta_constraint",
-    "gamma_constraint",
-)
+__all__ = ["InputSpec", "Surface"]
 
 
 class InputSpec(NamedTuple):
@@ -45,35 +22,39 @@ class InputSpec(NamedTuple):
     axes: dict[int, int]
 
 
-@dataclass
-class Record:
-    """What a layer remembers between calls; kept apart from its attributes, which checkpoints walk."""
-
-    scope: LayerScope
-    trainable: list[Any] = field(default_factory=list[Any])
-    others: list[Any] = field(default_factory=list[Any])
-    updates: list[Any] = field(default_factory=list[Any])
-    losses: list[Callable[[], Any]] = field(default_factory=list[Callable[[], Any]])
-    activity: list[tuple[Any, Any]] = field(default_factory=list[tuple[Any, Any]])
-    axes: tuple[int, ...] | None = None
-    rank: int | None = None
-    sizes: dict[int, int] = field(default_factory=dict[int, int])
-    sample: bool = True
-    warned: set[str] = field(default_factory=set[str])
-
-
 class Surface(tf.Module):
-    """The read-only side of the layer. `tf.Module.__init__` is left out: it would take an op name from the graph."""
+    """The layer's attributes. `tf.Module.__init__` is not called: it would take an op name from the graph."""
 
-    _record: Record
-    _name: str
-    _dtype: Any
-    _compute_dtype: Any
+    # Where tf.Module must not look for variables: lists of what also has its own attribute, and what is not part of
+    # the layer.
+    _TF_MODULE_IGNORED_PROPERTIES = frozenset(
+        {
+            *tf.Module._TF_MODULE_IGNORED_PROPERTIES,  # pyright: ignore
+            *("_trainable_weights", "_non_trainable_weights", "_seen", "_updates", "_losses"),
+            *("_eager_losses", "_callable_losses", "_initial_weights"),
+        }
+    )
+
     trainable: bool
-    wants_kernel: bool | None
-    adjustment: Any
-    ghost_order: str
-    renorm_form: str
+    stateful: bool
+    built: bool
+    supports_masking: bool
+    activity_regularizer: Any
+    input_spec: Any
+    _name: str
+    _scope: Any
+    _dtype_policy: Policy
+    _trainable_weights: list[Any]
+    _non_trainable_weights: list[Any]
+    _updates: list[Any]
+    _losses: list[Any]
+    _eager_losses: list[Any]
+    _callable_losses: list[Callable[[], Any]]
+    _seen: list[Any]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Checkpoints find the variables by name, whatever attributes hold them.
+        object.__setattr__(self, name, value)
 
     @property
     def name(self) -> str:
@@ -83,13 +64,12 @@ class Surface(tf.Module):
     @property
     def name_scope(self) -> Any:
         """The op scope of the layer, once it has been called."""
-        scope = self._record.scope.scope
-        return tf.compat.v1.name_scope(self._name if scope is None else scope.original_name_scope)
+        return tf.compat.v1.name_scope(self._name if self._scope is None else self._scope.original_name_scope)
 
     @property
     def scope_name(self) -> str:
         """The name of the variable scope; it is settled by the first call."""
-        if self._record.scope.scope is None:
+        if self._scope is None:
             raise ValueError(
                 refusal(
                     f"scope_name of the layer {self._name!r} was asked for",
@@ -97,17 +77,7 @@ class Surface(tf.Module):
                     "Call the layer first",
                 )
             )
-        return self._record.scope.scope.name
-
-    @property
-    def _scope(self) -> Any:
-        """The variable scope itself, under the name by which programs have always reached for it."""
-        return self._record.scope.scope
-
-    @property
-    def input_spec(self) -> InputSpec | None:
-        """What inputs a built layer takes; None before the first call."""
-        return InputSpec(self._record.rank, self._record.sizes) if self.built else None
+        return self._scope.name
 
     @property
     def graph(self) -> None:
@@ -120,33 +90,98 @@ class Surface(tf.Module):
 
     @property
     def dtype(self) -> str | None:
-        """The name of the dtype, or None before the first call where none was given."""
-        return None if self._compute_dtype is None else self._compute_dtype.name
+        """The name of the variables' dtype, or None before the first call if none was given."""
+        return self._dtype_policy.variable_dtype
+
+    variable_dtype = dtype
+    _dtype = dtype
 
     @property
-    def built(self) -> bool:
-        """Whether the variables exist."""
-        return self._record.axes is not None
+    def compute_dtype(self) -> str | None:
+        """The name of the dtype of the output."""
+        return self._dtype_policy.compute_dtype
+
+    _compute_dtype = compute_dtype
+
+    @property
+    def dtype_policy(self) -> Policy:
+        """Both dtypes, and the policy's name."""
+        return self._dtype_policy
+
+    @property
+    def dynamic(self) -> bool:
+        """Always False: the layer can be part of a graph."""
+        return False
+
+    @property
+    def metrics(self) -> list[Any]:
+        """Always empty: the layer measures nothing."""
+        return []
+
+    @property
+    def inbound_nodes(self) -> list[Any]:
+        """Always empty, as for any layer outside Keras 2's models."""
+        return []
+
+    outbound_nodes = inbound_nodes
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        return list(self._trainable_weights) if self.trainable else []
+
+    @property
+    def non_trainable_weights(self) -> list[Any]:
+        if self.trainable:
+            return list(self._non_trainable_weights)
+        return self._trainable_weights + self._non_trainable_weights
+
+    @property
+    def weights(self) -> list[Any]:
+        return self.trainable_weights + self.non_trainable_weights
 
     @property
     def trainable_variables(self) -> list[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return list(self._record.trainable) if self.trainable else []
+        return self.trainable_weights
 
     @property
     def non_trainable_variables(self) -> list[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return list(self._record.others) if self.trainable else self._record.trainable + self._record.others
+        return self.non_trainable_weights
 
     @property
     def variables(self) -> list[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._record.trainable + self._record.others
-
-    trainable_weights = trainable_variables
-    non_trainable_weights = non_trainable_variables
-    weights = variables
+        return self.weights
 
     def get_weights(self) -> list[Any]:
         """The values of `weights`, as NumPy arrays."""
-        return _values(self.weights)
+        if tf.executing_eagerly():
+            return [variable.numpy() for variable in self.weights]
+        return _session("get_weights").run(self.weights)
+
+    def set_weights(self, weights: Any) -> None:
+        """Put arrays into `weights`, in their order.
+
+        Raises:
+            ValueError: the number of arrays is not that of the weights, or a shape differs.
+        """
+        weights = [np.asarray(value) for value in weights]
+        expected = [tuple(variable.shape) for variable in self.weights]
+        given = [value.shape for value in weights]
+        if given != expected:
+            raise ValueError(
+                refusal(
+                    f"set_weights of the layer {self._name!r} was given arrays of shapes {given}",
+                    f"Its weights have shapes {expected}",
+                    "Pass what get_weights of such a layer returns",
+                )
+            )
+        if tf.executing_eagerly():
+            for variable, value in zip(self.weights, weights, strict=True):
+                variable.assign(value)
+            return
+        # Run the initializers with other values, which adds no op to the graph.
+        starts = [variable.initializer for variable in self.weights]
+        feeds = {start.inputs[1]: value for start, value in zip(starts, weights, strict=True)}
+        _session("set_weights").run(starts, feeds)
 
     def count_params(self) -> int:
         """How many numbers the variables hold.
@@ -162,34 +197,46 @@ class Surface(tf.Module):
                     "Call the layer first",
                 )
             )
-        return sum(int(tf.TensorShape(variable.shape).num_elements() or 0) for variable in self.variables)
+        return sum(int(tf.TensorShape(variable.shape).num_elements() or 0) for variable in self.weights)
 
     @property
     def updates(self) -> list[Any]:
         """The update ops of all calls that trained, two each; none of a layer that is not trainable."""
-        return [op for op, _ in self._record.updates] if self.trainable else []
+        return list(self._updates) if self.trainable or self.stateful else []
 
     def get_updates_for(self, inputs: Any) -> list[Any]:
         """The update ops that depend on `inputs` (a tensor or a list); with None, those that depend on no input."""
         if inputs is None:
-            sources = [source for _, source in self._record.updates]
-            return [op for op in self.updates if not reaches(sources, op)]
+            return [op for op in self.updates if not reaches(self._seen, op)]
         sources = tf.nest.flatten(inputs)
         return [op for op in self.updates if reaches(sources, op)]
 
     @property
     def losses(self) -> list[Any]:
-        """The regularization losses: one for each regularized parameter, and one for each regularized output."""
-        return [loss() for loss in self._record.losses] + [loss for loss, _ in self._record.activity]
+        """The losses added: of outputs, and of parameters."""
+        of_parameters = [loss() for loss in self._callable_losses]
+        return [*self._losses, *self._eager_losses, *(loss for loss in of_parameters if loss is not None)]
 
     def get_losses_for(self, inputs: Any) -> list[Any]:
-        """The losses of outputs that depend on `inputs`; with None, those of the parameters, which depend on none."""
+        """The losses of outputs that depend on `inputs`; with None, those that depend on no input."""
+        if tf.compat.v1.executing_eagerly_outside_functions():
+            return self.losses
         if inputs is None:
-            return [loss() for loss in self._record.losses]
+            return [loss for loss in self.losses if not reaches(self._seen, loss.op)]
         sources = tf.nest.flatten(inputs)
-        return [loss for loss, _ in self._record.activity if reaches(sources, loss.op)]
+        return [loss for loss in self.losses if reaches(sources, loss.op)]
 
-    def compute_output_shape(self, input_shape: Any) -> tf.TensorShape:
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """The mask of the output: that of the input."""
+        del inputs
+        return mask
+
+    def compute_output_signature(self, input_signature: Any) -> tf.TensorSpec:
+        """Shape and dtype of the output for a `tf.TensorSpec` of the input."""
+        shape = self.compute_output_shape(input_signature.shape)
+        return tf.TensorSpec(shape, self.compute_dtype or input_signature.dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the output: that of the input."""
         return tf.TensorShape(input_shape)
 
@@ -198,28 +245,20 @@ class Surface(tf.Module):
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         for name, value in self.__dict__.items():
-            if name == "_record":
-                twin._record = replace(
-                    value, scope=copy(value.scope), updates=list(value.updates), losses=list(value.losses)
-                )
-            elif not name.startswith("_self_"):
-                shared = tf.is_tensor(value) or isinstance(value, tf.Variable)
-                setattr(twin, name, value if shared else deepcopy(value, memo))
+            if name.startswith("_self_"):
+                continue
+            if name in self._TF_MODULE_IGNORED_PROPERTIES and isinstance(value, list):
+                value = list(value)
+            elif name in ("_scope", "_current_scope"):
+                value = copy(value)
+            elif not tf.is_tensor(value) and not isinstance(value, tf.Variable):
+                value = deepcopy(value, memo)
+            setattr(twin, name, value)
         return twin
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, so that `from_config` makes such a layer again. The axis is the user's own."""
-        config: dict[str, Any] = {"name": self._name, "trainable": self.trainable, "dtype": self.dtype}
-        config |= {key: getattr(self, key) for key in CONFIG}
-        config |= {key: serialize(getattr(self, key)) for key in OBJECTS}
-        config |= {
-            "fused": self.wants_kernel,
-            "ghost_order": self.ghost_order,
-            "renorm_form": self.renorm_form,
-        }
-        if self.adjustment is not None:
-            warnings.warn("The adjustment is a function and is left out of the layer's config.", stacklevel=2)
-        return config
+        """The arguments that every layer has."""
+        return {"name": self._name, "trainable": self.trainable, "dtype": self._dtype_policy.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
@@ -227,16 +266,14 @@ class Surface(tf.Module):
         return cls(**config)
 
 
-def _values(variables: list[Any]) -> list[Any]:
-    if tf.executing_eagerly():
-        return [variable.numpy() for variable in variables]
+def _session(method: str) -> Any:
     session = tf.compat.v1.get_default_session()
     if session is None:
         raise ValueError(
             refusal(
-                "get_weights was asked for",
+                f"{method} was asked for",
                 "A graph's values live in a session, and none is active",
                 "Open one",
             )
         )
-    return session.run(variables)
+    return session

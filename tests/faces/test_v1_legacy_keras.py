@@ -1,0 +1,53 @@
+"""The v1 layer in Keras 2's models, if that is TensorFlow's Keras: it does what Keras 2's own layer does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PROGRAM = Path(__file__).parent / "v1_legacy_keras.py"
+
+
+def found(*arguments):
+    ran = subprocess.run(
+        [sys.executable, str(PROGRAM), *arguments], capture_output=True, text=True, env=os.environ.copy()
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mode", ["tf1", "tf2"])
+def test_models_train_it_as_their_own(mode):
+    ours, own = found(mode), found(mode, "keras")
+    assert ours["graph_owner"] == own["graph_owner"] == {"updates": 2, "losses": 1, "weights": 4}
+    for kind in own.keys() - {"graph_owner", "layered"}:
+        for fact in ("weights", "trainable", "n_losses"):
+            assert ours[kind][fact] == own[kind][fact], kind
+        for fact in ("before", "values", "predicted"):
+            np.testing.assert_allclose(ours[kind][fact], own[kind][fact], rtol=1e-4, atol=1e-6, err_msg=kind)
+    if mode == "tf2":
+        for fact in ("losses", "gradient", "mean"):
+            np.testing.assert_allclose(ours["layered"][fact], own["layered"][fact], rtol=1e-4)
+
+
+def test_our_keras_3_layer_says_what_it_is():
+    program = """
+import warnings, tensorflow as tf
+from batchnorm.keras.layers import BatchNormalization
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    layers = [BatchNormalization(), BatchNormalization()]
+lines = [str(each.message) for each in told if "Keras 3" in str(each.message)]
+print(len(lines), lines[0])
+"""
+    env = os.environ | {"TF_USE_LEGACY_KERAS": "1"}
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    line = ran.stdout.splitlines()[-1]
+    assert line.startswith("1 ")
+    assert "It is a layer of Keras 3" in line
+    assert "Use batchnorm.compat.v1.layers.BatchNormalization" in line
