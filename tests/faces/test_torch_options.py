@@ -299,3 +299,56 @@ def test_ghost_batches_are_a_loop_over_chunks() -> None:
     assert_close(layer(x).detach(), y.detach(), "float32", "y")
     # In evaluation any batch size will do.
     assert layer.eval()(x[:5]).shape == (5, 4, 3, 2)
+
+
+@pytest.mark.parametrize("batch", [7, 9, 10, 3])
+@pytest.mark.parametrize("fused", [None, False])
+def test_smaller_ghosts_are_a_loop_over_chunks(batch: int, fused: bool | None) -> None:
+    """Loops as programs write them: `torch.chunk` into as many chunks as the size requires, and a call for each."""
+    options = {"ghost_order": "contiguous", "ghost_remainder": "smaller", "ghost_averages": "group"}
+    layer = bt.BatchNorm2d(4, virtual_batch_size=3, fused=fused, **options)
+    plain = torch.nn.BatchNorm2d(4)
+    for _ in range(2):
+        x = torch.randn(batch, 4, 3, 2)
+        ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+        y = layer(ours)
+        loop = torch.cat([plain(part) for part in theirs.chunk(-(-batch // 3))])
+        assert_close(y.detach(), loop.detach(), "float32", "y")
+        dy = torch.randn_like(y)
+        y.backward(dy)
+        loop.backward(dy)
+        assert_close(ours.grad, theirs.grad, "float32", "dx")
+        for name in ("running_mean", "running_var"):
+            assert_close(getattr(layer, name), getattr(plain, name), "float32", name)
+        for name in ("weight", "bias"):
+            got, want = getattr(layer, name).grad, getattr(plain, name).grad
+            assert_close(got, want, "float32", name, summands=batch * 6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 1.0, None])
+def test_averages_by_group_move_as_in_a_loop(momentum: float | None) -> None:
+    layer = bt.BatchNorm1d(
+        4, virtual_batch_size=4, momentum=momentum, ghost_order="contiguous", ghost_averages="group"
+    )
+    plain = torch.nn.BatchNorm1d(4, momentum=momentum)
+    for _ in range(3):
+        x = torch.randn(12, 4)
+        layer(x)
+        for part in x.split(4):
+            plain(part)
+        for name in ("running_mean", "running_var"):
+            assert_close(getattr(layer, name), getattr(plain, name), "float32", name)
+
+
+def test_a_step_with_a_larger_momentum_is_a_loop_with_a_smaller_one() -> None:
+    """1 − (1 − m)^G once per step corresponds to m once per group in a loop; exactly if the groups are alike."""
+    part, groups, momentum = torch.randn(4, 3), 3, 0.1
+    layer = bt.BatchNorm1d(
+        3, virtual_batch_size=4, momentum=1 - (1 - momentum) ** groups, ghost_order="contiguous"
+    )
+    plain = torch.nn.BatchNorm1d(3, momentum=momentum)
+    layer(part.repeat(groups, 1))
+    for _ in range(groups):
+        plain(part)
+    assert_close(layer.running_mean, plain.running_mean, "float32", "running_mean")
+    assert_close(layer.running_var, plain.running_var, "float32", "running_var")

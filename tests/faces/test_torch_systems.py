@@ -1,6 +1,7 @@
 """The layers under PyTorch's compilers, exporters, transforms, autocast and second derivatives."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -236,14 +237,76 @@ def test_autocast_leaves_the_parameters_in_32_bits(name: str) -> None:
     assert all(b.dtype in (torch.float32, torch.int64) for b in layer.buffers())
 
 
-def test_halved_layers_hold_halves() -> None:
-    for name in ("plain", "renorm"):
-        layer = layer_of(name).to(torch.bfloat16)
-        y = layer(torch.randn(SHAPE).bfloat16())
-        assert y.dtype == torch.bfloat16
-        assert layer.running_mean.dtype == torch.bfloat16
-        y.sum().backward()
-        assert layer.weight.grad.dtype == torch.bfloat16
+HALVED: dict[str, Callable[[torch.nn.Module, Any], Any]] = {
+    "to": lambda layer, half: layer.to(half),
+    "half": lambda layer, half: layer.half() if half == torch.float16 else layer.bfloat16(),
+    "of a model": lambda layer, half: torch.nn.ModuleList([layer]).to("cpu", half)[0],
+    "from double": lambda layer, half: layer.double().to(half),
+    "made so": lambda layer, half: type(layer)(4, momentum=0.5, dtype=half, **layer.settings.given),
+    "assigned": lambda layer, half: assigned(layer, half),
+}
+
+
+def assigned(layer: Any, half: Any) -> Any:
+    state = {k: v.to(half) if v.is_floating_point() else v for k, v in layer.state_dict().items()}
+    layer.load_state_dict(state, assign=True)
+    return layer
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("how", HALVED)
+@pytest.mark.parametrize("name", ["plain", "renorm", "interleaved", "debiased"])
+def test_statistics_of_halved_layers_have_32_bits(name: str, how: str, half: Any) -> None:
+    """The variance of numbers like 1000 is infinite in float16."""
+    options = {} if name == "debiased" else dict(OPTIONS[name])
+    layer = bt.BatchNorm2d(4, **options | {"momentum": 0.5, "zero_debias": name == "debiased"})
+    x = (torch.randn(SHAPE) * 1000).to(half)
+    exact = copy.deepcopy(layer)
+    exact(x.float())
+    layer = HALVED[how](layer, half)
+    y = layer(x)
+    assert y.dtype == layer.weight.dtype == half
+    y.sum().backward()
+    assert layer.weight.grad.dtype == half
+    wanted = exact.state_dict()
+    for key, value in layer.named_buffers():
+        assert value.dtype in (torch.float32, torch.int64)
+        assert_close(value, wanted[key], "float32", key, scale=1 + wanted[key].abs().max())
+    layer.eval(), exact.eval()
+    within = exact(x.float()).detach()
+    assert_close(layer(x).detach().float(), within, half, "inference", scale=1 + within.abs().max())
+
+
+def test_casting_back_and_forth_leaves_the_statistics_as_they_were() -> None:
+    layer = bt.BatchNorm2d(4)
+    layer.running_mean.copy_(torch.tensor([1 / 3, 1e-9, 1e6, -7.1]))
+    before = layer.running_mean.clone()
+    assert torch.equal(layer.half().float().bfloat16().cpu().running_mean, before)
+    assert layer.double().running_mean.dtype == torch.float64
+
+
+def test_halved_models_go_to_ours_and_back() -> None:
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(4)).to(torch.bfloat16)
+    x = torch.randn(SHAPE).bfloat16()
+    bt.convert(model)
+    assert model[0].running_var.dtype == torch.float32
+    model(x)
+    wanted = model.eval()(x)
+    bt.convert(model, back=True)
+    assert type(model[0]) is torch.nn.BatchNorm2d
+    assert_close(model(x).detach().float(), wanted.detach().float(), torch.bfloat16, "back")
+    model.train()(x)
+
+
+def test_halved_layers_compile() -> None:
+    layer = bt.BatchNorm2d(4).half()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    x = (torch.randn(SHAPE) * 1000).half()
+    y = compiled(x)
+    assert torch.isfinite(layer.running_var).all()
+    assert_close(y.detach().float(), copy.deepcopy(layer)(x).detach().float(), torch.float16, "compiled")
+    compiled.eval()
+    assert compiled(x).dtype == torch.float16
 
 
 def test_numpy_sizes_will_do() -> None:

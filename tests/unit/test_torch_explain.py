@@ -47,7 +47,7 @@ PLACES = {
     "a mode": (with_a_mode, "a tracer or a mode of PyTorch's watches"),
     "torch.jit.trace": (
         lambda f, x: torch.jit.trace(f, x, check_trace=False)(x),
-        "a tracer or a mode of PyTorch's watches",
+        "torch.jit.trace records the operations",
     ),
     "a subclass": (lambda f, x: f(x.as_subclass(Marked)), "a Marked, being a subclass of Tensor"),
     "a sign not yet applied": (lambda f, x: f(torch._neg_view(x)), "a tensor's numbers are not those in"),

@@ -1,61 +1,187 @@
 """Swapping `torch.nn`'s layers of a model for ours, in place, and back."""
 
+import warnings
+from functools import cache
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from batchnorm.errors import refusal
-from batchnorm.torch import _state
-from batchnorm.torch._layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, Layer, configure, plan
+from batchnorm.torch import _state, _twin
+from batchnorm.torch._layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, Layer, configure, describe, plan
+from batchnorm.torch._lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from batchnorm.torch._settings import Settings
 
 __all__ = ["convert"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# Exactly these: a subclass has reasons of its own, and SyncBatchNorm computes something else.
-OURS: dict[type, type] = {
+Base = nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsage]
+READY: dict[type, type] = {
     nn.BatchNorm1d: BatchNorm1d,
     nn.BatchNorm2d: BatchNorm2d,
     nn.BatchNorm3d: BatchNorm3d,
 }
+LAZY: dict[type, type] = {
+    nn.LazyBatchNorm1d: LazyBatchNorm1d,
+    nn.LazyBatchNorm2d: LazyBatchNorm2d,
+    nn.LazyBatchNorm3d: LazyBatchNorm3d,
+}
+OURS = READY | LAZY
+RUNNING = ("running_mean", "running_var")
 THEIRS = {ours: theirs for theirs, ours in OURS.items()}
-OWN = ("settings", "_plain", "_grouped", "_composed_inference", "_key", "_options")
+
+_twin.register(READY)
 
 
 def convert(model: Model, *, back: bool = False, force: bool = False, **options: Any) -> Model:
     """Swap every `torch.nn.BatchNorm1d`, `2d` and `3d` of a model for ours, or ours for those.
 
-    The layers stay the objects that they are and change their class, so that parameters, buffers, hooks,
-    training mode, `requires_grad`, optimizers and other references to them are untouched. Subclasses and
-    `SyncBatchNorm` are left alone. Renorm's averages start from the running statistics of each layer.
+    The layers remain the same objects and only change their class, so parameters, buffers, hooks, training mode,
+    `requires_grad`, optimizers and other references to them are untouched. Renorm's averages start from the running
+    statistics of each layer.
+
+    Lazy layers are swapped before they know their sizes, and parametrized layers keep their parametrizations.
+    Subclasses are swapped if they leave the normalization to `torch.nn`'s `forward`, and so is timm's
+    `BatchNormAct2d`; they remain instances of their class. Layers that look like batch normalization but cannot be
+    swapped (`SyncBatchNorm`, subclasses that normalize by themselves, frozen and scripted layers) stay as they are,
+    and one warning names each with the reason.
 
     Args:
         model: a module, which may itself be such a layer.
         back: from ours to `torch.nn`'s.
-        force: with `back`, also where a layer has options that `torch.nn` cannot keep.
+        force: with `back`, convert even layers with options that `torch.nn` does not have, and drop those options.
         options: ours, as keyword arguments of the layers, such as `renorm=True`.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: the options do not go together, or going back would lose some. Nothing has been changed then.
+        ValueError: the options cannot be combined, or going back would lose some. The model is unchanged then.
         TypeError: there is no such option.
+
+    Warns:
+        UserWarning: layers were left as they are.
     """
     if back:
-        return _back(model, force, options)
+        _tell(_back(model, force, options))
+        return model
     settings = Settings(**options)
-    layers = [layer for layer in model.modules() if type(layer) in OURS]
-    for layer in layers:
-        plan(layer, settings)  # pyright: ignore[reportArgumentType]
-    for layer in layers:
-        layer.__class__ = OURS[type(layer)]
-        configure(layer, settings)
+    layers: list[tuple[Any, type]] = []
+    left: list[tuple[str, Any, str]] = []
+    for path, layer in model.named_modules():
+        found = _ours_for(layer, settings)
+        if isinstance(found, str):
+            left.append((path, layer, found))
+        elif found is not None:
+            layers.append((layer, found))
+    for layer, _ in layers:
+        plan(layer, settings)
+    for layer, ours in layers:
+        layer.__class__ = ours
+        # A lazy layer gets its buffers with its sizes.
+        (describe if issubclass(ours, tuple(LAZY)) else configure)(layer, settings)
+    _tell(left)
     return model
 
 
-def _back(model: Model, force: bool, options: dict[str, Any]) -> Model:
+def _ours_for(layer: nn.Module, settings: Settings) -> type | str | None:
+    """The class that a layer is to take on, or why it cannot; None if it is not batch normalization."""
+    if isinstance(layer, torch.jit.ScriptModule):
+        scripted = "BatchNorm" in getattr(layer, "original_name", "")
+        return "it is compiled by torch.jit; convert the model first" if scripted else None
+    if isinstance(layer, Layer):
+        if layer.settings == settings or settings == Settings():
+            return None
+        return "it is one of ours with its own options; convert it back first"
+    if isinstance(layer, nn.SyncBatchNorm):
+        return "its statistics are those of all processes, and ours those of one"
+    if isinstance(layer, Base):
+        cls = parametrize.type_before_parametrizations(layer)
+        found = OURS.get(cls) or _subclass_for(layer, cls)
+        if isinstance(found, str) or cls is type(layer):
+            return found
+        return _parametrized(type(layer), found)
+    named = "batchnorm" in type(layer).__name__.lower().replace("_", "")
+    if named and all(isinstance(getattr(layer, each, None), torch.Tensor) for each in RUNNING):
+        return f"{type(layer).__name__} is no subclass of torch.nn's layers and normalizes by itself"
+    return None
+
+
+def _subclass_for(layer: nn.Module, cls: type) -> type | str:
+    """For a subclass of `torch.nn`'s layer, a class derived from it in which ours replaces `torch.nn`'s `forward`."""
+    if issubclass(cls, tuple(LAZY)):
+        return "it is a subclass of a lazy layer; convert the model after its first forward pass"
+    theirs = next((base for base in READY if issubclass(cls, base)), Base)
+    own = cls.__mro__[: cls.__mro__.index(theirs)]
+    norm_act = (
+        cls.__name__ == "BatchNormAct2d"
+        and cls.__module__.partition(".")[0] == "timm"
+        and all(isinstance(getattr(layer, each, None), nn.Module) for each in ("drop", "act"))
+    )
+    if not norm_act and not all(
+        _is_cooperative(vars(each)["forward"]) for each in own if "forward" in vars(each)
+    ):
+        return f"the forward method of {cls.__name__} normalizes by itself and would not call ours"
+    try:
+        return _derived(cls, READY.get(theirs, Layer), norm_act)
+    except TypeError as error:
+        return f"its class cannot have one of ours beside it ({error})"
+
+
+def _is_cooperative(forward: Any) -> bool:
+    """Whether a method calls the next class's method, as in `super().forward(x)`."""
+    code = getattr(forward, "__code__", None)
+    return code is not None and "super" in code.co_names and "forward" in code.co_names
+
+
+@cache
+def _derived(cls: type, ours: type, norm_act: bool) -> type:
+    """A class derived from a subclass of `torch.nn`'s layer, with ours inserted before that layer."""
+
+    def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
+        del protocol
+        return _revive, (cls, ours, norm_act), self.__getstate__()
+
+    members: dict[str, Any] = {"__module__": cls.__module__, "__reduce_ex__": reduce, "_was": cls}
+    if norm_act:
+        members["forward"] = _norm_act
+    return type(cls.__name__, (cls, ours), members)
+
+
+def _norm_act(self: Any, x: Any, weight: Any = None, mask: Any = None) -> Any:
+    """The `forward` of timm's layer, whose own contains a copy of `torch.nn`'s."""
+    return self.act(self.drop(Layer.forward(self, x, weight, mask)))
+
+
+def _revive(cls: type, ours: type, norm_act: bool) -> Any:
+    """An empty layer of a derived class, for pickles and copies: such a class has no name in any module."""
+    made: Any = _derived(cls, ours, norm_act)
+    return made.__new__(made)
+
+
+def _parametrized(cls: type, base: type) -> type:
+    """The class that `parametrize` made for one layer, rebuilt on another base."""
+    members = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    return type(f"Parametrized{base.__name__}", (base,), members)
+
+
+def _tell(left: list[tuple[str, Any, str]]) -> None:
+    """Warn once of all layers that were left."""
+    if not left:
+        return
+    reasons: dict[str, list[str]] = {}
+    for path, layer, reason in left:
+        reasons.setdefault(reason, []).append(f"{path or 'the model itself'} ({type(layer).__name__})")
+    each = "; ".join(f"{', '.join(paths)}: {reason}" for reason, paths in reasons.items())
+    # At the line that called `convert`.
+    warnings.warn(f"convert left {len(left)} of the model's layers as they are. {each}.", stacklevel=3)
+
+
+def _back(model: nn.Module, force: bool, options: dict[str, Any]) -> list[tuple[str, Any, str]]:
+    """Make the layers `torch.nn`'s again; returns those that were left, each with its path and the reason."""
     if options:
         raise ValueError(
             refusal(
@@ -64,21 +190,28 @@ def _back(model: Model, force: bool, options: dict[str, Any]) -> Model:
                 "Leave them out",
             )
         )
-    layers = [(name, layer) for name, layer in model.named_modules() if type(layer) in THEIRS]
-    for name, layer in layers:
-        assert isinstance(layer, Layer)
-        if not force and not layer.settings.is_plain and layer.settings.given.keys() - {"fused"}:
+    layers: list[tuple[Any, type]] = []
+    left: list[tuple[str, Any, str]] = []
+    for path, layer in model.named_modules():
+        if not isinstance(layer, Layer):
+            continue
+        cls = parametrize.type_before_parametrizations(layer)
+        theirs = THEIRS.get(cls) or getattr(cls, "_was", None)
+        if theirs is None:
+            left.append((path, layer, f"{cls.__name__} is a subclass of ours, and of nothing else"))
+            continue
+        if not force and not _twin.is_kept(layer):
             raise ValueError(
                 refusal(
-                    f"convert(back=True) was asked for, and the layer {name!r} is {layer}",
+                    f"convert(back=True) was asked for, and the layer {path!r} is {layer}",
                     "torch.nn's layer would train otherwise than this one",
                     "Pass force=True to drop these options and their running statistics",
                 )
             )
-    for _, layer in layers:
-        assert isinstance(layer, Layer)
+        layers.append((layer, theirs if cls is type(layer) else _parametrized(type(layer), theirs)))
+    for layer, theirs in layers:
         _state.drop(layer, layer.options)
-        for name in OWN:
+        for name in _twin.OWN:
             layer.__dict__.pop(name, None)
-        layer.__class__ = THEIRS[type(layer)]
-    return model
+        layer.__class__ = theirs
+    return left

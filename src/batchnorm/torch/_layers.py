@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from batchnorm._engines.torch.library import prefers_library
-from batchnorm._engines.torch.plain import batch_norm, prefers_native
+from batchnorm._engines.torch.native import TYPES
+from batchnorm._engines.torch.plain import batch_norm, infer, prefers_native
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm.errors import refusal
 from batchnorm.options import Options
 from batchnorm.torch import _recompute, _state, _training
 from batchnorm.torch._settings import Clipping, Settings, options_of, read_clip
+from batchnorm.torch._twin import twin
 from batchnorm.torch._weights import merge_weights
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Layer"]
@@ -52,6 +54,8 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
         variance: Literal["population", "sample"] | None = None,
         zero_debias: bool = False,
         fused: bool | None = None,
+        ghost_remainder: Literal["refuse", "smaller"] = "refuse",
+        ghost_averages: Literal["step", "group"] = "step",
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         configure(
@@ -68,15 +72,17 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
                 variance,
                 zero_debias,
                 fused,
+                ghost_remainder,
+                ghost_averages,
             ),
         )
 
     @property
     def options(self) -> Options:
-        """What is asked of the core by now: programs do assign `momentum` and `eps`."""
-        key = (self.momentum, self.eps, self.weight is None, self.bias is None)
+        """The options as of now, for the core: programs do assign `momentum`, `eps`, `weight` and `bias`."""
+        key = _assigned(self)
         if key != self._key:
-            self._key, self._options = key, plan(self, self.settings)
+            self._key, self._options = key, _options(self, self.settings)
         return self._options
 
     @property
@@ -95,8 +101,11 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
         traced = is_traced()
         if traced:
             refuse_shared_statistics(self, input)
-        if not self._plain or input.numel() == 0 or (momentum is None and torch.compiler.is_compiling()):
-            if self._grouped and momentum is not None and input.numel() and not traced:
+        # What a kernel writes into the statistics of a subclass, such as DTensor, may be lost.
+        exact = type(input) in TYPES or (traced and torch.compiler.is_exporting())
+        plain = self._plain and exact and input.numel() != 0
+        if not plain or (momentum is None and traced):
+            if self._grouped and exact and momentum is not None and input.numel() and not traced:
                 return _training.train_grouped(self, input)
             return _training.train(self, input, None, None)
         if traced:
@@ -135,9 +144,10 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
     def _infer(self, input: Tensor) -> Tensor:
         if self._composed_inference:
             return _training.infer(self, input)
-        return batch_norm(
-            input, self.weight, self.bias, self.running_mean, self.running_var, False, 0.0, self.eps
-        )
+        mean, variance = self.running_mean, self.running_var
+        if mean is None or variance is None:
+            return batch_norm(input, self.weight, self.bias, mean, variance, False, 0.0, self.eps)
+        return infer(self, input, self.weight, self.bias, mean, variance, self.eps)
 
     def _weighted(self, input: Tensor, weight: Tensor | None, mask: Tensor | None, counts: bool) -> Tensor:
         if counts:
@@ -148,12 +158,23 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
         )
         return self._infer(input)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Called by `half()`, `to()` and the like: statistics stay in 32 bits if parameters go to 16."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        _state.widen(self, before)
+        return self
+
     def reset_running_stats(self) -> None:
         """Start the running statistics again, the added ones among them."""
         super().reset_running_stats()
         # The constructor of torch.nn's layer comes here before there are settings.
         if "settings" in self.__dict__ and self.track_running_stats:
             _state.reset(self, self.options)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles for this layer; a subclass with its own `forward` is compiled itself."""
+        return twin(self, "torch.jit.script") if type(self).forward is Layer.forward else self
 
     def extra_repr(self) -> str:
         given = "".join(f", {name}={value!r}" for name, value in self.settings.given.items())
@@ -174,6 +195,7 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
                 {key: values[slot] for slot, key in added.items() if getattr(self, names[slot]) is not None}
             )
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        _state.widen(self, {})  # load_state_dict(..., assign=True) takes the checkpoint's own tensors
 
 
 def plan(layer: Any, settings: Settings) -> Options:
@@ -191,6 +213,18 @@ def plan(layer: Any, settings: Settings) -> Options:
                 f"Leave track_running_stats at True, or {asked} out",
             )
         )
+    if layer.momentum is None and settings.zero_debias:
+        raise ValueError(
+            refusal(
+                "zero_debias=True was asked for with momentum=None",
+                "A plain average over the batches has no bias towards its start",
+                "Leave zero_debias out, or pass a momentum such as 0.1",
+            )
+        )
+    return _options(layer, settings)
+
+
+def _options(layer: Any, settings: Settings) -> Options:
     clip = None
     if not callable(settings.renorm_clipping):
         clip = read_clip(settings.renorm_clipping)
@@ -199,20 +233,34 @@ def plan(layer: Any, settings: Settings) -> Options:
     )
 
 
+def _assigned(layer: Any) -> tuple[Any, ...]:
+    """The attributes that a program may assign and that the options depend on."""
+    return layer.momentum, layer.eps, layer.weight is None, layer.bias is None
+
+
 def configure(layer: Any, settings: Settings) -> None:
     """Give a layer its settings, and the buffers that they ask for."""
+    describe(layer, settings)
+    _state.register(layer, layer.options)
+
+
+def describe(layer: Any, settings: Settings) -> None:
+    """Give a layer its settings."""
     options = plan(layer, settings)
     layer.settings, layer._plain, layer._grouped = settings, settings.is_plain, settings.is_grouped
     layer._composed_inference = settings.axes != (1,) or settings.fused is False
-    layer._key, layer._options = None, options
-    _state.register(layer, options)
+    layer._key, layer._options = _assigned(layer), options
+    layer._debiased_by = layer.momentum
+    # Tracers of torch.fx keep torch.nn's modules whole, and read the module name from the instance.
+    layer.__module__ = nn.BatchNorm1d.__module__
 
 
 def refuse_shared_statistics(layer: Any, input: Tensor) -> None:
     """Under `torch.func.vmap` each example would want to write its own statistics into the one set there is."""
     if not torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateUsage]
         return
-    if not (layer.training and layer.track_running_stats) or _recompute.is_frozen():
+    moves = layer.training and layer.track_running_stats and layer.running_mean is not None
+    if not moves or _recompute.is_frozen():
         return
     if _is_mapped(input) and not _is_mapped(layer.running_mean):
         raise RuntimeError(
@@ -244,18 +292,28 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
 
     Trained on a batch with mean μ and variance σ², y = γ·(x − μ) / √(σ² + ε) + β; in evaluation the running
     statistics take the place of μ and σ². Arguments, buffers, `state_dict` and numbers are those of `torch.nn`
-    where none of our options is given; PyTorch's own kernel runs then, or ours on large inputs. Options that need more
+    if none of our options is given; PyTorch's own kernel then runs, or ours on large inputs. Options that need more
     running statistics add buffers; no others do.
 
-    The layer is an instance of `torch.nn.BatchNorm2d`, so that programs which look for that find it.
+    The layer is an instance of `torch.nn.BatchNorm2d`, so programs that look for that class find it.
     `SyncBatchNorm.convert_sync_batchnorm` finds it too, and drops our options.
 
-    What differs from `torch.nn`: an empty batch leaves the statistics as they are.
+    Whatever a program assigns takes effect at once, as on `torch.nn`'s layers: `momentum`, `eps`,
+    `track_running_stats`, parameters and running statistics. In training without tracking, and once `running_mean` and
+    `running_var` are None, only the batch's statistics normalize: renorm and zero-debias have nothing to compare with
+    and no effect. With `momentum=None`, which `torch.optim.swa_utils.update_bn` sets temporarily, zero-debias has no
+    bias to remove.
+
+    Tools that compare a layer's exact type (`torch.fx.experimental.optimization.fuse`, `prepare_fx`) leave this one
+    as it is; call `convert(model, back=True)` first.
+
+    What differs from `torch.nn`: an empty batch leaves the statistics as they are, and statistics are kept in float32
+    if the layer is created in or cast to 16 bits.
 
     Args:
         num_features: channels; for several axes the product of their sizes.
         eps: added to the variance.
-        momentum: share of the new in the running averages; None for a plain average over all batches.
+        momentum: share of the new value in the running averages; None for a plain average over all batches.
         affine: whether γ (`weight`) and β (`bias`) are trained.
         track_running_stats: whether there are running statistics; without them evaluation uses the batch's.
         bias: whether an affine layer has a β.
@@ -263,21 +321,26 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
         renorm_clipping: bounds "rmin", "rmax" and "dmax" of its corrections; or a function that is called with
             the number of training steps before this one, a tensor, and returns such bounds
             (`clipping_schedule` makes one).
-        renorm_momentum: share of the new in renorm's averages.
+        renorm_momentum: share of the new value in renorm's averages.
         renorm_form: "current", or "debiased" as in TensorFlow up to 1.14.
-        virtual_batch_size: examples in a ghost batch (https://arxiv.org/abs/1705.08741); it must divide the
-            batch while training, and plays no part in evaluation.
+        virtual_batch_size: examples in a ghost batch (https://arxiv.org/abs/1705.08741). In training the batch
+            must be a multiple of it unless `ghost_remainder` is "smaller"; in evaluation it has no effect.
         ghost_order: "interleaved" puts example i into ghost batch i mod (batch / size); "contiguous" puts
             neighbors together, as a loop over chunks does.
         adjustment: function of the input's shape that returns a factor and an offset, which are applied
-            between the normalization and γ and β, in training only.
+            after the normalization and before γ and β, in training only.
         axis: the channel axis, or several.
-        variance: estimator stored in `running_var`: "sample" as in `torch.nn`, or "population"; None is the
-            former, and with renorm, which knows the population's alone, the latter.
-        zero_debias: make the running mean an average over the steps so far, free of its start.
-        fused: None takes the fastest way there is, False plain operations. True insists in training on a kernel,
-            PyTorch's own or one of this package's, which alone know renorm, weights and masks; where none can go, the
-            call is refused and changes nothing. The numbers are the same.
+        variance: estimator stored in `running_var`: "sample" as in `torch.nn`, or "population". None means "sample",
+            or "population" with renorm, which supports no other.
+        zero_debias: make the running mean an average over the steps so far, free of its initial value.
+        fused: None takes the fastest way there is, False plain operations. True requires a kernel in training, either
+            PyTorch's own or one of this package's (only the latter support renorm, weights and masks); if none can be
+            used, the call is refused and changes nothing. The numbers are the same.
+        ghost_remainder: what happens if the batch is not a multiple of `virtual_batch_size`: "refuse" raises an error,
+            "smaller" makes smaller groups, in contiguous order those of `torch.chunk`.
+        ghost_averages: "step" moves the running statistics once per step, towards the mean of the groups'
+            statistics; "group" moves them once per group in turn, as a loop over chunks does. Not with renorm or
+            zero_debias, and without effect if momentum=None, which averages over steps.
 
     Call arguments:
         input: [N, C, H, W], of any memory format, which is kept.
@@ -286,8 +349,8 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
         mask: the same as booleans; False leaves a position out of the statistics.
 
     Raises:
-        ValueError: while training there is one value per channel and group, as in `torch.nn`; or `fused=True` asks for
-            a kernel where none can go.
+        ValueError: in training there is only one value per channel and group, as in `torch.nn`; or `fused=True` asks
+            for a kernel and none can be used.
         RuntimeError: training under `torch.func.vmap` would write statistics of single examples.
     """
 

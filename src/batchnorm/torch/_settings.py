@@ -31,6 +31,8 @@ class Settings:
     variance: Literal["population", "sample"] | None = None
     zero_debias: bool = False
     fused: bool | None = None
+    ghost_remainder: Literal["refuse", "smaller"] = "refuse"
+    ghost_averages: Literal["step", "group"] = "step"
 
     def __post_init__(self) -> None:
         if self.renorm and not callable(self.renorm_clipping):
@@ -80,7 +82,8 @@ class Settings:
     def is_grouped(self) -> bool:
         """Whether this is what they do, but for the axes and ghost batches."""
         asked = (self.renorm, self.adjustment, self.zero_debias, self.fused is False)
-        return not any(asked) and self.estimator == "sample"
+        of_ghosts = (self.ghost_remainder, self.ghost_averages) != ("refuse", "step")
+        return not any(asked) and self.estimator == "sample" and (self.size is None or not of_ghosts)
 
     @property
     def given(self) -> dict[str, Any]:
@@ -121,19 +124,13 @@ def options_of(
     settings: Settings, momentum: Any, epsilon: float, clip: Clip | None, with_gamma: bool, with_beta: bool
 ) -> Options:
     """All that decides the numbers. `momentum` is the share of the new, and None for a plain average."""
-    if momentum is None and settings.zero_debias:
-        raise ValueError(
-            refusal(
-                "zero_debias=True was asked for with momentum=None",
-                "A plain average over the batches has no bias towards its start",
-                "Leave zero_debias out, or pass a momentum such as 0.1",
-            )
-        )
     renorm = ghost = None
     if settings.renorm:
         renorm = Renorm(clip or Clip(), 1.0 - settings.renorm_momentum, settings.renorm_form)
     if settings.size is not None:
-        ghost = Ghost(settings.size, settings.ghost_order)
+        # A plain average weighs all steps alike, however many groups each has.
+        averages = "step" if momentum is None else settings.ghost_averages
+        ghost = Ghost(settings.size, settings.ghost_order, settings.ghost_remainder, averages)
     return Options(
         settings.axes,
         # Of a plain average it changes with every step.

@@ -1,16 +1,21 @@
 """One training step of a layer by the core, and inference along other axes than the kernel's."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from batchnorm._call import check_floating
 from batchnorm._core import step
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._engines.protocol import Inputs
 from batchnorm._engines.torch import engine, ways
-from batchnorm._engines.torch.block import inverse_order, plan_in_memory
-from batchnorm._engines.torch.plain import check_epsilon, grouped_batch_norm, refuse_single
+from batchnorm._engines.torch.block import as_own, inverse_order, plan_in_memory
+from batchnorm._engines.torch.kernels import FLOATS
+from batchnorm._engines.torch.native import TYPES
+from batchnorm._engines.torch.plain import check_epsilon, for_gradient, grouped_batch_norm, refuse_single
+from batchnorm._engines.torch.snapshot import snapshot
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm._engines.ways import insist
 from batchnorm.errors import refusal
@@ -29,9 +34,12 @@ ops = engine.ops
 
 def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> Tensor:
     """Normalize by the batch, and write the running statistics where the layer tracks them."""
+    if x.dtype not in FLOATS:
+        check_floating(ops, x)
     check_epsilon(layer.eps)
     dtype = ops.stat_dtype(x)
-    options = layer.options
+    known = _state.running(layer)[0] is not None
+    options = layer.options if known else _state.alone(layer.options)
     axes = canonical_axes(options.axes, x.dim())
     weights = merge_weights(x.shape, axes, weight, mask, dtype)
     # A layer that has no running statistics takes the batch's in evaluation too, where there are no ghost batches.
@@ -39,11 +47,15 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     adjustment = None
     if layer.training and layer.adjustment is not None:
         adjustment = _call(layer.adjustment, x, dtype)
-    if is_traced():
-        order, layout = None, plan_layout(x.shape, axes, ghost, cached=not torch.compiler.is_compiling())
+    # The strides of a subclass, such as DTensor, may not describe its memory.
+    if is_traced() or type(x) not in TYPES:
+        sizes = _sizes(x, axes)
+        order, layout = None, plan_layout(sizes, axes, ghost, cached=not torch.compiler.is_compiling())
     else:
-        order, layout = plan_in_memory(_sizes(x), x.stride(), options.axes, ghost)
-    _check_channels(layer, x, layout)
+        order, layout = plan_in_memory(x.shape, x.stride(), options.axes, ghost)
+    state = _state.read(layer, options, dtype) if known else _state.absent(options, x, layout.channels, dtype)
+    given = _parameters(layer, dtype)
+    _check_channels(layer, x, layout, *given, *state.values())
     if order is not None:
         x = x.permute(order)
         weights = None if weights is None else weights.permute(order)
@@ -51,48 +63,50 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     if layout.count == 1:
         refuse_single(x)
     insist(ways, options, layout, x, weights, enough=("native", "framework"))
-    state, count = _recompute.recall(layer, (_state.read(layer, options, dtype), layer.num_batches_tracked))
+    state, count = _recompute.recall(layer, (state, layer.num_batches_tracked))
     options = _at_step(layer, options, count)
-    y, batch = step.train(engine, options, layout, _inputs(layer, x, weights, state), adjustment)
+    y, batch = step.train(engine, options, layout, Inputs(x, *given, weights, state), adjustment)
     if layer.training and layer.track_running_stats and not _recompute.is_frozen():
         # Nothing was recalled where they move, so that what was read is what they hold.
         _state.advance(layer, options, batch, state)
-    return y if order is None else y.permute(inverse_order(order))
+    return y if order is None else as_own(y.permute(inverse_order(order)))
 
 
 def train_grouped(layer: Any, x: Tensor) -> Tensor:
     """The same by a kernel alone, for layers with ghost batches or other axes and no more."""
+    if x.dtype not in FLOATS:
+        check_floating(ops, x)
     check_epsilon(layer.eps)
     options = layer.options
     order, layout = plan_in_memory(
-        _sizes(x), x.stride(), options.axes, options.ghost if layer.training else None
+        x.shape, x.stride(), options.axes, options.ghost if layer.training else None
     )
-    _check_channels(layer, x, layout)
+    mean, variance = _state.running(layer)
+    gamma, beta = _parameters(layer, ops.stat_dtype(x))
+    _check_channels(layer, x, layout, gamma, beta, mean, variance)
     if layout.count == 1:
         refuse_single(x)
-    x = x if order is None else x.permute(order)
-    mean = variance = None
-    if layer.training and layer.track_running_stats and not _recompute.is_frozen():
-        mean, variance = layer.running_mean, layer.running_var
-        if layer.num_batches_tracked is not None:
-            layer.num_batches_tracked.add_(1)
-    gamma, beta = _parameters(layer, ops.stat_dtype(x))
-    y = grouped_batch_norm(x, gamma, beta, mean, variance, layer.momentum, layer.eps, layout)
-    return y if order is None else y.permute(inverse_order(order))
+    if not layer.training or _recompute.is_frozen():
+        mean = variance = None
+    elif layer.track_running_stats and layer.num_batches_tracked is not None:
+        layer.num_batches_tracked.add_(1)
+    return grouped_batch_norm(x, gamma, beta, mean, variance, layer.momentum, layer.eps, layout, order)
 
 
 def infer(layer: Any, x: Tensor) -> Tensor:
     """Normalize by the running statistics."""
-    options = layer.options
+    if x.dtype not in FLOATS:
+        check_floating(ops, x)
+    _state.running(layer)
+    # Evaluation needs only the statistics that all layers have.
+    options = _state.alone(layer.options)
     axes = canonical_axes(options.axes, x.dim())
     state = _state.read(layer, options, ops.stat_dtype(x))
-    layout = plan_layout(x.shape, axes, cached=not torch.compiler.is_compiling())
-    _check_channels(layer, x, layout)
-    return step.infer(engine, options, layout, _inputs(layer, x, None, state))
-
-
-def _inputs(layer: Any, x: Tensor, weights: Tensor | None, state: dict[str, Tensor]) -> Inputs[Tensor]:
-    return Inputs(x, *_parameters(layer, ops.stat_dtype(x)), weights, state)
+    state = dict(zip(state, for_gradient(tuple(state.values()), x, layer.weight, layer.bias), strict=True))
+    layout = plan_layout(_sizes(x, axes), axes, cached=not torch.compiler.is_compiling())
+    given = _parameters(layer, ops.stat_dtype(x))
+    _check_channels(layer, x, layout, *given, *state.values())
+    return step.infer(engine, options, layout, Inputs(x, *given, None, state))
 
 
 def _parameters(layer: Any, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
@@ -104,21 +118,28 @@ def _parameters(layer: Any, dtype: torch.dtype) -> tuple[Tensor | None, Tensor |
     return gamma, beta
 
 
-def _sizes(x: Tensor) -> tuple[int, ...]:
-    """While `torch.jit.trace` records, sizes are tensors."""
-    traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return tuple(map(int, x.shape)) if traced else x.shape
+def _sizes(x: Tensor, axes: Sequence[int]) -> Sequence[Any]:
+    """While `torch.jit.trace` records, sizes are tensors. Channel sizes stay ints: the parameters have them too."""
+    if not torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return x.shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # pyright: ignore[reportPrivateImportUsage]
+        return tuple(int(size) if axis in axes else size for axis, size in enumerate(x.shape))
 
 
-def _check_channels(layer: Any, x: Tensor, layout: Layout) -> None:
-    if layout.channels != layer.num_features:
-        raise ValueError(
-            refusal(
-                f"An input of shape {tuple(x.shape)} came to a layer with num_features={layer.num_features}",
-                f"It has {layout.channels} channels",
-                "Pass the product of the sizes of the channel axes as num_features, or other axes",
+def _check_channels(layer: Any, x: Tensor, layout: Layout, *values: Tensor | None) -> None:
+    """Check the tensors that the layer has now: programs that prune a layer assign shorter ones."""
+    channels = layout.channels
+    for value in values:
+        if value is not None and value.dim() and value.size(0) != channels:
+            raise ValueError(
+                refusal(
+                    f"An input of shape {tuple(x.shape)} was given to a layer with num_features={layer.num_features}",
+                    f"It has {channels} channels, and a parameter or buffer has {value.size(0)} numbers",
+                    "Pass the product of the sizes of the channel axes as num_features, or other axes; if you assign "
+                    "shorter tensors to a layer, assign all of them",
+                )
             )
-        )
 
 
 def _at_step(layer: Any, options: Options, count: Tensor | None) -> Options:
@@ -126,6 +147,16 @@ def _at_step(layer: Any, options: Options, count: Tensor | None) -> Options:
     schedule: Any = layer.settings.renorm_clipping
     if options.renorm is None or not callable(schedule):
         return options
+    if count is None:
+        raise ValueError(
+            refusal(
+                "A schedule of renorm's bounds was asked for, and num_batches_tracked is None",
+                "The bounds are a function of the number of steps so far, which is not counted then",
+                "Keep num_batches_tracked, or pass renorm_clipping bounds that are numbers",
+            )
+        )
+    # The step is counted before the gradient is computed, which may need the bounds.
+    count = snapshot({"count": count})["count"]
     clip = read_clip(schedule(count))  # pyright: ignore[reportArgumentType]
     with_gamma, with_beta = layer.weight is not None, layer.bias is not None
     return options_of(layer.settings, layer.momentum, layer.eps, clip, with_gamma, with_beta)

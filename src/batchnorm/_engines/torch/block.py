@@ -14,10 +14,20 @@ from functools import lru_cache
 
 import torch
 
+from batchnorm._engines.torch import native
+from batchnorm._engines.torch.tracing import is_traced
 from batchnorm.layout import Layout, Size, canonical_axes, plan_layout, product
 from batchnorm.options import Ghost
 
-__all__ = ["Block", "ghost_of", "inverse_order", "memory_order", "plan_block", "plan_in_memory"]
+__all__ = [
+    "Block",
+    "as_own",
+    "ghost_of",
+    "inverse_order",
+    "memory_order",
+    "plan_block",
+    "plan_in_memory",
+]
 
 Tensor = torch.Tensor
 
@@ -55,7 +65,7 @@ class Block:
         if self.order is not None:
             y = y.reshape([self.split[axis] for axis in self.order])
             y = y.permute(inverse_order(self.order)).contiguous()
-        return y.reshape(self.layout.shape)
+        return as_own(y, self.layout.shape)
 
     def grouped(self, statistic: Tensor) -> Tensor:
         """A statistic of the block as [G, C]."""
@@ -105,6 +115,23 @@ def _parts(runs: range, kept: list[int]) -> tuple[range, range, range]:
 
 def _trim(sizes: list[Size]) -> tuple[Size, ...]:
     return tuple(sizes[:2]) if type(sizes[2]) is int and sizes[2] == 1 else tuple(sizes)
+
+
+def as_own(y: Tensor, shape: Sequence[Size] | None = None) -> Tensor:
+    """A new y in this shape, as a tensor that is not a view.
+
+    PyTorch also records in-place operations on a view for its base tensor, and copies whole gradients to do so.
+    Nothing else refers to the base of y.
+    """
+    shape = y.shape if shape is None else shape
+    if is_traced():
+        return y.reshape(shape)
+    if not y._is_view() and y.shape == shape:  # pyright: ignore[reportPrivateUsage]
+        return y
+    if not y.is_contiguous() and type(y) not in native.TYPES:
+        # Some tensors, such as DTensor, have no views with another memory order.
+        return y.reshape(shape).clone()
+    return torch.ops.aten._unsafe_view.default(y, shape)
 
 
 def memory_order(x: Tensor, axes: Sequence[int]) -> tuple[int, ...] | None:

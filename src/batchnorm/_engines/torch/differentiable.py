@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from batchnorm._engines.protocol import Batch, Gradients, Inputs, Saved
+from batchnorm._engines.torch.snapshot import snapshot
 from batchnorm._engines.torch.tracing import is_traced
 
 __all__ = ["by_autograd", "differentiable"]
@@ -20,19 +21,24 @@ Reference = Callable[[Inputs[Tensor], Tensor], Gradients[Tensor]]
 Step = Callable[[Inputs[Tensor]], tuple[Tensor, Batch[Tensor]]]
 
 
-def by_autograd(forward: Forward, backward: Backward, reference: Reference) -> Step:
+def by_autograd(
+    forward: Forward, backward: Backward, reference: Reference, forward_mode: object = None
+) -> Step:
     """`forward` with the gradient that PyTorch derives from its operations, to any order."""
-    del backward, reference
+    del backward, reference, forward_mode
 
     def step(inputs: Inputs[Tensor]) -> tuple[Tensor, Batch[Tensor]]:
-        y, batch, _ = forward(inputs)
+        y, batch, _ = forward(inputs._replace(state=snapshot(inputs.state)))
         return y, _constant(batch)
 
     return step
 
 
-def differentiable(forward: Forward, backward: Backward, reference: Reference) -> Step:
+def differentiable(
+    forward: Forward, backward: Backward, reference: Reference, forward_mode: object = None
+) -> Step:
     """`forward` with the gradient `backward`, whose own derivatives are those of `reference`."""
+    del forward_mode
 
     def step(inputs: Inputs[Tensor]) -> tuple[Tensor, Batch[Tensor]]:
         if is_traced():

@@ -15,7 +15,7 @@ import torch
 from batchnorm._core import state as core
 from batchnorm._engines.protocol import Batch, Gradients, GradTerms, Inputs, Moments, Saved
 from batchnorm._engines.torch import host_ops, native
-from batchnorm._engines.torch.block import ghost_of, inverse_order, plan_in_memory
+from batchnorm._engines.torch.block import ghost_of, plan_in_memory
 from batchnorm._engines.torch.differentiable import differentiable
 from batchnorm._engines.torch.host_ops import as_tensor, lower
 from batchnorm._engines.torch.native import Kernels
@@ -36,7 +36,7 @@ _OPS: Any = host_ops
 
 def find(layout: Layout, inputs: Inputs[Tensor]) -> "Host | None":
     """The engine for a step on these inputs, or None where the kernels cannot go."""
-    x, gamma, beta, weights, state = inputs
+    x, gamma, beta, weights, state = inputs[:5]
     kernels, order = native.find(layout, x, gamma, beta, weights, *state.values()), None
     if kernels is not None and not x.is_contiguous():
         order, layout = plan_in_memory(tuple(x.shape), x.stride(), layout.axes, ghost_of(layout))
@@ -56,7 +56,7 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
 def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) -> bool:
     """Move the state in place, where it is plain numbers in the memory of the CPU; False elsewhere."""
     values: list[Any] = [*state.values(), *batch]
-    if not native.goes(*values):
+    if not native.goes(*values) or not all(value.is_contiguous() for value in state.values()):
         return False
     if isinstance(options.decay, Tensor):
         options = replace(options, decay=float(options.decay))
@@ -66,6 +66,7 @@ def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) ->
         after = core.advance(_OPS, options, before, lowered)
     for name, value in after.items():
         before[name][...] = value
+    native.tell_written(state.values())
     return True
 
 
@@ -98,8 +99,8 @@ class Host:
             if spread is None:
                 return Moments(*map(lower, composed.moments(x, weights, layout)))
             by_group = bool(kernels.by_group)
-            totals, effective = self._rows(layout.ghosts if by_group else 1, 1)
-        (mean, variance), addresses = self._rows(layout.ghosts, layout.channels)
+            totals, effective = self._rows(2, layout.ghosts if by_group else 1, 1)
+        statistics, addresses = self._rows(3, layout.ghosts, layout.channels)
         x = self._dense(x)
         kernels.module.moments(
             kernels.kind,
@@ -111,23 +112,24 @@ class Host:
             *addresses,
             kernels.threads,
         )
-        return Moments(totals[0], totals[1], mean, variance)
+        mean, rest, variance = statistics
+        return Moments(totals[0], totals[1], mean, variance, mean, rest)
 
     def apply(self, x: Tensor, mean: Array, scale: Array, shift: Array, layout: Layout) -> Tensor:
         """(x − mean)·scale + shift."""
         del layout
-        kernels, x = self.kernels, self._dense(x)
-        y, known = torch.empty_like(x), self._known((mean, scale, shift))
+        kernels, y, x = self.kernels, self._like(x), self._dense(x)
+        known = self._known((mean, scale, shift))
         kernels.module.apply(
             kernels.kind, kernels.sizes, x.data_ptr(), *map(_address, known), y.data_ptr(), kernels.threads
         )
-        return self._as_it_came(y)
+        return y
 
     def grad_sums(self, dy: Tensor, x: Tensor, mean: Array, layout: Layout) -> tuple[Array, Array]:
         """Σdy and Σdy·(x − mean)."""
         kernels, dy, x = self.kernels, self._dense(dy.to(x.dtype)), self._dense(x)
         (mean,) = self._known((mean,))
-        (first, second), addresses = self._rows(layout.ghosts, layout.channels)
+        (first, second), addresses = self._rows(2, layout.ghosts, layout.channels)
         kernels.module.grad_sums(
             kernels.kind,
             kernels.sizes,
@@ -155,8 +157,7 @@ class Host:
         if weights is not None and spread is None:
             mean, *rest = map(as_tensor, known)
             return composed.grad_input(dy, x, weights, mean, GradTerms(*rest), layout)
-        dy, x = self._dense(dy.to(x.dtype)), self._dense(x)
-        dx = torch.empty_like(x)
+        dx, dy, x = self._like(x), self._dense(dy.to(x.dtype)), self._dense(x)
         kernels.module.grad_input(
             kernels.kind,
             kernels.sizes,
@@ -168,13 +169,14 @@ class Host:
             dx.data_ptr(),
             kernels.threads,
         )
-        return self._as_it_came(dx)
+        return dx
 
     def grad_weights(
         self,
         x: Tensor,
         weights: Tensor,
-        mean: Array,
+        center: Array,
+        offset: Array,
         variance: Array,
         terms: GradTerms[Array],
         layout: Layout,
@@ -182,8 +184,8 @@ class Host:
         """The gradient of the weights, where it is asked for: of a mask it hardly ever is."""
         if not weights.requires_grad:
             return None
-        mean, variance, *rest = map(as_tensor, self._known((mean, variance, *terms)))
-        return composed.grad_weights(x, weights, mean, variance, GradTerms(*rest), layout)
+        center, offset, variance, *known = map(as_tensor, self._known((center, offset, variance, *terms)))
+        return composed.grad_weights(x, weights, center, offset, variance, GradTerms(*known), layout)
 
     def sum_over_replicas(self, values: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(map(lower, sum_over_replicas(tuple(map(as_tensor, values)))))
@@ -193,32 +195,40 @@ class Host:
     ) -> tuple[Tensor, Moments[Array], Array]:
         """y, the moments and the scale in one call."""
         given = as_tensor(gamma), as_tensor(beta)
-        y, statistics = native.train_by(self.kernels, self._dense(x), *given, epsilon, self.layout)
-        mean, variance, scale = lower(statistics)
+        y, statistics = native.train_by(
+            self.kernels, self._dense(x), *given, epsilon, self.layout, self._like(x)
+        )
+        mean, rest, variance, scale = lower(statistics)
         total = float(layout.count)
-        return self._as_it_came(y), Moments(total, total, mean, variance), scale
+        return y, Moments(total, total, mean, variance, mean, rest), scale
 
     def fused_gradients(
         self, dy: Tensor, x: Tensor, saved: Saved[Array], epsilon: float, layout: Layout
     ) -> tuple[Tensor, Array, Array]:
         """dx, Σdy and Σdy·x̂ in one call."""
         del layout
-        known = [as_tensor(value) for value in self._known((saved.mean, saved.variance, saved.scale))]
-        dy, x = self._dense(dy.to(x.dtype)), self._dense(x)
-        dx, sums = native.gradients_by(self.kernels, dy, x, known, epsilon, self.layout)
-        return self._as_it_came(dx), *lower(sums)
+        statistics = (saved.center, saved.offset, saved.variance, saved.scale)
+        known = [as_tensor(value) for value in self._known(statistics)]
+        dx, dy, x = self._like(x), self._dense(dy.to(x.dtype)), self._dense(x)
+        _, sums = native.gradients_by(self.kernels, dy, x, known, epsilon, self.layout, dx)
+        return dx, *lower(sums)
 
     def fused_infer(self, *asked: Any) -> None:
         """Inference does not come here: PyTorch has an operation for it."""
         del asked
 
     def differentiable(
-        self, forward: Callable[..., Any], backward: Callable[..., Any], reference: Callable[..., Any]
+        self,
+        forward: Callable[..., Any],
+        backward: Callable[..., Any],
+        reference: Callable[..., Any],
+        forward_mode: object = None,
     ) -> Callable[[Inputs[Tensor]], tuple[Tensor, Batch[Tensor]]]:
         """PyTorch's, around functions that see NumPy's arrays per channel."""
+        del forward_mode
 
         def lowered(inputs: Inputs[Tensor]) -> tuple[Tensor, Batch[Tensor], Saved[Array]]:
-            x, gamma, beta, weights, state = inputs
+            x, gamma, beta, weights, state = inputs[:5]
             seen = {name: lower(value) for name, value in state.items()}
             # Numbers that are not finite stay so without a word, as in PyTorch.
             with np.errstate(all="ignore"):
@@ -230,7 +240,7 @@ class Host:
             if not native.goes(dy, inputs.x):
                 return reference(inputs, dy)
             with np.errstate(all="ignore"):
-                return Gradients(*map(as_tensor, backward(inputs, saved, dy)))
+                return Gradients(*map(_released, backward(inputs, saved, dy)))
 
         return differentiable(lowered, pulled, reference)
 
@@ -238,9 +248,11 @@ class Host:
         """In the order of memory, without gaps."""
         return (x if self.order is None else x.permute(self.order)).contiguous()
 
-    def _as_it_came(self, y: Tensor) -> Tensor:
-        """In the order of the input's axes."""
-        return y if self.order is None else y.permute(inverse_order(self.order))
+    def _like(self, x: Tensor) -> Tensor:
+        """An uninitialized tensor like x, in the same memory order without gaps."""
+        if self.order is None and not x.is_contiguous():
+            return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        return torch.empty_like(x)
 
     def _spread(self, weights: Tensor) -> Tensor | None:
         """Weights over all positions; None where they differ between channels, or along a part of the second run."""
@@ -259,11 +271,16 @@ class Host:
             for value in values
         ]
 
-    def _rows(self, groups: int, channels: int) -> tuple[Array, list[int]]:
-        """Two arrays [groups, channels] to be written, and where they begin."""
-        rows = np.empty((2, groups, channels), self.dtype)
-        first = _address(rows)
-        return rows, [first, first + groups * channels * rows.itemsize]
+    def _rows(self, number: int, groups: int, channels: int) -> tuple[Array, range]:
+        """`number` uninitialized arrays [groups, channels], and the addresses at which they begin."""
+        rows = np.empty((number, groups, channels), self.dtype)
+        first, step = _address(rows), groups * channels * rows.itemsize
+        return rows, range(first, first + number * step, step)
+
+
+def _released(gradient: Any) -> Any:
+    """A gradient as a tensor in memory that PyTorch allocated, which programs may resize."""
+    return as_tensor(gradient).clone() if isinstance(gradient, np.ndarray) else gradient
 
 
 def _address(value: Array) -> int:

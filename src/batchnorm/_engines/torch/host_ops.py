@@ -3,13 +3,15 @@
 The arrays have few numbers, so that what a call costs is all there is: each function takes the short way first.
 """
 
+import ctypes
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from batchnorm._engines.numpy.ops import as_float, shape, sqrt, stop_gradient, transpose, where
+from batchnorm._engines.numpy.ops import as_float, cumulate, shape, sqrt, stop_gradient, transpose, where
 from batchnorm._engines.torch.ops import dtype, stat_dtype
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "as_tensor",
     "broadcast_to",
     "cast",
+    "cumulate",
     "dtype",
     "lower",
     "maximum",
@@ -34,12 +37,34 @@ __all__ = [
 
 Array = Any
 
+_DTYPES = {
+    torch.float32: np.dtype("float32"),
+    torch.float64: np.dtype("float64"),
+    torch.bool: np.dtype("bool"),
+}
+
+
+class _Memory(ctypes.c_char * sys.maxsize):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass]
+    """Memory that starts at an address and has no end, and the tensor that owns it."""
+
+    __slots__ = ("owner",)
+
 
 def lower(value: Any) -> Any:
-    """A tensor as NumPy's array in the same memory; anything else as it is."""
+    """A dense tensor as NumPy's array in the same memory; anything else as it is.
+
+    Made from the address: `Tensor.numpy` would mark the storage as not resizable, but FSDP resizes the storage of
+    parameters; and it is no faster.
+    """
     if not isinstance(value, torch.Tensor):
         return value
-    return value.detach().numpy() if value.requires_grad else value.numpy()
+    dtype = _DTYPES.get(value.dtype)
+    if dtype is None or not value.is_contiguous():
+        # An integer bound, or a statistic with gaps in memory: these are only read.
+        return value.detach().clone(memory_format=torch.contiguous_format).numpy()
+    memory: Any = _Memory.from_address(value.data_ptr())
+    memory.owner = value
+    return np.ndarray(value.shape, dtype, memory)
 
 
 def as_tensor(value: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from batchnorm._engines.protocol import Moments, Saved
-from batchnorm._engines.torch import ops
+from batchnorm._engines.torch import native, ops
 from batchnorm._engines.torch.block import Block, plan_block
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm.layout import Layout
@@ -18,26 +18,21 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def fits(x: Tensor, layout: Layout) -> bool:
-    """Whether the kernel takes these numbers, and its sample variance tells the population's."""
-    return not is_traced() and x.dtype in FLOATS and x.numel() > 0 and layout.count > 1
+    """Whether the kernel takes these numbers, and its sample variance determines the population's.
 
-
-def statistics(x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each group and channel, [G, C].
-
-    The kernel rounds the mean to the dtype of the statistics before it subtracts it, which a mean far from zero does
-    not bear; so the first number of each channel is subtracted beforehand.
+    The kernel writes into the statistics, which only PyTorch's own tensors are sure to notice.
     """
+    exact = type(x) in native.TYPES and not is_traced()
+    return exact and x.dtype in FLOATS and x.numel() > 0 and layout.count > 1
+
+
+def statistics(x: Tensor, layout: Layout) -> Moments[Tensor]:
+    """The moments, in PyTorch's own two passes."""
     block = plan_block(layout)
-    view = block.view(x)
-    center = view[:1] if view.dim() == 2 else view[:1, :, :1]
-    # From an infinite center every finite number would deviate by infinity.
-    center = torch.where(torch.isfinite(center), center, 0.0)
-    mean, variance = _fresh(block, x)
-    dtype = ops.stat_dtype(x)
-    torch.batch_norm_update_stats(view.to(dtype) - center, mean, variance, 1.0)
-    mean = mean + center.reshape(-1)
-    return block.grouped(mean), block.grouped(variance * _population(layout))
+    view, center = _near_zero(block, x)
+    offset, variance = _fresh(block, x)
+    torch.batch_norm_update_stats(view, offset, variance, 1.0)
+    return _moments(block, center, offset, variance)
 
 
 def fused_train(
@@ -48,15 +43,13 @@ def fused_train(
         return None
     block = plan_block(layout)
     gammas, betas = block.spread(gamma), block.spread(beta)
+    view, center = _near_zero(block, x)
     # Averages that keep nothing of their old value are the batch's own statistics.
-    mean, variance = _fresh(block, x)
-    y, _, inverse = torch.native_batch_norm(
-        block.view(x), gammas, betas, mean, variance, True, 1.0, float(epsilon)
-    )
-    total = float(layout.count)
-    moments = Moments(total, total, block.grouped(mean), block.grouped(variance * _population(layout)))
+    offset, variance = _fresh(block, x)
+    y, _, inverse = torch.native_batch_norm(view, gammas, betas, offset, variance, True, 1.0, float(epsilon))
     scale = inverse if gammas is None else inverse * gammas
-    return block.restore(y), moments, block.grouped(scale)
+    moments = _moments(block, center, offset, variance)
+    return block.restore(y.to(x.dtype)), moments, block.grouped(scale)
 
 
 def fused_gradients(
@@ -67,34 +60,25 @@ def fused_gradients(
         return None
     block = plan_block(layout)
     deviation = torch.sqrt(saved.variance + epsilon)
-    weight, mean, inverse = (
-        part.reshape(-1) for part in (saved.scale * deviation, saved.mean, 1.0 / deviation)
-    )
-    dx, products, sums = torch.ops.aten.native_batch_norm_backward(
-        block.view(dy), block.view(x), weight, None, None, mean, inverse, True, float(epsilon), [True] * 3
-    )
-    return block.restore(dx), block.grouped(sums), block.grouped(products)
+    weight, inverse = (part.reshape(-1) for part in (saved.scale * deviation, 1.0 / deviation))
+    return _pull(block, dy, x, weight, saved.center, saved.offset, inverse, epsilon, [True] * 3)
 
 
 def pull_plainly(
     dy: Tensor,
     x: Tensor,
     gamma: Tensor | None,
-    mean: Tensor,
+    center: Tensor,
+    offset: Tensor,
     variance: Tensor,
     epsilon: float,
     layout: Layout,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dx, Σdy and, with gamma, Σdy·x̂, whose own gradients are PyTorch's."""
     block = plan_block(layout)
-    weight = block.spread(None if gamma is None else gamma.to(mean.dtype))
-    mean, inverse = mean.reshape(-1), torch.rsqrt(variance + epsilon).reshape(-1)
-    wanted = [True, gamma is not None, True]
-    dx, products, sums = torch.ops.aten.native_batch_norm_backward(
-        block.view(dy), block.view(x), weight, None, None, mean, inverse, True, float(epsilon), wanted
-    )
-    products = sums if gamma is None else products
-    return block.restore(dx), block.grouped(sums), block.grouped(products)
+    weight = block.spread(None if gamma is None else gamma.to(center.dtype))
+    inverse = torch.rsqrt(variance + epsilon).reshape(-1)
+    return _pull(block, dy, x, weight, center, offset, inverse, epsilon, [True, gamma is not None, True])
 
 
 def fused_infer(
@@ -119,6 +103,55 @@ def fused_infer(
 def infers(x: Tensor, block: Block) -> bool:
     """Whether the kernel takes these numbers at inference without moving them."""
     return block.order is None and x.dtype in FLOATS
+
+
+def _pull(
+    block: Block,
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    center: Tensor,
+    offset: Tensor,
+    inverse: Tensor,
+    epsilon: float,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dx, Σdy and Σdy·x̂ by PyTorch's kernel, the last only if it is wanted."""
+    view = block.view(x)
+    centered = view.to(center.dtype) - center.reshape(1, -1, *[1] * (view.dim() - 2))
+    dx, products, sums = torch.ops.aten.native_batch_norm_backward(
+        block.view(dy.to(center.dtype)),
+        centered,
+        weight,
+        None,
+        None,
+        offset.reshape(-1),
+        inverse,
+        True,
+        float(epsilon),
+        wanted,
+    )
+    products = products if wanted[1] else sums
+    return block.restore(dx.to(x.dtype)), block.grouped(sums), block.grouped(products)
+
+
+def _near_zero(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
+    """x as the block minus the first number of each channel, in the statistics' dtype, and these first numbers.
+
+    PyTorch's kernels round the mean to the dtype of the statistics before they subtract it, and multiply before they
+    add, which loses digits if the mean is far from zero.
+    """
+    view = block.view(x)
+    center = (view[:1] if view.dim() == 2 else view[:1, :, :1]).to(ops.stat_dtype(x))
+    # With an infinite center every finite number would deviate by infinity.
+    center = torch.where(torch.isfinite(center), center, 0.0)
+    return view.to(center.dtype) - center, center.reshape(-1)
+
+
+def _moments(block: Block, center: Tensor, offset: Tensor, sample: Tensor) -> Moments[Tensor]:
+    """The moments from a center, the mean's offset from it, and the sample variance."""
+    total, variance = float(block.layout.count), sample * _population(block.layout)
+    return Moments(total, total, *map(block.grouped, (center + offset, variance, center, offset)))
 
 
 def _fresh(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.fx.experimental.symbolic_shapes import has_static_value, statically_known_true
 
 from batchnorm._engines import steps
 from batchnorm._engines.protocol import Moments
@@ -26,12 +27,17 @@ Tensor = torch.Tensor
 _ops: Any = ops
 # Asked while nothing is being traced: compilers warn of caches.
 AVAILABLE = available()
-# Numbers in an input from which a call that the compiler cannot fuse with its neighbors wins.
+# Smallest input size for which a call pays off although the compiler cannot fuse it with its neighbors, and the number
+# of examples assumed for a batch of unknown size.
 LARGE_INPUT = 262_144
+USUAL_BATCH = 64
 
 
 def prefers_library(x: Tensor) -> bool:
-    """Whether x is being compiled, and a plain training step on it is quicker by our kernels than by fused loops."""
+    """Whether x is being compiled, and a plain training step on it is quicker by our kernels than by fused loops.
+
+    Sizes that the compiler does not know are not asked for: it would recompile for each answer.
+    """
     return (
         AVAILABLE
         and torch.compiler.is_compiling()
@@ -40,8 +46,14 @@ def prefers_library(x: Tensor) -> bool:
         and type(x) in native.TYPES
         and x.device.type == "cpu"
         and x.dtype in kernels.FLOATS
-        and bool(x.numel() >= LARGE_INPUT)
+        and not statically_known_true(_size(x) < LARGE_INPUT)
     )
+
+
+def _size(x: Tensor) -> Any:
+    """Numbers in x, or in a batch of the usual size if x's is unknown; a symbol if other sizes are unknown too."""
+    size = x.numel()
+    return size if has_static_value(size) else product(x.shape[1:]) * USUAL_BATCH
 
 
 def train(
@@ -51,9 +63,9 @@ def train(
     ghost = ghost_of(layout)
     size, interleaved = (0, False) if ghost is None else (ghost.size, ghost.order == "interleaved")
     y, statistics = _train(x, gamma, beta, list(layout.axes), size, interleaved, float(epsilon))
-    mean, variance, scale = statistics.detach().unbind()
-    total = _ops.as_float(layout.count, mean.dtype)
-    return y, Moments(total, total, mean, variance), scale
+    center, offset, variance, scale = statistics.detach().unbind()
+    total = _ops.as_float(layout.count, scale.dtype)
+    return y, Moments(total, total, center + offset, variance, center, offset), scale
 
 
 @torch.library.custom_op("batchnorm::train", mutates_args=())
@@ -66,16 +78,16 @@ def _train(
     interleaved: bool,
     epsilon: float,
 ) -> tuple[Tensor, Tensor]:
-    """y, and mean, variance and scale as one tensor [3, G, C]."""
+    """y, and center, offset, variance and scale as one tensor [4, G, C]."""
     order = memory_order(x, axes)
     dense, layout = _in_memory(x, order, axes, ghost_size, interleaved)
     found = native.find(layout, dense, gamma, beta)
-    if found is not None:
-        y, statistics = native.train_by(found, dense, gamma, beta, epsilon, layout)
-    else:
+    if found is None:
         y, moments, scale = steps.train(composed, dense, gamma, beta, epsilon, layout)
-        statistics = torch.stack((moments.mean, moments.variance, scale))
-    return _as_before(y, order, x), statistics
+        return _as_before(y, order, x), torch.stack((moments.center, moments.offset, moments.variance, scale))
+    room = _room(x, order)
+    y, statistics = native.train_by(found, dense, gamma, beta, epsilon, layout, room)
+    return y if room is not None else _as_before(y, order, x), statistics
 
 
 @torch.library.custom_op("batchnorm::gradients", mutates_args=())
@@ -94,13 +106,13 @@ def _gradients(
     dense, layout = _in_memory(x, order, axes, ghost_size, interleaved)
     dy = dy if order is None else dy.permute(order)
     found = native.find(layout, dense, dy, statistics)
-    if found is not None:
-        dx, sums = native.gradients_by(found, dy, dense, statistics.unbind(), epsilon, layout)
-    else:
-        mean, variance, _ = statistics.unbind()
-        dx, *both = kernels.pull_plainly(dy, dense, gamma, mean, variance, epsilon, layout)
-        sums = torch.stack(both)
-    return _as_before(dx, order, x), sums
+    if found is None:
+        center, offset, variance, _ = statistics.unbind()
+        dx, *both = kernels.pull_plainly(dy, dense, gamma, center, offset, variance, epsilon, layout)
+        return _as_before(dx, order, x), torch.stack(both)
+    room = _room(x, order)
+    dx, sums = native.gradients_by(found, dy, dense, statistics.unbind(), epsilon, layout, room)
+    return dx if room is not None else _as_before(dx, order, x), sums
 
 
 @_train.register_fake
@@ -108,7 +120,7 @@ def _(
     x: Tensor, gamma: Any, beta: Any, axes: Sequence[int], ghost_size: int, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     del gamma, beta, rest
-    return torch.empty_like(x), _statistics(3, x, axes, ghost_size)
+    return torch.empty_like(x), _statistics(4, x, axes, ghost_size)
 
 
 @_gradients.register_fake
@@ -151,12 +163,17 @@ def _in_memory(
     return x.contiguous(), plan_layout(x.shape, axes, ghost)
 
 
+def _room(x: Tensor, order: tuple[int, ...] | None) -> Tensor | None:
+    """The promised output, if its memory order is the one that the kernels write; otherwise None."""
+    promised = torch.empty_like(x)
+    return promised if order is not None or promised.is_contiguous() else None
+
+
 def _as_before(y: Tensor, order: tuple[int, ...] | None, x: Tensor) -> Tensor:
     """y in the axes of x, and the strides that were promised."""
     if order is not None:
         y = y.permute(inverse_order(order))
-    promised = torch.empty_like(x, device="meta").stride()
-    return y if y.stride() == promised else torch.empty_like(x).copy_(y)
+    return torch.empty_like(x).copy_(y)
 
 
 def _statistics(number: int, x: Tensor, axes: Sequence[int], ghost_size: int) -> Tensor:

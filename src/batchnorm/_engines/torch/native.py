@@ -5,12 +5,13 @@ are the same for all channels. They compute by address, which no transformation 
 traced, transformed or watched they do not go. All of this is decided in `_look`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from batchnorm._engines.torch import ops
+from batchnorm._engines.torch.block import plan_in_memory
 from batchnorm._engines.torch.tracing import is_watched, why_traced
 from batchnorm._kernels import load, why_missing
 from batchnorm._kernels.runs import WHY_NO_RUNS, why_not_weights
@@ -25,7 +26,10 @@ __all__ = [
     "blend",
     "find",
     "goes",
+    "infer",
     "is_recorded",
+    "prefers_operation",
+    "tell_written",
     "why_not",
 ]
 
@@ -95,9 +99,10 @@ def train_by(
     beta: Tensor | None,
     epsilon: float,
     layout: Layout,
+    y: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """y of a dense x, and mean, variance and scale as one tensor [3, G, C]."""
-    y, statistics = torch.empty_like(x), _statistics(3, x, layout)
+    """y of a dense x, and mean, rest, variance and scale as one tensor [4, G, C]. A y that is given is written into."""
+    y, statistics = torch.empty_like(x) if y is None else y, _statistics(4, x, layout)
     first, step = statistics.data_ptr(), statistics.stride(0) * statistics.element_size()
     gamma, beta = _dense(gamma, statistics.dtype), _dense(beta, statistics.dtype)
     kernels.module.train(
@@ -112,16 +117,24 @@ def train_by(
         first,
         first + step,
         first + 2 * step,
+        first + 3 * step,
         kernels.threads,
     )
     return y, statistics
 
 
 def gradients_by(
-    kernels: Kernels, dy: Tensor, x: Tensor, known: Sequence[Tensor], epsilon: float, layout: Layout
+    kernels: Kernels,
+    dy: Tensor,
+    x: Tensor,
+    known: Sequence[Tensor],
+    epsilon: float,
+    layout: Layout,
+    dx: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """dx for a dense x, and Σdy and Σdy·x̂ as one tensor [2, G, C], from the dense mean, variance and scale."""
-    dx, sums, dy = torch.empty_like(x), _statistics(2, x, layout), dy.to(x.dtype).contiguous()
+    """dx for a dense x, and Σdy and Σdy·x̂ as one tensor [2, G, C], from the dense mean, rest, variance and scale."""
+    dx, sums = torch.empty_like(x) if dx is None else dx, _statistics(2, x, layout)
+    dy = dy.to(x.dtype).contiguous()
     first, step = sums.data_ptr(), sums.stride(0) * sums.element_size()
     kernels.module.gradients(
         kernels.kind,
@@ -136,6 +149,51 @@ def gradients_by(
     return dx, sums
 
 
+def infer(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    epsilon: float,
+    axes: Sequence[int],
+) -> Tensor | None:
+    """γ·(x − mean) / √(variance + ε) + β in one call; None if no kernel can be used or a gradient is recorded."""
+    given = (gamma, beta, mean, variance)
+    if is_recorded(x, *given):
+        return None
+    order, layout = plan_in_memory(tuple(x.shape), x.stride(), tuple(axes), None)
+    found = find(layout, x, *given)
+    dtype = ops.stat_dtype(x)
+    if found is None or any(v is not None and _unfit(v, dtype, layout) for v in given):
+        return None
+    x = x if order is not None else x.contiguous()
+    y = torch.empty_like(x)
+    gamma, beta, *statistics = (_dense(value, dtype) for value in given)
+    found.module.infer(
+        found.kind,
+        found.sizes,
+        *map(address, (x, gamma, beta)),
+        layout.channels,
+        *map(address, statistics),
+        float(epsilon),
+        y.data_ptr(),
+        found.threads,
+    )
+    return y
+
+
+def prefers_operation(x: Tensor) -> bool:
+    """Whether inference should use PyTorch's operation: in traced programs, and if the numbers are not in CPU
+    memory."""
+    return torch.compiler.is_compiling() or type(x) not in TYPES or is_watched() or not x.is_cpu
+
+
+def _unfit(value: Tensor, dtype: torch.dtype, layout: Layout) -> bool:
+    """Whether the kernels cannot take this statistic or parameter for the layout."""
+    return value.dtype is not dtype or value.numel() != layout.channels
+
+
 def blend(rows: Tensor, factor: float, share: float, old: Tensor) -> None:
     """Move a running average: old += share·(factor·mean − old), with the mean of the dense rows [G, C].
 
@@ -148,6 +206,12 @@ def blend(rows: Tensor, factor: float, share: float, old: Tensor) -> None:
         return
     kind = getattr(module, _KINDS[rows.dtype])
     module.blend(kind, *rows.shape, rows.data_ptr(), float(factor), float(share), old.data_ptr())
+    tell_written((old,))
+
+
+def tell_written(values: Iterable[Tensor]) -> None:
+    """Tell PyTorch what was written by address, so that it refuses gradients that need the old numbers."""
+    torch.autograd.graph.increment_version(values)
 
 
 def is_recorded(*values: Tensor | None) -> bool:

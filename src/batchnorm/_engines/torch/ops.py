@@ -6,10 +6,13 @@ from typing import Any
 import torch
 
 __all__ = [
+    "append_zeros",
     "as_float",
     "broadcast_to",
     "cast",
+    "cumulate",
     "dtype",
+    "first",
     "maximum",
     "minimum",
     "reshape",
@@ -61,6 +64,18 @@ def transpose(x: Tensor, order: Sequence[int]) -> Tensor:
     return x.permute(tuple(order))
 
 
+def cumulate(x: Tensor) -> Tensor:
+    return torch.cumsum(x, dim=0)
+
+
+def first(x: Tensor, count: Any) -> Tensor:
+    return x[:count]
+
+
+def append_zeros(x: Tensor, count: Any) -> Tensor:
+    return torch.cat([x, x.new_zeros((count, *x.shape[1:]))])
+
+
 def shape(x: Tensor) -> tuple[Any, ...]:
     """Sizes: ints, and symbols while a program of unknown sizes is traced."""
     return tuple(x.shape)
@@ -80,4 +95,6 @@ def stat_dtype(x: Tensor) -> torch.dtype:
 
 
 def as_float(size: Any, dtype: torch.dtype) -> Any:
+    if isinstance(size, Tensor):  # as sizes are while torch.jit.trace records
+        return size.to(dtype)
     return float(size) if isinstance(size, int) else torch.scalar_tensor(size, dtype=dtype)

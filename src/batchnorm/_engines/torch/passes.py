@@ -12,7 +12,6 @@ import torch
 from batchnorm._engines.protocol import GradTerms, Inputs, Moments, Saved
 from batchnorm._engines.torch import host, kernels, library, native, ops
 from batchnorm._engines.torch.differentiable import differentiable
-from batchnorm._engines.torch.kernels import fused_infer
 from batchnorm._engines.torch.reference import composed
 from batchnorm._engines.torch.replicas import sum_over_replicas
 from batchnorm.layout import Layout
@@ -47,10 +46,9 @@ def suited(layout: Layout, inputs: Inputs[Tensor]) -> Any:
 def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor]:
     """Mean and mean squared deviation, in PyTorch's own two passes where there are no weights."""
     # Of tensors without numbers PyTorch's sums have shapes, and its two passes have none.
-    if weights is not None or x.is_meta or type(x) not in native.TYPES or not kernels.fits(x, layout):
+    if weights is not None or x.is_meta or not kernels.fits(x, layout):
         return composed.moments(x, weights, layout)
-    total = float(layout.count)
-    return Moments(total, total, *kernels.statistics(x, layout))
+    return kernels.statistics(x, layout)
 
 
 def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
@@ -67,6 +65,24 @@ def fused_train(
     return kernels.fused_train(x, gamma, beta, epsilon, layout)
 
 
+def fused_infer(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    epsilon: float,
+    layout: Layout,
+) -> Tensor | None:
+    """By the CPU kernel in CPU memory; otherwise by PyTorch's operation, which exporters know.
+
+    On a CPU that operation multiplies before it subtracts, which loses digits if the mean is far from zero.
+    """
+    if native.prefers_operation(x):
+        return kernels.fused_infer(x, gamma, beta, mean, variance, epsilon, layout)
+    return native.infer(x, gamma, beta, mean, variance, epsilon, layout.axes)
+
+
 def fused_gradients(
     dy: Tensor, x: Tensor, saved: Saved[Tensor], epsilon: float, layout: Layout
 ) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -74,9 +90,15 @@ def fused_gradients(
 
 
 def grad_weights(
-    x: Tensor, weights: Tensor, mean: Tensor, variance: Tensor, terms: GradTerms[Tensor], layout: Layout
+    x: Tensor,
+    weights: Tensor,
+    center: Tensor,
+    offset: Tensor,
+    variance: Tensor,
+    terms: GradTerms[Tensor],
+    layout: Layout,
 ) -> Tensor | None:
     """The gradient of the weights, where it is asked for: of a mask it hardly ever is."""
     if not weights.requires_grad:
         return None
-    return composed.grad_weights(x, weights, mean, variance, terms, layout)
+    return composed.grad_weights(x, weights, center, offset, variance, terms, layout)

@@ -4,16 +4,28 @@ Its gradients are PyTorch's own, to the second order. The core gives the same nu
 some forty operations on small tensors, which for small inputs is most of it.
 """
 
+from typing import Any
+from weakref import WeakKeyDictionary
+
 import torch
 
 from batchnorm._engines.torch import native, ops
-from batchnorm._engines.torch.block import plan_block
+from batchnorm._engines.torch.block import as_own, inverse_order, plan_block
 from batchnorm._engines.torch.single import train_natively
+from batchnorm._engines.torch.tracing import is_traced, is_watched
 from batchnorm._kernels import available
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout
 
-__all__ = ["batch_norm", "check_epsilon", "grouped_batch_norm", "prefers_native", "refuse_single"]
+__all__ = [
+    "batch_norm",
+    "check_epsilon",
+    "for_gradient",
+    "grouped_batch_norm",
+    "infer",
+    "prefers_native",
+    "refuse_single",
+]
 
 Tensor = torch.Tensor
 
@@ -25,6 +37,12 @@ LARGE_GROUP = 65_536
 LARGE_INPUT = 196_608
 LARGE_LAST = 1_048_576
 
+FLOAT32 = torch.float32
+
+# Up to this many deviations between the mean and zero, PyTorch's inference operation is accurate to about 1e-6.
+FAR = 16.0
+_distances: WeakKeyDictionary[object, tuple[Any, bool]] = WeakKeyDictionary()
+
 
 def prefers_native(x: Tensor) -> bool:
     """Whether a plain training step on x is quicker by the CPU kernels than in one call of PyTorch's.
@@ -35,7 +53,7 @@ def prefers_native(x: Tensor) -> bool:
     if size < LARGE_INPUT:
         return False
     first = x.dim() > 2 and x.is_contiguous()
-    return (first or size >= LARGE_LAST) and x.is_cpu and available()
+    return (first or size >= LARGE_LAST) and type(x) in native.TYPES and x.is_cpu and available()
 
 
 def batch_norm(
@@ -57,6 +75,10 @@ def batch_norm(
         if x.numel() == x.size(1):
             refuse_single(x)
         check_epsilon(epsilon)
+    if x.dtype is not FLOAT32 and running_mean is not None:
+        # It requires one dtype for parameters and statistics, but layers in 16 bits have two.
+        gamma = None if gamma is None else gamma.to(running_mean.dtype)
+        beta = None if beta is None else beta.to(running_mean.dtype)
     return torch.batch_norm(
         x,
         gamma,
@@ -70,6 +92,58 @@ def batch_norm(
     )
 
 
+def infer(
+    owner: object,
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    epsilon: float,
+) -> Tensor:
+    """The same by running statistics, along axis 1. `owner` is the layer that they belong to.
+
+    PyTorch's operation on a CPU multiplies before it subtracts. Ours, which subtracts first, is used if no gradient is
+    recorded; otherwise PyTorch's is, unless a mean is so far from zero that it would lose digits. Training may move
+    the statistics before a gradient is requested.
+    """
+    if not native.prefers_operation(x):
+        y = native.infer(x, gamma, beta, mean, variance, epsilon, (1,))
+        if y is not None:
+            return y
+        if is_traced() or _is_far(owner, mean, variance, epsilon):
+            along = (1, -1, *[1] * (x.dim() - 2))
+            scale = torch.rsqrt(variance + epsilon)
+            scale = scale if gamma is None else scale * gamma
+            y = (x.to(scale.dtype) - mean.reshape(along)) * scale.reshape(along)
+            return (y if beta is None else y + beta.reshape(along)).to(x.dtype)
+    mean, variance = for_gradient((mean, variance), x, gamma, beta)
+    return batch_norm(x, gamma, beta, mean, variance, False, 0.0, epsilon)
+
+
+def for_gradient(statistics: tuple[Tensor, ...], *given: Tensor | None) -> tuple[Tensor, ...]:
+    """Running statistics that a gradient may keep: copies, if PyTorch records one for what is given.
+
+    A training step in between moves the originals. PyTorch's own kernel does not report that, and its layers then
+    return a gradient by the moved statistics. Exporters and tracers get the originals.
+    """
+    if not native.is_recorded(*given) or is_traced() or is_watched():
+        return statistics
+    return tuple(value.clone() for value in statistics)
+
+
+def _is_far(owner: object, mean: Tensor, variance: Tensor, epsilon: float) -> bool:
+    """Whether a mean is further from zero than a few deviations. It is computed when the statistics have changed."""
+    if type(mean) not in native.TYPES or mean.is_inference() or variance.is_inference():
+        return False
+    known = (id(mean), mean._version, id(variance), variance._version, epsilon)
+    if _distances.get(owner, (None,))[0] != known:
+        with torch.no_grad():
+            far = (mean * torch.rsqrt(variance + epsilon)).abs().amax()
+            _distances[owner] = known, bool(far > FAR)
+    return _distances[owner][1]
+
+
 def grouped_batch_norm(
     x: Tensor,
     gamma: Tensor | None,
@@ -79,24 +153,28 @@ def grouped_batch_norm(
     momentum: float,
     epsilon: float,
     layout: Layout,
+    order: tuple[int, ...] | None = None,
 ) -> Tensor:
-    """The same while training, on any layout: ghost groups stand beside the channels, and there is one call for all.
+    """The same in training, on any layout: ghost groups are treated like further channels, in one call for all.
 
-    The running statistics take the average of the groups' means and sample variances.
+    The running statistics take the average of the groups' means and sample variances. `order` is the axes' order in
+    memory if it differs from their own, and `layout` is then the layout in that order.
     """
-    done = train_natively(x, gamma, beta, epsilon, layout)
+    done = train_natively(x, gamma, beta, epsilon, layout, order)
     if done is not None:
         y, (mean, variance) = done
         if running_mean is not None and running_variance is not None:
             native.blend(mean, 1.0, momentum, running_mean)
             native.blend(variance, layout.count / max(layout.count - 1, 1), momentum, running_variance)
         return y
-    y, statistics = _by_torch(x, gamma, beta, epsilon, layout)
-    if running_mean is not None and running_variance is not None:
+    dense = x if order is None else x.permute(order)
+    y, statistics = _by_torch(dense, gamma, beta, epsilon, layout)
+    # With a momentum of 0 nothing of the new values counts, not even infinities.
+    if running_mean is not None and running_variance is not None and momentum != 0.0:
         mean, variance = (statistics[:, 0] if layout.ghosts == 1 else statistics.mean(1)).unbind()
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         running_variance.lerp_(variance.to(running_variance.dtype), momentum)
-    return y
+    return y if order is None else as_own(y.permute(inverse_order(order)))
 
 
 def _by_torch(

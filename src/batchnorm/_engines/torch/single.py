@@ -10,6 +10,7 @@ import torch
 from batchnorm._core.affine import fold
 from batchnorm._engines import steps
 from batchnorm._engines.torch import kernels, native
+from batchnorm._engines.torch.block import inverse_order
 from batchnorm._engines.torch.host import Host
 from batchnorm._engines.torch.host_ops import as_tensor, lower
 from batchnorm._engines.torch.reference import composed
@@ -21,19 +22,26 @@ Tensor = torch.Tensor
 
 
 def train_natively(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    layout: Layout,
+    order: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
-    """y, and the batch's mean and variance (the population's), each [G, C]; None where no kernel can go."""
+    """y, and the batch's mean and variance (the population's), each [G, C]; None if no kernel can be used.
+
+    `order` is the axes' order in memory if it differs from their own, and `layout` is then the layout in that order.
+    """
     found = native.find(layout, x, gamma, beta)
-    if found is None or not x.is_contiguous():
+    if found is None or (order is None and not x.is_contiguous()):
         return None
-    given = [value for value in (x, gamma, beta) if value is not None]
-    if not (torch.is_grad_enabled() and any(value.requires_grad for value in given)):
-        y, statistics = native.train_by(found, x, gamma, beta, epsilon, layout)
-        return y, statistics.unbind()[:2]
-    plan = _Plan(found, epsilon, layout, [])
+    plan = _Plan(found, epsilon, layout, order, [])
+    if not native.is_recorded(x, gamma, beta):
+        y, statistics = plan.train(x, gamma, beta)
+        return y, statistics[::2].unbind()
     y: Tensor = _Train.apply(plan, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
-    return y, plan.statistics.pop().unbind()[:2]
+    return y, plan.statistics.pop()[::2].unbind()
 
 
 class _Plan(NamedTuple):
@@ -42,13 +50,24 @@ class _Plan(NamedTuple):
     kernels: native.Kernels
     epsilon: float
     layout: Layout
+    order: tuple[int, ...] | None
     statistics: list[Tensor]
+
+    def train(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor]:
+        y = torch.empty_like(x)
+        return native.train_by(self.kernels, self.in_memory(x), gamma, beta, self.epsilon, self.layout, y)
+
+    def in_memory(self, x: Tensor) -> Tensor:
+        return x if self.order is None else x.permute(self.order)
+
+    def as_it_came(self, dx: Tensor) -> Tensor:
+        return dx if self.order is None else dx.permute(inverse_order(self.order))
 
 
 class _Train(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
-        y, statistics = native.train_by(plan.kernels, x, gamma, beta, plan.epsilon, plan.layout)
+        y, statistics = plan.train(x, gamma, beta)
         plan.statistics.append(statistics)
         ctx.save_for_backward(x, gamma, statistics)
         ctx.plan = plan
@@ -62,23 +81,24 @@ class _Train(torch.autograd.Function):
         plan: _Plan = ctx.plan
         layout, epsilon = plan.layout, plan.epsilon
         found = native.find(layout, x, dy, statistics)
-        dx = None
+        dy, dense, dx = plan.in_memory(dy), plan.in_memory(x), None
         if torch.is_grad_enabled():
-            dx, *both = _differentiably(dy, x, gamma, epsilon, layout)
-            sums = torch.stack(both)
+            dx, *both = _differentiably(dy, dense, gamma, epsilon, layout)
+            dx, sums = plan.as_it_came(dx), torch.stack(both)
         elif found is None:
             # PyTorch's kernel takes every kind of tensor.
-            mean, variance, _ = statistics
-            dx, *both = kernels.pull_plainly(dy, x, gamma, mean, variance, epsilon, layout)
-            sums = torch.stack(both)
+            mean, rest, variance, _ = statistics
+            dx, *both = kernels.pull_plainly(dy, dense, gamma, mean, rest, variance, epsilon, layout)
+            dx, sums = plan.as_it_came(dx), torch.stack(both)
         elif ctx.needs_input_grad[1]:
-            dx, sums = native.gradients_by(found, dy, x, statistics.unbind(), epsilon, layout)
+            dx = torch.empty_like(x)
+            _, sums = native.gradients_by(found, dy, dense, statistics.unbind(), epsilon, layout, dx)
         else:
-            mean, variance, _ = statistics
+            mean, rest, variance, _ = statistics
             sums = torch.stack(
-                [as_tensor(v) for v in Host(found, layout).grad_sums(dy, x, lower(mean), layout)]
+                [as_tensor(v) for v in Host(found, layout).grad_sums(dy, dense, lower(mean), layout)]
             )
-            sums[1] *= torch.rsqrt(variance + epsilon)
+            sums[1] = (sums[1] - rest * sums[0]) * torch.rsqrt(variance + epsilon)
         # Over the groups.
         dbeta, dgamma = (sums[:, 0] if layout.ghosts == 1 else sums.sum(1)).unbind()
         return (
@@ -93,7 +113,7 @@ def _differentiably(
     dy: Tensor, x: Tensor, gamma: Tensor | None, epsilon: float, layout: Layout
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same, to be derived again to any order: PyTorch's own kernel would be wrong from the third on."""
-    mean, variance = composed.moments(x, None, layout)[2:]
+    _, _, _, variance, center, offset = composed.moments(x, None, layout)
     gamma = None if gamma is None else gamma.to(variance.dtype)
-    scale, _ = fold(composed.ops, epsilon, variance, None, None, gamma, None, layout)
-    return steps.gradients(composed, dy, x, mean, variance, scale, epsilon, layout)
+    scale, _ = fold(composed.ops, epsilon, variance, offset, None, None, gamma, None, layout)
+    return steps.gradients(composed, dy, x, center, offset, variance, scale, epsilon, layout)

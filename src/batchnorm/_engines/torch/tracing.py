@@ -7,7 +7,7 @@ __all__ = ["is_traced", "is_watched", "why_traced"]
 
 
 def is_traced() -> bool:
-    """Under torch.compile, torch.export, torch.func's transforms and forward-mode differentiation."""
+    """Under torch.compile, torch.export, torch.jit.trace, torch.func's transforms and forward-mode differentiation."""
     return why_traced() is not None
 
 
@@ -19,12 +19,11 @@ def why_traced() -> str | None:
         return "one of torch.func's transforms is at work, which sees plain operations only"
     if forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
         return "derivatives are computed in forward mode, through plain operations"
+    if torch._C._is_tracing():  # pyright: ignore[reportPrivateUsage]
+        return "torch.jit.trace records the operations, for inputs of other sizes too"
     return None
 
 
 def is_watched() -> bool:
-    """Under `torch.jit.trace`, and modes that see each operation: tracers, counters of operations, fake tensors."""
-    return (
-        torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportPrivateUsage]
-        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    )
+    """Under modes that see each operation: tracers, counters of operations, fake tensors."""
+    return torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportPrivateUsage]

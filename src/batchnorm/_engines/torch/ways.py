@@ -35,7 +35,7 @@ def plain_step(x: Tensor, layout: Layout) -> Path | None:
 
 
 def at_inference(x: Tensor, layout: Layout) -> tuple[Path, str | None]:
-    if kernels.infers(x, plan_block(layout)):
+    if native.prefers_operation(x) and kernels.infers(x, plan_block(layout)):
         return "framework", "PyTorch has an operation for inference, which exporters know"
     why = "a gradient is recorded" if native.is_recorded(x) else native.why_not(layout, x)
     return "native" if why is None else "composed", why
