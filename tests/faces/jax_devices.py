@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import batchnorm
-from batchnorm import Options
+from batchnorm import Clip, Ghost, Options, Renorm
 from batchnorm._engines.jax import Grouped
 
 jax.config.update("jax_enable_x64", True)
@@ -123,3 +123,55 @@ over_both = jax.shard_map(
     out_specs=WHOLE,
 )
 agree("two-axes", jax.jit(over_both)(x, weights), expected[1])
+
+
+# Types that name the sharding of batches, channels and parameters: the numbers of one device, sharded like the inputs.
+explicit = jax.make_mesh((2, 2), ("rows", "columns"), axis_types=(AxisType.Explicit,) * 2)
+RENORM = Renorm(Clip(0.7, 1.3, 0.5))
+# Options, the shape of x, the mesh axes that each axis of x is sharded over, and the shape of the weights.
+EXPLICIT = {
+    "channels": (Options(), (8, 4), (None, "columns"), (8, 1)),
+    "positions": (Options((1,)), (8, 4, 2, 6), ("rows", None, "columns"), (8, 1, 2, 6)),
+    "ghosts": (Options(ghost=Ghost(2), renorm=RENORM), (8, 2, 4), ("rows", "columns"), None),
+    "contiguous": (Options((1,), ghost=Ghost(4, "contiguous")), (8, 4, 2), ("rows", "columns"), (8, 1, 1)),
+    "apart": (Options((1, 3), debias_mean=True), (4, 2, 3, 4), ("rows", None, None, "columns"), (4, 2, 3, 4)),
+    "plain": (Options(fused=False), (8, 2, 4), (("rows", "columns"),), (8, 2, 1)),
+}
+for name, (options, shape, spread, weight_shape) in EXPLICIT.items():
+    x, dy = (jnp.asarray(random.randn(*shape)) for _ in range(2))
+    weights = None if weight_shape is None else jnp.asarray(random.rand(*weight_shape) + 0.2)
+    params, state = batchnorm.init(options, shape, like=x)
+    params = {key: value + jnp.asarray(random.rand(*value.shape)) for key, value in params.items()}
+
+    def everything(x, params, weights, dy, state, options=options):
+        def loss(x, params, weights):
+            y, after = batchnorm.batch_norm(x, params, state, options, training=True, weights=weights)
+            return jnp.sum(jnp.sin(y) * dy), (y, after)
+
+        found = jax.grad(loss, (0, 1) if weights is None else (0, 1, 2), has_aux=True)(x, params, weights)
+        return *found, batchnorm.batch_norm(x, params, state, options, training=False)[0]
+
+    expected = jax.jit(everything)(x, params, weights, dy, state)
+    kept = spread[options.axes[0] % len(shape)] if len(spread) > options.axes[0] % len(shape) else None
+
+    def place(value, axes):
+        axes = [axis if size > 1 else None for axis, size in zip(axes, value.shape, strict=False)]
+        return jax.device_put(value, NamedSharding(explicit, PartitionSpec(*axes)))
+
+    for channels in {None, kept if len(options.axes) == 1 else None}:
+        placed = [place(x, spread), {key: place(value, (channels,)) for key, value in params.items()}]
+        placed += [weights if weights is None else place(weights, spread), place(dy, spread)]
+        placed += [{key: place(value, (channels,)) for key, value in state.items()}]
+        got = jax.jit(everything)(*placed)
+        (dx, dparams, *_), (y, after), z = got
+        for value, source in ((dx, placed[0]), (y, placed[0]), (z, placed[0])):
+            assert value.sharding.is_equivalent_to(source.sharding, len(shape)), name
+        for values, sources in ((dparams, placed[1]), (after, placed[4])):
+            for key, value in values.items():
+                assert value.sharding.is_equivalent_to(sources[key].sharding, value.ndim), (name, key)
+        for mine, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-12, atol=1e-12, err_msg=name)
+    print(f"explicit-{name}")
+    if name == "ghosts":
+        with jax.set_mesh(explicit):
+            agree("explicit-eager", everything(*placed), expected)

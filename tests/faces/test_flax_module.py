@@ -34,6 +34,14 @@ ASKED = {
         {"virtual_batch_size": 2, "ghost_order": "contiguous"},
         {"ghost": Ghost(2, "contiguous")},
     ),
+    "smaller ghosts": (
+        {"virtual_batch_size": 4, "ghost_remainder": "smaller"},
+        {"ghost": Ghost(4, remainder="smaller")},
+    ),
+    "averages by group": (
+        {"virtual_batch_size": 2, "ghost_averages": "group"},
+        {"ghost": Ghost(2, averages="group")},
+    ),
     "sample": ({"variance": "sample"}, {"variance": "sample"}),
     "zero-debias": ({"zero_debias": True}, {"debias_mean": True}),
     "two axes": ({"axis": (0, -1)}, {"axes": (0, -1)}),

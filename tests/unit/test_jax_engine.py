@@ -292,6 +292,14 @@ def test_devices_are_one_batch() -> None:
     assert done.stdout.split() == [
         *("sharded-jit", "explicit-sharding", "shard_map", "shard_map-unchecked", "gradient-inside", "pmap"),
         *("two-and-eight", "groups", "two-axes"),
+        *(
+            "explicit-channels",
+            "explicit-positions",
+            "explicit-ghosts",
+            "explicit-eager",
+            "explicit-contiguous",
+        ),
+        *("explicit-apart", "explicit-plain"),
     ]
 
 

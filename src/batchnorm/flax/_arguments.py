@@ -42,7 +42,9 @@ def options_of(module: Any, synchronized: bool = False) -> Options:
         if callable(clip):
             clip = _clip_at(clip, module.step[...])
         renorm = Renorm(clip, module.renorm_momentum, module.renorm_form)
-    size = module.virtual_batch_size
+    size, ghost = module.virtual_batch_size, None
+    if size is not None:
+        ghost = Ghost(size, module.ghost_order, module.ghost_remainder, module.ghost_averages)
     return Options(
         axes=axes_of(module),
         decay=module.momentum,
@@ -51,7 +53,7 @@ def options_of(module: Any, synchronized: bool = False) -> Options:
         with_beta=module.use_bias,
         variance=module.variance,
         renorm=renorm,
-        ghost=None if size is None else Ghost(size, module.ghost_order),
+        ghost=ghost,
         debias_mean=module.zero_debias,
         synchronized=synchronized,
         fused=module.fused,

@@ -30,9 +30,9 @@ class BatchNorm(nnx.Module):
     have the names, shapes and kinds (`nnx.Param`, `nnx.BatchStat`) of Flax's, so that `nnx.update` takes the state of
     the one into the other.
 
-    What differs from Flax: masked statistics over several devices count each device by what it has unmasked; a batch
-    without any unmasked number leaves the statistics as they are; statistics are never held or used in 16 bits; no
-    gradient flows into the statistics that are stored. Complex inputs are refused, and what is masked must be finite.
+    What differs from Flax: masked statistics over several devices weigh each device by how many unmasked numbers it
+    has; a batch without any unmasked number leaves the statistics as they are; statistics are never held or used in
+    16 bits; no gradient flows into the stored statistics. Complex inputs are refused; masked numbers must be finite.
 
     Args:
         num_features: how many channels; with several axes the product of their sizes.
@@ -40,7 +40,7 @@ class BatchNorm(nnx.Module):
         axis: the channel axis, or several.
         momentum: share that the stored statistics keep of their old value.
         epsilon: added to the variance.
-        dtype: of the output; None takes what x, scale and bias promote to.
+        dtype: of the output; None takes the dtype that x, scale and bias promote to.
         param_dtype: of scale and bias.
         use_bias: whether there is a bias.
         use_scale: whether there is a scale.
@@ -50,30 +50,35 @@ class BatchNorm(nnx.Module):
             `jax.pmap` or `jax.vmap`. Under a sharded `jit` statistics are global without it.
         axis_index_groups: groups of indices along that axis, each with statistics of its own.
         use_fast_variance: accepted; the variance is always the accurate one, of differences from the mean.
-        promote_dtype: function that takes (x, mean, var, scale, bias) and `dtype` to the dtypes to compute in; what it
-            makes of mean and var is not used.
+        promote_dtype: function that converts (x, mean, var, scale, bias), given `dtype`, to the dtypes to compute in;
+            the mean and var that it returns are not used.
         rngs: random keys of the initializers.
         bias_metadata: metadata of the bias.
         scale_metadata: metadata of the scale.
         renorm: batch renormalization (https://arxiv.org/abs/1702.03275).
         renorm_clipping: bounds "rmin", "rmax" and "dmax" of its corrections, as a mapping; or a function that takes the
-            number of training calls so far (an int32 array, kept as the statistic `step`) to such a mapping, whose
-            values may be arrays.
+            number of training calls so far (an int32 array, kept as the statistic `step`) and returns such a mapping,
+            whose values may be arrays.
         renorm_momentum: share that renorm's own averages keep.
         renorm_form: "current", or "debiased" as in TensorFlow 1.14 and earlier.
-        virtual_batch_size: examples in a ghost batch (https://arxiv.org/abs/1705.08741); it must divide the batch in
-            training, and plays no part otherwise.
+        virtual_batch_size: examples in a ghost batch (https://arxiv.org/abs/1705.08741). In training the batch must be
+            a multiple of it unless `ghost_remainder` is "smaller"; otherwise it has no effect.
         ghost_order: "interleaved" puts example i into ghost batch i mod (batch / size), "contiguous" puts neighbors
             together.
-        adjustment: function of the input's shape that returns a factor and an offset, applied between the
-            normalization and scale and bias, in training only.
+        adjustment: function of the input's shape that returns a factor and an offset, applied after the
+            normalization and before scale and bias, in training only.
         variance: estimator stored in `var`: "population", or "sample" as torch does.
-        zero_debias: make the stored mean an average over the steps so far, free of its start.
-        fused: None takes the fastest way there is, False plain operations. True insists in training on the CPU
-            kernels; a call where they cannot go is refused and changes nothing.
+        zero_debias: make the stored mean an average over the steps so far, free of its initial value.
+        fused: None takes the fastest way there is, False plain operations. True requires the CPU kernels in training;
+            a call that cannot use them is refused and changes nothing.
+        ghost_remainder: what happens if the batch is not a multiple of `virtual_batch_size`: "refuse" raises an error,
+            "smaller" makes smaller groups, in contiguous order those of `torch.chunk`.
+        ghost_averages: "step" moves the stored statistics once per step, towards the mean of the groups'
+            statistics; "group" moves them once per group in turn, as a loop over chunks does. Not with renorm or
+            zero_debias.
 
     Raises:
-        ValueError: options that have no meaning together, or values outside their range.
+        ValueError: options that cannot be combined, or values outside their range.
     """
 
     def __init__(
@@ -107,6 +112,8 @@ class BatchNorm(nnx.Module):
         variance: Literal["population", "sample"] = "population",
         zero_debias: bool = False,
         fused: bool | None = None,
+        ghost_remainder: Literal["refuse", "smaller"] = "refuse",
+        ghost_averages: Literal["step", "group"] = "step",
     ) -> None:
         self.num_features = num_features
         self.use_running_average = use_running_average
@@ -127,6 +134,8 @@ class BatchNorm(nnx.Module):
         self.renorm_form: Any = renorm_form
         self.virtual_batch_size = virtual_batch_size
         self.ghost_order: Any = ghost_order
+        self.ghost_remainder: Any = ghost_remainder
+        self.ghost_averages: Any = ghost_averages
         self.adjustment = _arguments.read_adjustment(adjustment)
         self.variance: Any = variance
         self.zero_debias = zero_debias

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from batchnorm._engines.jax.sharded import sharded_by_compiler
 from batchnorm._engines.jax.varying import as_varying, varying_axes
 from batchnorm._engines.protocol import Batch, Gradients, Inputs, Saved
 
@@ -27,9 +28,10 @@ def differentiable(
     forward: Callable[[Inputs[Array]], tuple[Array, Batch[Array], Saved[Array]]],
     backward: Callable[[Inputs[Array], Saved[Array], Array], Gradients[Array]],
     reference: Callable[[Inputs[Array], Array], Gradients[Array]],
+    forward_mode: object = None,
 ) -> Callable[[Inputs[Array]], tuple[Array, Batch[Array]]]:
-    """`forward` with the gradient `backward`; `reference` is not needed, as all passes here can be differentiated."""
-    del reference
+    """`forward` with the gradient `backward`; JAX can differentiate all passes, so the rest is not needed."""
+    del reference, forward_mode
 
     @jax.custom_jvp
     def step(inputs: Inputs[Array]) -> tuple[Array, Batch[Array]]:
@@ -40,28 +42,29 @@ def differentiable(
         (inputs,), (moved,) = primals, tangents
         y, batch, saved = forward(inputs)
 
-        def push(inputs: Inputs[Array], arrays: Saved[Array], moved: Inputs[Array]) -> Array:
+        def push(inputs: Inputs[Array], arrays: Saved[Array], tangents: tuple[Array, ...]) -> Array:
             # A known count stays a number.
             kept = arrays._replace(total=saved.total) if isinstance(saved.total, float) else arrays
 
             def pull(dy: Array) -> tuple[Array, ...]:
                 return _present(_as_given(inputs, backward(inputs, kept, dy)))
 
-            tangents = _present(moved)
             if varying_axes(y):
                 types = jax.eval_shape(pull, y)
                 tangents = tuple(as_varying(*pair) for pair in zip(tangents, types, strict=True))
             return jax.linear_transpose(pull, y)(tangents)[0]
 
         # Between the passes x is kept, rather than each product of x that the transposition multiplies by.
-        tangent = jax.checkpoint(push, prevent_cse=False)(inputs, saved, moved)
+        tangent = jax.checkpoint(push, prevent_cse=False)(inputs, saved, _present(moved))
         # No gradient flows through the moving averages.
         return (y, batch), (tangent, jax.tree.map(_zero_tangent, batch))
 
-    def with_constant_state(inputs: Inputs[Array]) -> tuple[Array, Batch[Array]]:
-        return step(inputs._replace(state=jax.lax.stop_gradient(inputs.state)))
+    def with_constants(inputs: Inputs[Array]) -> tuple[Array, Batch[Array]]:
+        constants = jax.lax.stop_gradient((inputs.state, inputs.scalars))
+        inputs = inputs._replace(state=constants[0], scalars=constants[1])
+        return sharded_by_compiler(step, inputs, with_statistics=True)
 
-    return with_constant_state
+    return with_constants
 
 
 def _present(values: Any) -> tuple[Array, ...]:

@@ -5,12 +5,12 @@ mode by transposing forward mode, which here is itself the transpose of the core
 """
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from batchnorm._core.affine import fold
 from batchnorm._engines import steps
 from batchnorm._engines.jax import ops
 from batchnorm._engines.jax.differentiable import differentiable
@@ -31,18 +31,13 @@ LARGE_INPUT = 1_024
 
 # What the kernels stand for.
 _plain: Any = Fusing(ops, differentiable, lambda values: values)  # pyright: ignore[reportArgumentType]
-# A module has the functions that the protocol asks for, with narrower types.
-_ops: Any = ops
 
 
 def _moments(plan: Plan, x: Array, *weights: Array) -> tuple[Array, ...]:
-    total, effective, mean, variance = _plain.moments(x, *plan.fill(weights), plan.layout)
-    shape = (plan.layout.ghosts, 1)
-    return (
-        *(jnp.broadcast_to(jnp.asarray(each, mean.dtype), shape) for each in (total, effective)),
-        mean,
-        variance,
-    )
+    total, effective, _, variance, center, offset = _plain.moments(x, *plan.fill(weights), plan.layout)
+    dtype, shape = ops.stat_dtype(x), (plan.layout.ghosts, 1)
+    totals = (jnp.broadcast_to(jnp.asarray(each, dtype), shape) for each in (total, effective))
+    return *totals, center, offset, variance
 
 
 def _apply(plan: Plan, x: Array, mean: Array, scale: Array, shift: Array) -> tuple[Array]:
@@ -74,32 +69,29 @@ def _push_input(
 def _train(plan: Plan, x: Array, *parameters: Array) -> tuple[Array, ...]:
     gamma, beta = plan.fill(parameters)
     y, moments, scale = steps.train(_plain, x, gamma, beta, plan.epsilon, plan.layout)
-    return y, moments.mean, moments.variance, scale
+    return y, moments.center, moments.offset, moments.variance, scale
 
 
-def _gradients(
-    plan: Plan, dy: Array, x: Array, mean: Array, variance: Array, scale: Array
-) -> tuple[Array, ...]:
-    return steps.gradients(_plain, dy, x, mean, variance, scale, plan.epsilon, plan.layout)
+def _gradients(plan: Plan, dy: Array, x: Array, *saved: Array) -> tuple[Array, ...]:
+    center, offset, variance, scale = saved
+    return steps.gradients(_plain, dy, x, center, offset, variance, scale, plan.epsilon, plan.layout)
 
 
-def _push(
-    plan: Plan, moved: Array, shift: Array, tilt: Array, x: Array, mean: Array, variance: Array, scale: Array
-) -> tuple[Array]:
+def _push(plan: Plan, moved: Array, shift: Array, tilt: Array, x: Array, *saved: Array) -> tuple[Array]:
     """The transpose of `_gradients` in dy."""
 
     def pull(dy: Array) -> tuple[Array, ...]:
-        return _gradients(plan, dy, x, mean, variance, scale)
+        return _gradients(plan, dy, x, *saved)
 
     return jax.linear_transpose(pull, x)((moved, shift, tilt))
 
 
-moments_p = define("moments", _moments, "total total statistic statistic")
+moments_p = define("moments", _moments, "total total statistic statistic statistic")
 apply_p = define("apply", _apply, "large")
 grad_sums_p = define("grad_sums", _grad_sums, "statistic statistic")
 grad_input_p = define("grad_input", _grad_input, "large")
 push_input_p = define("push_input", _push_input, "large statistic statistic", is_native=False)
-train_p = define("train", _train, "large statistic statistic statistic")
+train_p = define("train", _train, "large statistic statistic statistic statistic")
 gradients_p = define("gradients", _gradients, "large statistic statistic")
 push_p = define("push", _push, "large", is_native=False)
 
@@ -168,10 +160,9 @@ class Native(Fusing[Any]):
         if not self._wins(x, weights, layout):
             return super().moments(x, weights, layout)
         plan = Plan(layout, (weights is not None,))
-        total, effective, mean, variance = moments_p.bind(x, *_spread(weights, x, layout), plan=plan)
-        if weights is None:
-            return Moments(float(layout.count), float(layout.count), mean, variance)
-        return Moments(total, effective, mean, variance)
+        *totals, center, offset, variance = moments_p.bind(x, *_spread(weights, x, layout), plan=plan)
+        total, effective = [float(layout.count)] * 2 if weights is None else totals
+        return Moments(total, effective, center + offset, variance, center, offset)
 
     def apply(self, x: Array, mean: Array, scale: Array, shift: Array, layout: Layout) -> Array:
         if not self._wins(x, None, layout, mean, scale, shift):
@@ -198,40 +189,27 @@ class Native(Fusing[Any]):
         return dx
 
     def fused_train(
-        self, x: Array, gamma: Array | None, beta: Array | None, epsilon: float, layout: Layout
+        self, x: Array, gamma: Array | None, beta: Array | None, epsilon: Any, layout: Layout
     ) -> tuple[Array, Moments[Array], Array] | None:
-        if not self._wins(x, None, layout, gamma, beta):
+        if not isinstance(epsilon, Real) or not self._wins(x, None, layout, gamma, beta):
             return None
         dtype = ops.stat_dtype(x)
         plan = Plan(layout, (gamma is not None, beta is not None), float(epsilon))
         parameters = [value.astype(dtype) for value in (gamma, beta) if value is not None]
-        y, mean, variance, scale = train_p.bind(x, *parameters, plan=plan)
-        return y, Moments(float(layout.count), float(layout.count), mean, variance), scale
+        y, center, offset, variance, scale = train_p.bind(x, *parameters, plan=plan)
+        total = float(layout.count)
+        return y, Moments(total, total, center + offset, variance, center, offset), scale
 
     def fused_gradients(
-        self, dy: Array, x: Array, saved: Saved[Array], epsilon: float, layout: Layout
+        self, dy: Array, x: Array, saved: Saved[Array], epsilon: Any, layout: Layout
     ) -> tuple[Array, Array, Array] | None:
-        if not self._wins(x, None, layout, dy, saved.scale):
+        if not isinstance(epsilon, Real) or not self._wins(x, None, layout, dy, saved.scale):
             return None
-        known = _known((saved.mean, saved.variance, saved.scale), x, layout)
+        known = _known((saved.center, saved.offset, saved.variance, saved.scale), x, layout)
         dx, sums, products = gradients_p.bind(
             dy.astype(x.dtype), x, *known, plan=Plan(layout, (), float(epsilon))
         )
         return dx, sums, products
-
-    def fused_infer(
-        self,
-        x: Array,
-        gamma: Array | None,
-        beta: Array | None,
-        mean: Array,
-        variance: Array,
-        epsilon: float,
-        layout: Layout,
-    ) -> Array:
-        """In plain operations, which XLA joins with those before and after: there is nothing to win."""
-        scale, shift = fold(_ops, epsilon, variance, None, None, gamma, beta, layout)
-        return super().apply(x, mean, scale, shift, layout)
 
     def _wins(self, x: Array, weights: Array | None, layout: Layout, *others: Array | None) -> bool:
         # The second question is for known sizes only.

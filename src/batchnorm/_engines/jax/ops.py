@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 
 __all__ = [
+    "append_zeros",
     "as_float",
     "broadcast_to",
     "cast",
+    "cumulate",
     "dtype",
+    "first",
     "maximum",
     "minimum",
     "reshape",
@@ -57,6 +60,18 @@ def _sum_wide(x: Any) -> Any:
 
 def cast(x: Any, dtype: Any) -> Any:
     return jnp.asarray(x, dtype)
+
+
+def cumulate(x: Any) -> Any:
+    return jnp.cumsum(x, axis=0)
+
+
+def first(x: Any, count: Any) -> Any:
+    return x[:count]
+
+
+def append_zeros(x: Any, count: Any) -> Any:
+    return jnp.concatenate([x, jnp.zeros((count, *x.shape[1:]), x.dtype)])
 
 
 def shape(x: Any) -> tuple[Any, ...]:

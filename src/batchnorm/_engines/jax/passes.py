@@ -1,45 +1,81 @@
-"""The passes that reduce, written so that XLA makes each sum one reading of its inputs.
+"""The passes that reduce, written so that XLA computes each sum in one pass over its inputs.
 
-On a CPU, XLA turns a sum and the arithmetic before it into one kernel, but what two such kernels share it computes
-into an array of the input's size first, be it only the broadcast of a mean; and writing such an array takes longer
-than the sums. So no two sums here share a factor: where one subtracts the mean, the other adds its negative, which
-is a value of its own to the compiler. On other devices this changes nothing.
+On a CPU, XLA compiles a sum and the arithmetic before it into one kernel. But whatever two such kernels share, even if
+only the broadcast of a mean, it first writes to an array of the input's size, and that takes longer than the sums. So
+no two sums here share a factor: if one subtracts the center, the other adds its negative, which the compiler treats as
+a different value. On other devices this changes nothing.
+
+XLA also recomputes the last operations of a mean in each kernel that reads it, rounding differently in each; for a mean
+of a million the difference is a tenth of the deviation. So the center is one of the inputs, the largest, which involves
+no rounding.
 """
 
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
-from batchnorm._engines.composed import Composed, finite, moments, share, to_view
-from batchnorm._engines.protocol import A, Moments
+import jax.numpy as jnp
+
+from batchnorm._core.affine import fold
+from batchnorm._core.moments import finite
+from batchnorm._engines.composed import Composed, apply, moments, share, to_view
+from batchnorm._engines.jax.sharded import sharded_by_compiler
+from batchnorm._engines.protocol import A, Inputs, Moments
 from batchnorm.layout import Layout
 
-__all__ = ["Fusing"]
+__all__ = ["Fusing", "Plain"]
 
 
 @dataclass(frozen=True)
-class Fusing(Composed[A]):
-    """The composed engine with reductions that share nothing."""
+class Plain(Composed[A]):
+    """The composed engine for arrays that may be sharded."""
+
+    def fused_infer(
+        self, x: A, gamma: A | None, beta: A | None, mean: A, variance: A, epsilon: Any, layout: Layout
+    ) -> A:
+        """In plain operations, which XLA fuses with those before and after, so a kernel would gain nothing."""
+
+        def function(inputs: Inputs[A]) -> A:
+            x, gamma, beta, _, state, scalars = inputs
+            own: Any = epsilon if scalars is None else scalars["epsilon"]
+            scale, shift = fold(self.ops, own, state["variance"], None, None, None, gamma, beta, layout)
+            return apply(self.ops, x, state["mean"], scale, shift, layout)
+
+        scalars = None if isinstance(epsilon, Real) else {"epsilon": epsilon}
+        inputs = Inputs(x, gamma, beta, None, {"mean": mean, "variance": variance}, scalars)
+        return sharded_by_compiler(function, inputs, with_statistics=False)
+
+
+@dataclass(frozen=True)
+class Fusing(Plain[A]):
+    """The same with reductions that share no factor."""
 
     @property
-    def composed(self) -> Composed[A]:
-        return Composed(self.ops, self.differentiable, self.sum_over_replicas)
+    def composed(self) -> "Fusing[A]":
+        return Fusing(self.ops, self.differentiable, self.sum_over_replicas)
 
     def moments(self, x: A, weights: A | None, layout: Layout) -> Moments[A]:
         ops = self.ops
+
+        def largest(viewed: A, weights: A | None) -> A:
+            viewed = ops.stop_gradient(viewed)
+            counted = viewed if weights is None else ops.where(weights > 0.0, viewed, -jnp.inf)
+            return jnp.max(counted, layout.reduced, initial=-jnp.inf)  # pyright: ignore[reportArgumentType, reportReturnType]
+
         if weights is not None:
-            return moments(ops, x, weights, layout)
+            return moments(ops, x, weights, layout, largest)
         dtype = ops.stat_dtype(x)
         viewed = ops.cast(to_view(ops, x, layout), dtype)
         total = ops.as_float(layout.count, dtype)
         portion = share(ops, total)
-        mean = ops.sum(viewed, layout.reduced) * portion
-        # The first mean is off by rounding; the mean of what is left corrects it, and the variance with it.
-        rest = ops.sum(viewed + ops.reshape(-mean, layout.stat_view), layout.reduced) * portion
-        centered = viewed - ops.reshape(mean, layout.stat_view)
-        variance = ops.maximum(ops.sum(centered * centered, layout.reduced) * portion - rest * rest, 0.0)
+        center = ops.stop_gradient(finite(ops, largest(viewed, None)))
+        offset = ops.sum(viewed - ops.reshape(center, layout.stat_view), layout.reduced) * portion
+        near = viewed + ops.reshape(-center, layout.stat_view)
+        centered = near - ops.reshape(offset, layout.stat_view)
+        variance = ops.sum(centered * centered, layout.reduced) * portion
         shape = (layout.ghosts, layout.channels)
-        return Moments(
-            total, total, ops.reshape(mean + finite(ops, rest), shape), ops.reshape(variance, shape)
-        )
+        parts = (ops.reshape(value, shape) for value in (center + offset, variance, center, offset))
+        return Moments(total, total, *parts)
 
     def grad_sums(self, dy: A, x: A, mean: A, layout: Layout) -> tuple[A, A]:
         ops = self.ops
