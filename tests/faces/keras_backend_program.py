@@ -84,6 +84,22 @@ def weighted():
     }
 
 
+def narrow():
+    """Layers in 16 bits on numbers whose variance float16 cannot hold."""
+    x = data()[0] * 300.0
+    found = {}
+    for dtype in ("float16", "bfloat16"):
+        layer = BatchNormalization(momentum=0.5, dtype=dtype)
+        layer(x, training=True)
+        found |= {
+            f"{dtype} {v.name}": keras.ops.convert_to_numpy(keras.ops.cast(v.value, "float32"))
+            for v in layer.weights
+        }
+        kinds = {keras.backend.standardize_dtype(v.dtype) for v in layer.non_trainable_variables}
+        found[f"{dtype} statistics"] = np.asarray(",".join(kinds))
+    return found
+
+
 def main(folder):
     own = folder / BACKEND
     own.mkdir(parents=True)
@@ -100,6 +116,7 @@ def main(folder):
     found["compiled"] = facts(trained(BatchNormalization, OPTIONS["renorm and ghosts"], **jit))
     found["eager"] = facts(trained(BatchNormalization, OPTIONS["renorm and ghosts"], run_eagerly=True))
     found["weighted"] = weighted()
+    found["narrow"] = narrow()
     flat = {f"{case}/{name}": value for case, values in found.items() for name, value in values.items()}
     np.savez(own / "facts.npz", **flat)
     ours = "batchnorm._engines."

@@ -23,6 +23,8 @@ def test_signature_starts_with_keras_own():
         "adjustment",
         "zero_debias_moving_mean",
         "variance",
+        "ghost_remainder",
+        "ghost_averages",
     ]
     assert {p.kind for p in added} == {inspect.Parameter.KEYWORD_ONLY}
 
@@ -242,3 +244,46 @@ def test_a_batch_that_ghosts_do_not_divide_is_refused():
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"virtual_batch_size=4 was asked for.*\[6\]"):
         step(x)
     assert layer(x, training=False).shape == (6, 3)
+
+
+@pytest.mark.parametrize("order", ["interleaved", "contiguous"])
+def test_smaller_ghosts_are_one_in_eager_code_and_in_graphs_of_any_batch(order):
+    import tensorflow as tf
+
+    def made():
+        return BatchNormalization(
+            virtual_batch_size=4,
+            ghost_order=order,
+            ghost_remainder="smaller",
+            ghost_averages="group",
+            momentum=0.8,
+        )
+
+    eager, traced = made(), made()
+    x = np.random.RandomState(0).randn(10, 3).astype("float32")
+    for layer in (eager, traced):
+        layer.build(x.shape)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 3))])
+    def step(x):
+        return traced(x, training=True)
+
+    for size in (10, 9, 8, 3, 5):
+        np.testing.assert_allclose(eager(x[:size], training=True), step(x[:size]), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(eager.moving_variance, traced.moving_variance, rtol=1e-5)
+        np.testing.assert_allclose(eager.moving_mean, traced.moving_mean, rtol=1e-5, atol=1e-6)
+    kept = traced.moving_mean.numpy()
+    assert step(x[:0]).shape == (0, 3)
+    np.testing.assert_array_equal(traced.moving_mean, kept)
+
+
+def test_an_epoch_with_a_remainder_trains():
+    model = keras.Sequential(
+        [keras.Input((3,)), BatchNormalization(virtual_batch_size=4, ghost_remainder="smaller")]
+    )
+    model.compile("sgd", "mse", jit_compile=False)
+    x = np.random.RandomState(0).randn(26, 3).astype("float32")
+    model.fit(x, x, batch_size=8, verbose=0)
+    assert np.isfinite(model.layers[0].moving_variance.numpy()).all()
+    again = BatchNormalization.from_config(model.layers[0].get_config())
+    assert (again.ghost_remainder, again.ghost_averages) == ("smaller", "step")

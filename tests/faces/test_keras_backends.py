@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faces.keras_backend_program import OPTIONS, STOCK
+from faces.keras_backend_program import OPTIONS, STOCK, data
 
 BACKENDS = ("tensorflow", "jax", "torch")
 PROGRAM = Path(__file__).with_name("keras_backend_program.py")
@@ -68,6 +68,21 @@ def test_training_gives_the_numbers_of_the_stock_layer(facts, backend, case):
     for name in names:
         want = facts[backend][f"stock {name}"]
         np.testing.assert_allclose(facts[backend][name], want, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_statistics_of_layers_in_16_bits_have_32(facts, backend, dtype):
+    found = {
+        name.split()[-1]: value
+        for name, value in facts[backend].items()
+        if name.startswith(f"narrow/{dtype}")
+    }
+    x = (data()[0] * 300.0).reshape(-1, 3).astype(np.float64)
+    assert str(found["statistics"]) == "float32"
+    within = {"float16": 1e-3, "bfloat16": 1e-2}[dtype]  # the error from rounding the input
+    np.testing.assert_allclose(found["moving_mean"], x.mean(0) / 2, rtol=within)
+    np.testing.assert_allclose(found["moving_variance"], 0.5 + x.var(0) / 2, rtol=within)
 
 
 @pytest.mark.parametrize("case", OPTIONS)

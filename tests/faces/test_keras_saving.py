@@ -117,6 +117,28 @@ def test_export(tmp_path):
         np.testing.assert_allclose(np.load(folder / "y.npy"), model(X[:3]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("way", ["model", "exported"])
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_tensorflow_lite(dtype, way, tmp_path):
+    """Its converter takes the fused operation only in 32 bits, so graphs must contain no other."""
+    model = keras.Sequential([keras.Input((3, 4, 5), batch_size=8), BatchNormalization(dtype=dtype)])
+    model(X, training=True)
+    if way == "model":
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    else:
+        model.export(tmp_path / "exported", verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "exported"))
+    interpreter = tf.lite.Interpreter(model_content=converter.convert())
+    interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], X.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], X)
+    interpreter.invoke()
+    y = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    wanted = tf.cast(model(X), tf.float32)
+    within = 2e-3 if dtype == "mixed_float16" else 2e-2
+    np.testing.assert_allclose(y.astype("float32"), wanted, rtol=within, atol=within)
+
+
 @pytest.fixture(scope="module")
 def keras_2(tmp_path_factory):
     """A folder of files that tf_keras wrote."""
@@ -139,12 +161,61 @@ def test_weights_of_tf_keras(name, ending, keras_2):
     np.testing.assert_allclose(model(x, training=True), recorded["training"], rtol=1e-5, atol=2e-5)
 
 
-def test_h5_model_of_tf_keras(keras_2):
+@pytest.mark.filterwarnings("ignore:axis=.* of a tf_keras layer with ghost batches")
+@pytest.mark.parametrize("name", ["plain", "ghosts", "renorm_and_ghosts"])
+def test_h5_model_of_tf_keras(name, keras_2):
     kinds = {"BatchNormalization": BatchNormalization}
-    model = keras.models.load_model(keras_2 / "plain_model.h5", custom_objects=kinds, compile=False)
+    model = keras.models.load_model(keras_2 / f"{name}_model.h5", custom_objects=kinds, compile=False)
     assert isinstance(model.get_layer("norm"), BatchNormalization)
-    recorded = np.load(keras_2 / "plain.npz")
+    recorded = np.load(keras_2 / f"{name}.npz")
+    x = keras_2_files.inputs()
+    np.testing.assert_allclose(model(x), recorded["inference"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(model(x, training=True), recorded["training"], rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["two_axes", "ghosts_on_two_axes"])
+def test_h5_model_whose_axes_keras_drops(name, keras_2):
+    """Keras' loader drops lists of axes, and a layer with the default axis does not fit the weights."""
+    file = keras_2 / f"{name}_model.h5"
+    with pytest.raises(ValueError, match=r"'norm'.*several channel axes.*load_weights"):
+        keras.models.load_model(
+            file, custom_objects={"BatchNormalization": BatchNormalization}, compile=False
+        )
+    layer = BatchNormalization(name="norm", **keras_2_files.CASES[name])
+    model = keras.Sequential([keras.Input(X.shape[1:]), layer])
+    model.load_weights(file)
+    recorded = np.load(keras_2 / f"{name}.npz")
     np.testing.assert_allclose(model(keras_2_files.inputs()), recorded["inference"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"axis": 1}, {"virtual_batch_size": 4, "axis": [2]}], ids=str)
+def test_h5_model_of_our_own(options, tmp_path):
+    model = trained(BatchNormalization, **options)
+    model.save(tmp_path / "model.h5")
+    same_outputs(keras.models.load_model(tmp_path / "model.h5"), model)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_files_of_stock_layers_in_16_bits(dtype, tmp_path):
+    """They keep their statistics in 16 bits, and ours read them into 32."""
+    model = trained(Stock, dtype=dtype)
+    # In bfloat16 Keras writes .h5 files that it cannot read itself.
+    for ending in (".keras", ".weights.h5", *([".h5"] if dtype == "float16" else [])):
+        path = tmp_path / f"model{ending}"
+        model.save_weights(path) if ending == ".weights.h5" else model.save(path)
+        other = network(BatchNormalization, dtype=dtype)
+        other.load_weights(path)
+        norm, stock = other.get_layer("norm"), model.get_layer("norm")
+        assert (norm.moving_variance.dtype, norm.gamma.dtype) == ("float32", dtype)
+        for mine, theirs in zip(norm.weights, stock.weights, strict=True):
+            np.testing.assert_array_equal(
+                np.asarray(mine.numpy(), "float32"), np.asarray(theirs.numpy(), "float32")
+            )
+    # And back, to the precision of 16 bits.
+    other.save_weights(tmp_path / "ours.weights.h5")
+    stock = network(Stock, dtype=dtype)
+    stock.load_weights(tmp_path / "ours.weights.h5")
+    np.testing.assert_array_equal(stock(X), model(X))
 
 
 def test_checkpoint_of_tensorflow(tmp_path):

@@ -96,6 +96,8 @@ def options_of(layer: Any) -> Options:
         layer.variance,
         layer.virtual_batch_size,
         layer.ghost_order,
+        layer.ghost_remainder,
+        layer.ghost_averages,
         bool(layer.zero_debias_moving_mean),
         bool(layer.synchronized),
         layer.wants_kernel,
@@ -119,12 +121,14 @@ def _options(
     variance: Any,
     ghost_size: Any,
     ghost_order: Any,
+    ghost_remainder: Any,
+    ghost_averages: Any,
     debias_mean: bool,
     synchronized: bool,
     fused: bool | None,
     *bounds: Any,
 ) -> Options:
-    ghost = Ghost(1 if ghost_size is None else ghost_size, ghost_order)
+    ghost = Ghost(1 if ghost_size is None else ghost_size, ghost_order, ghost_remainder, ghost_averages)
     return Options(
         axes=axes,
         decay=momentum,

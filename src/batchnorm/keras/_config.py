@@ -7,6 +7,15 @@ import keras
 
 from batchnorm.errors import refusal
 
+try:
+    from keras.src.backend.common.global_state import get_global_attribute
+except ImportError:  # Not a public name of Keras: without it no file is recognized as a whole model in .h5.
+
+    def get_global_attribute(name: str, default: Any = None) -> Any:
+        del name
+        return default
+
+
 __all__ = ["DEFAULTS", "plain", "translate"]
 
 # The options that the stock layer lacks. A configuration names those that are used, so that a layer which
@@ -16,6 +25,8 @@ DEFAULTS: dict[str, Any] = {
     "virtual_batch_size": None,
     "zero_debias_moving_mean": False,
     "variance": "population",
+    "ghost_remainder": "refuse",
+    "ghost_averages": "step",
 }
 # What stands for a variable in a configuration; a number would lack its place among the layer's weights.
 VARIABLE = "variable"
@@ -35,9 +46,22 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration as arguments of our layer.
 
     tf_keras writes two things in its own way: a mixed policy, and the axes of a built layer with ghost
-    batches, which it counts in the shape that has the ghosts as axis 1.
+    batches, which it counts in the shape that has the ghosts as axis 1. Keras' loader of whole models in .h5 turns a
+    list of one axis into an int and drops longer lists.
+
+    Raises:
+        ValueError: the loader has dropped the axes.
     """
     config = dict(config)
+    whole_h5 = bool(get_global_attribute("use_legacy_config", False))
+    if whole_h5 and "axis" not in config:
+        raise ValueError(
+            refusal(
+                f"The layer {config.get('name')!r} of a whole model in .h5 was asked for",
+                "It has several channel axes, but Keras' loader of such files drops lists of axes",
+                "Construct the model with the axes and call its load_weights with this file, or save it as .keras",
+            )
+        )
     dtype = config.get("dtype")
     if isinstance(dtype, dict) and dtype.get("class_name") == "Policy":
         config["dtype"] = dtype["config"]["name"]
@@ -47,12 +71,14 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
             name: _read_bound(name, bound) for name, bound in config["renorm_clipping"].items()
         }
     of_tf_keras = config.get("virtual_batch_size") is not None and "ghost_order" not in config
+    # An int is the axis of an unbuilt layer, unless it used to be a list: layers of whole models are built.
+    built: list[Any] = list(axis) if isinstance(axis, list | tuple) else [axis] if whole_h5 else []  # pyright: ignore[reportUnknownArgumentType]
     # Axis 0 cannot be a channel axis there, so that all axes beyond 1 are the mark of a layer that was built.
-    if of_tf_keras and isinstance(axis, list | tuple) and axis and all(each > 1 for each in axis):
-        config["axis"] = [each - 1 for each in axis]
+    if of_tf_keras and built and all(each > 1 for each in built):
+        config["axis"] = [each - 1 for each in built]
         warnings.warn(
             refusal(
-                f"axis={list(axis)} of a tf_keras layer with ghost batches is read as {config['axis']}",
+                f"axis={built} of a tf_keras layer with ghost batches is read as {config['axis']}",
                 "A built layer of tf_keras counts the ghost batches as axis 1, and this is taken for one",
                 "Construct the layer with the right axis if these are not the channel axes of its inputs",
             ),

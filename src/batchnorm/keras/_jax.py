@@ -9,6 +9,8 @@ from batchnorm.keras._known import (
     either,
     infer_plainly,
     is_compiling,
+    is_ragged,
+    recall,
     train_plainly,
     value,
 )
@@ -22,6 +24,8 @@ __all__ = [
     "engine",
     "infer_plainly",
     "is_compiling",
+    "is_ragged",
+    "recall",
     "train_plainly",
     "value",
 ]

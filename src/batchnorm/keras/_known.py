@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from batchnorm._engines.protocol import Inputs
 from batchnorm.errors import refusal
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "either",
     "infer_plainly",
     "is_compiling",
+    "is_ragged",
+    "recall",
     "train_plainly",
     "value",
 ]
@@ -40,6 +43,17 @@ def dynamic_shape(x: Tensor) -> tuple[int, ...]:
 def is_compiling() -> bool:
     """Whether a compiler that warns of caches reads the program."""
     return False
+
+
+def is_ragged(x: Tensor) -> bool:
+    """Whether the rows of x have different lengths, which only TensorFlow supports."""
+    del x
+    return False
+
+
+def recall(inputs: Inputs[Tensor]) -> Inputs[Tensor]:
+    """The inputs as a step must read them; frameworks that pass the state along recompute from the same state."""
+    return inputs
 
 
 def train_plainly(*step: Any) -> None:

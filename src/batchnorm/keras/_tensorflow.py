@@ -5,9 +5,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from batchnorm._engines.tensorflow import engine
+from batchnorm._core import step
+from batchnorm._engines.protocol import Inputs
+from batchnorm._engines.tensorflow import engine, ops
+from batchnorm._graph import recompute
 from batchnorm.errors import refusal
-from batchnorm.keras._known import advance, assign, infer_plainly, is_compiling, train_plainly
+from batchnorm.keras._known import assign, is_compiling, train_plainly
+from batchnorm.layout import Layout
+from batchnorm.options import Options
 
 __all__ = [
     "advance",
@@ -16,8 +21,13 @@ __all__ = [
     "dynamic_shape",
     "either",
     "engine",
+    "flatten",
     "infer_plainly",
     "is_compiling",
+    "is_ragged",
+    "pad",
+    "pad_weights",
+    "recall",
     "train_plainly",
     "value",
 ]
@@ -27,9 +37,31 @@ Tensor = Any
 dynamic_shape = tf.shape
 
 
+def advance(*step: Any) -> bool:
+    """Whether the moving statistics must stay as they are, because a step is being recomputed."""
+    del step
+    return recompute.is_recomputing()
+
+
+def recall(inputs: Inputs[Tensor]) -> Inputs[Tensor]:
+    """The inputs with the state that the step must read: that of its first run if it is being recomputed."""
+    return inputs._replace(state=dict(recompute.recall(inputs.state)))
+
+
 def value(variable: Any) -> Tensor:
     """What a variable holds now; a cast to the dtype it has would hand on the variable, to be read later."""
     return tf.convert_to_tensor(variable.value)
+
+
+def infer_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
+    """In a graph, inference on 16-bit numbers computed in 32 bits, as stock Keras does; None otherwise.
+
+    TensorFlow's operation takes 16 bits itself, but TensorFlow Lite's converter knows it only in 32.
+    """
+    dtype = ops.stat_dtype(x)
+    if dtype == x.dtype or tf.executing_eagerly():
+        return None
+    return step.infer(engine, options, layout, layer._inputs(ops.cast(x, dtype), None, options))
 
 
 @tf.autograph.experimental.do_not_convert
@@ -51,7 +83,42 @@ def divisible(x: Tensor, size: int) -> Tensor:
     message = refusal(
         f"virtual_batch_size={size} was asked for",
         "It must divide the batch size while training, and does not divide the one below",
-        f"Use batches of a multiple of {size} examples (drop_remainder=True), or another virtual_batch_size",
+        f"Use batches of a multiple of {size} examples (drop_remainder=True), another virtual_batch_size, or "
+        "ghost_remainder='smaller'",
     )
     with tf.control_dependencies([tf.debugging.Assert(batch % size == 0, [message, batch])]):
         return tf.identity(x)
+
+
+def is_ragged(x: Tensor) -> bool:
+    return isinstance(x, tf.RaggedTensor)
+
+
+def flatten(x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """The numbers of a ragged tensor as a dense one of the same rank, with all rows in sequence along axis 0.
+
+    Also returns the function that makes such a result ragged again.
+    """
+    dense: Tensor = x.flat_values
+    for _ in range(x.ragged_rank):
+        dense = tf.expand_dims(dense, 1)
+
+    def restore(y: Tensor) -> Any:
+        return x.with_flat_values(tf.squeeze(y, list(range(1, 1 + x.ragged_rank))))
+
+    return dense, restore
+
+
+def pad(x: Any) -> tuple[Tensor, Tensor, Callable[[Tensor], Any]]:
+    """A ragged tensor padded with zeros, a mask of its own numbers, and the function that extracts these again."""
+    inside: Tensor = x.with_flat_values(tf.ones(tf.shape(x.flat_values)[:1], tf.bool)).to_tensor()
+
+    def restore(y: Tensor) -> Any:
+        return x.with_flat_values(tf.boolean_mask(y, inside))
+
+    return x.to_tensor(), inside, restore
+
+
+def pad_weights(*weights: Any) -> list[Any]:
+    """A mask and weights, which may be ragged themselves, as dense tensors."""
+    return [each.to_tensor() if is_ragged(each) else each for each in weights]

@@ -3,18 +3,19 @@
 Keras' general way to a variable, to its dtype and into it takes longer than the arithmetic on small inputs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from batchnorm._core.padding import is_filled
 from batchnorm._engines.protocol import Batch
 from batchnorm._engines.torch import engine, host, native
-from batchnorm._engines.torch.kernels import FLOATS, fused_infer
+from batchnorm._engines.torch.kernels import FLOATS
 from batchnorm._engines.torch.ops import stat_dtype
-from batchnorm._engines.torch.plain import batch_norm
+from batchnorm._engines.torch.plain import for_gradient, infer
 from batchnorm._engines.torch.single import train_natively
-from batchnorm.keras._known import divisible, dynamic_shape, either, value
+from batchnorm.keras._known import divisible, dynamic_shape, either, is_ragged, recall, value
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 
@@ -35,6 +36,8 @@ __all__ = [
     "engine",
     "infer_plainly",
     "is_compiling",
+    "is_ragged",
+    "recall",
     "train_plainly",
     "value",
 ]
@@ -58,10 +61,7 @@ def advance(options: Options, variables: Mapping[str, Any], batch: Batch[Tensor]
     values: dict[str, Tensor] = {slot: variable.value for slot, variable in variables.items()}
     if in_stateless_scope() or any(each.dtype is not dtype for each in values.values()):
         return False
-    if not host.advance(options, {slot: _flat(value) for slot, value in values.items()}, batch):
-        return False
-    _tell_written(values.values())
-    return True
+    return host.advance(options, {slot: _flat(value) for slot, value in values.items()}, batch)
 
 
 def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
@@ -70,6 +70,8 @@ def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Te
     None where they cannot go, and nothing has changed.
     """
     if options.renorm is not None or options.synchronized or options.debias_mean or options.fused is False:
+        return None
+    if is_filled(layout) or (options.ghost is not None and options.ghost.averages == "group"):
         return None
     dtype = stat_dtype(x)
     averages: list[Tensor] = [layer.moving_mean.value, layer.moving_variance.value]
@@ -85,7 +87,6 @@ def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Te
     moving_mean, moving_variance = map(_flat, averages)
     native.blend(mean, 1.0, share, moving_mean)
     native.blend(variance, bessel, share, moving_variance)
-    _tell_written(averages)
     return y
 
 
@@ -98,8 +99,9 @@ def infer_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Te
     mean, variance = _read(layer.moving_mean, dtype), _read(layer.moving_variance, dtype)
     if layout.axes == (1,) and x.dtype in FLOATS:
         # As the operation wants it, in whatever order the axes lie in memory.
-        return batch_norm(x, gamma, beta, mean, variance, False, 0.0, options.epsilon)
-    return fused_infer(x, gamma, beta, mean, variance, options.epsilon, layout)  # pyright: ignore[reportArgumentType]
+        return infer(layer, x, gamma, beta, mean, variance, options.epsilon)  # pyright: ignore[reportArgumentType]
+    mean, variance = for_gradient((mean, variance), x, gamma, beta)  # pyright: ignore[reportArgumentType]
+    return engine.fused_infer(x, gamma, beta, mean, variance, options.epsilon, layout)
 
 
 def _read(variable: Any, dtype: torch.dtype) -> Tensor | None:
@@ -113,8 +115,3 @@ def _read(variable: Any, dtype: torch.dtype) -> Tensor | None:
 def _flat(value: Tensor) -> Tensor:
     """The same numbers in the same memory; a scalar stays one."""
     return value if value.dim() <= 1 else value.view(-1)
-
-
-def _tell_written(values: Iterable[Tensor]) -> None:
-    """Tell PyTorch of what was written by address: it refuses gradients that want the old numbers."""
-    torch.autograd.graph.increment_version(values)

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from batchnorm._core.state import decrement, replacement, rules, slots
+from batchnorm._core.state import moved, rules, slots
 from batchnorm._engines.protocol import Batch, Ops
 from batchnorm.keras._backend import framework
 from batchnorm.options import Options
@@ -39,7 +39,10 @@ def variable_shape(options: Options, axes: Sequence[int], shape: Sequence[int | 
 
 
 def create(layer: Any, options: Options, shape: tuple[int, ...]) -> None:
-    """Add gamma, beta and the moving statistics to the layer, each as the attribute of its name."""
+    """Add gamma, beta and the moving statistics to the layer, each as the attribute of its name.
+
+    Parameters have the dtype of the layer's variables, statistics at least 32 bits.
+    """
     for name, wanted in (("gamma", options.with_gamma), ("beta", options.with_beta)):
         if wanted:
             parts = ("initializer", "regularizer", "constraint")
@@ -47,6 +50,8 @@ def create(layer: Any, options: Options, shape: tuple[int, ...]) -> None:
             setattr(
                 layer, name, layer.add_weight(shape=shape, name=name, trainable=True, autocast=False, **how)
             )
+    # Variances of 16-bit numbers may exceed 16 bits, and small shares of new values would be rounded away.
+    dtype = "float64" if layer.variable_dtype == "float64" else "float32"
     deviation = _root_of(layer.moving_variance_initializer)
     starts: dict[str, Any] = {
         "moving_mean": layer.moving_mean_initializer,
@@ -60,6 +65,7 @@ def create(layer: Any, options: Options, shape: tuple[int, ...]) -> None:
             shape=() if slot == "local_step" else shape,
             name=name,
             initializer=starts.get(slot, "zeros"),
+            dtype=dtype,
             trainable=False,
             autocast=False,
         )
@@ -84,11 +90,7 @@ def advance(
     for rule in rules(options):
         variable = variables[rule.slot]
         current = after[rule.slot] = read(ops, variable, dtype)
-        if rule.decay is None:
-            value = replacement(ops, options, rule, current, after, batch)
-        else:
-            value = current - decrement(ops, options, rule, current, after, batch)
-        after[rule.slot] = value
+        value = after[rule.slot] = moved(ops, options, rule, current, after, batch)
         tools.assign(variable, value if len(variable.shape) <= 1 else ops.reshape(value, variable.shape))
 
 

@@ -1,15 +1,19 @@
 """Batch normalization as a Keras 3 layer."""
 
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, cast
 
 import keras
 from keras import constraints, initializers, regularizers
 
 from batchnorm._core import step
+from batchnorm._engines.given import given
 from batchnorm._engines.protocol import Inputs
 from batchnorm.keras import _arguments, _config, _variables
 from batchnorm.keras._adjustment import call_adjustment, check_adjustment, serialize_adjustment
 from batchnorm.keras._backend import framework
+from batchnorm.keras._legacy import warn_beside_keras_2
+from batchnorm.keras._moments import ask_moments, overrides_moments, own_moments, remember_own
 from batchnorm.keras._weights import check_weights, merge_weights
 from batchnorm.layout import Layout, canonical_axes, plan_layout
 from batchnorm.options import Ghost, Options
@@ -44,25 +48,30 @@ class BatchNormalization(keras.layers.Layer):
         center: whether beta is trained.
         scale: whether gamma is trained.
         renorm: batch renormalization (https://arxiv.org/abs/1702.03275).
-        renorm_clipping: bounds "rmin", "rmax" and "dmax" of its corrections: numbers, or `keras.Variable`s that a
-            training changes, which are then weights of the layer.
-        renorm_momentum: share that its averages keep.
+        renorm_clipping: bounds "rmin", "rmax" and "dmax" of its corrections: numbers, or `keras.Variable`s that the
+            program changes during training, which then count among the layer's weights.
+        renorm_momentum: share that renorm's averages keep.
         synchronized: take the statistics over all replicas: of the current `tf.distribute` strategy, or of
             `torch.distributed`'s default group. On JAX a sharded batch is one batch, with or without it.
-        fused: None takes the fastest way there is. True is refused where Keras 2 had no fused kernel, and
+        fused: None takes the fastest way there is. True is refused if Keras 2 had no fused kernel for the call, and
             False takes plain operations. The numbers are the same.
-        virtual_batch_size: examples in a ghost batch (https://arxiv.org/abs/1705.08741); it must divide the
-            batch while training, and plays no part in inference.
+        virtual_batch_size: examples in a ghost batch (https://arxiv.org/abs/1705.08741). In training the batch
+            must be a multiple of it unless `ghost_remainder` is "smaller"; in inference it has no effect.
         ghost_order: "interleaved" puts example i into ghost batch i mod (batch / size), as tf_keras does;
             "contiguous" puts neighbors together.
         adjustment: function of the inputs' shape that returns a factor and an offset, which are applied
-            between the normalization and gamma and beta, in training only.
-        zero_debias_moving_mean: make the moving mean an average over the steps so far, free of its start.
+            after the normalization and before gamma and beta, in training only.
+        zero_debias_moving_mean: make the moving mean an average over the steps so far, free of its initial value.
         variance: estimator stored in `moving_variance`: "population" as in Keras 3, or "sample" as Keras 2
             stores it for images (inputs of rank 4 and 5 with one channel axis, first or last).
+        ghost_remainder: what happens if the batch is not a multiple of `virtual_batch_size`: "refuse" raises an error,
+            "smaller" makes smaller groups, in contiguous order those of `torch.chunk`.
+        ghost_averages: "step" moves the moving statistics once per step, towards the mean of the groups'
+            statistics; "group" moves them once per group in turn, as a loop over chunks does. Not with renorm or
+            zero_debias_moving_mean.
 
     Call arguments:
-        inputs: tensor of any rank.
+        inputs: tensor of any rank. On TensorFlow it may be a `tf.RaggedTensor`; each of its numbers counts.
         training: None takes it from the call around this one. In a `tf.function` it may be a tensor.
         mask: booleans of the inputs' shape without the last axis; False leaves a position out of the
             statistics.
@@ -96,9 +105,12 @@ class BatchNormalization(keras.layers.Layer):
         adjustment: Any = None,
         zero_debias_moving_mean: bool = False,
         variance: Literal["population", "sample"] = "population",
+        ghost_remainder: Literal["refuse", "smaller"] = "refuse",
+        ghost_averages: Literal["step", "group"] = "step",
         **kwargs: Any,
     ) -> None:
         framework()
+        warn_beside_keras_2()
         super().__init__(**kwargs)
         self.supports_masking = True
         self.axis = _arguments.read_axis(axis)
@@ -128,6 +140,8 @@ class BatchNormalization(keras.layers.Layer):
         self.adjustment = adjustment
         self.zero_debias_moving_mean = zero_debias_moving_mean
         self.variance = variance
+        self.ghost_remainder = ghost_remainder
+        self.ghost_averages = ghost_averages
         self.gamma = self.beta = self.moving_mean = self.moving_variance = None
         _arguments.options_of(self)
 
@@ -151,7 +165,10 @@ class BatchNormalization(keras.layers.Layer):
         sample_weight: Tensor | None = None,
     ) -> Tensor:
         check_weights(inputs, mask, sample_weight)
-        return framework().either(
+        tools = framework()
+        if tools.is_ragged(inputs):
+            return self._call_ragged(inputs, training, mask, sample_weight)
+        return tools.either(
             training if self.trainable else False,
             lambda: self._train(inputs, mask, sample_weight),
             lambda: self._infer(inputs),
@@ -178,26 +195,69 @@ class BatchNormalization(keras.layers.Layer):
             config["adjustment"] = keras.saving.deserialize_keras_object(config["adjustment"])
         return super().from_config(config)
 
+    @property
+    def _reduction_axes(self) -> list[int]:
+        """The axes that statistics are taken over, for subclasses that compute their own."""
+        spec: Any = self.input_spec
+        return [axis for axis in range(spec.ndim) if axis not in spec.axes]
+
+    def _moments(self, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and variance of a batch. A subclass may override this, as with Keras 3's own layer.
+
+        Args:
+            inputs: in the dtype of the statistics.
+            mask: the call's mask, or None.
+        """
+        layout = self._layout(inputs, None)
+        return own_moments(self, _arguments.options_of(self), layout, inputs, mask)
+
     def _train(self, inputs: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> Tensor:
         options, tools = _arguments.options_of(self), framework()
         ops = tools.engine.ops
         x = _as_float(inputs)
-        if options.ghost is not None:
+        if options.ghost is not None and options.ghost.remainder == "refuse":
             x = tools.divisible(x, options.ghost.size)
         layout = self._layout(x, options.ghost)
-        if mask is None and sample_weight is None and self.adjustment is None:
+        plain = mask is None and sample_weight is None and self.adjustment is None
+        if plain and not overrides_moments(self):
             y = tools.train_plainly(self, options, layout, x)
             if y is not None:
                 return self._as_computed(y)
         dtype = _statistics_dtype(x)
-        weights = merge_weights(x, mask, sample_weight, dtype)
+        engine, weights = tools.engine, None
+        if overrides_moments(self):
+            taken = ask_moments(self, options, layout, keras.ops.cast(x, dtype), mask, sample_weight)
+            engine, options = given(engine, taken), replace(options, synchronized=False)
+        else:
+            weights = merge_weights(x, mask, sample_weight, dtype)
         adjustment = None
         if self.adjustment is not None:
             adjustment = call_adjustment(self.adjustment, tools.dynamic_shape(x), len(x.shape), dtype)
-        y, batch = step.train(tools.engine, options, layout, self._inputs(x, weights, options), adjustment)
+        inputs = tools.recall(self._inputs(x, weights, options))
+        y, batch = step.train(engine, options, layout, inputs, adjustment)
         variables = {slot: getattr(self, name) for slot, name in _variables.state_names(options).items()}
         _variables.advance(ops, options, variables, batch, ops.stat_dtype(x))
         return self._as_computed(y)
+
+    def _call_ragged(
+        self, inputs: Tensor, training: Any, mask: Tensor | None, sample_weight: Tensor | None
+    ) -> Tensor:
+        """The same for rows of different lengths: every number in them counts, as in a dense tensor."""
+        tools, spec = framework(), cast(Any, self.input_spec)
+        by_row = self.virtual_batch_size is not None or self.adjustment is not None
+        by_row = by_row or mask is not None or sample_weight is not None
+        if not by_row and min(spec.axes) > inputs.ragged_rank:
+            dense, restore = tools.flatten(inputs)
+            return restore(BatchNormalization.call(self, dense, training))
+        # Options that act on rows, or on positions in them, need rows of equal length, and weights that leave the
+        # padding out.
+        dense, inside, restore = tools.pad(inputs)
+        dtype = _statistics_dtype(dense)
+        mask, sample_weight = tools.pad_weights(mask, sample_weight)
+        given = merge_weights(dense, mask, sample_weight, dtype)
+        weights = merge_weights(dense, None, inside, dtype)
+        weights = weights if given is None else weights * given
+        return restore(BatchNormalization.call(self, dense, training, None, weights))
 
     def _infer(self, inputs: Tensor) -> Tensor:
         options, x, tools = _arguments.options_of(self), _as_float(inputs), framework()
@@ -240,3 +300,6 @@ def _as_float(x: Tensor) -> Tensor:
 def _statistics_dtype(x: Tensor) -> str:
     # Keras' own rule for mixing dtypes makes float32 of float64 on some backends.
     return "float64" if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32"
+
+
+remember_own(BatchNormalization)
