@@ -17,7 +17,7 @@ from typing import get_args
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.cases import CASES, OPTIONS, SHAPES, Case, Phase
+from benchmarks.cases import CASES, NETWORKS, OPTIONS, SHAPES, Case, Phase
 from benchmarks.measure import Row
 from benchmarks.report import markdown, picture, table
 from benchmarks.worker import FRAMEWORKS
@@ -77,6 +77,7 @@ def _is_asked(case: Case, asked: argparse.Namespace) -> bool:
         (not asked.shapes or case.shape_name in asked.shapes)
         and (not asked.options or case.option in asked.options)
         and (not asked.phases or case.phase in asked.phases)
+        and (not asked.networks or case.network in asked.networks)
         and (not asked.quick or case.phase == "training step")
     )
 
@@ -87,6 +88,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="only these")
     parser.add_argument("--options", nargs="+", choices=OPTIONS, help="only these")
     parser.add_argument("--phases", nargs="+", choices=get_args(Phase), help="only these")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="only these, no single layers")
     parser.add_argument(
         "--frameworks", nargs="+", choices=FRAMEWORKS, default=list(FRAMEWORKS), help="only these"
     )

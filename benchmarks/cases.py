@@ -4,13 +4,25 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-__all__ = ["BLOCKS", "CASES", "GHOST_SIZE", "OPTIONS", "SHAPES", "Case", "Phase", "least_bytes"]
+__all__ = [
+    "BLOCKS",
+    "CASES",
+    "CLASSES",
+    "GHOST_SIZE",
+    "NETWORKS",
+    "OPTIONS",
+    "SHAPES",
+    "Case",
+    "Phase",
+    "least_bytes",
+]
 
 Option = Literal["plain", "renorm", "ghost 16", "weighted", "bfloat16"]
 Phase = Literal["training step", "forward", "inference", "network"]
 
 GHOST_SIZE = 16
 BLOCKS = 3
+CLASSES = 10
 
 # Name, shape, channel axis.
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
@@ -26,26 +38,34 @@ SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "64x512x7x7": ((64, 512, 7, 7), 1),
     "32x256x14x14": ((32, 256, 14, 14), 1),
     "16x32x32x48": ((16, 32, 32, 48), -1),
-    "16x48x32x32": ((16, 48, 32, 32), 1),
+    "32x96x96x3": ((32, 96, 96, 3), -1),
+    "32x3x96x96": ((32, 3, 96, 96), 1),
 }
 OPTIONS: tuple[Option, ...] = ("plain", "renorm", "ghost 16", "weighted", "bfloat16")
 # Forward and inference add little to what training steps tell, so they are measured on a few shapes.
 SHORT = ("32x56x56x64", "8192x1024", "32x64x56x56", "256x32")
-# A network's shape is that of all its layers. TensorFlow's and Flax's convolutions take channels last only.
-NETWORKS = {"16x32x32x48": ("TensorFlow", "PyTorch", "JAX"), "16x48x32x32": ("PyTorch",)}
+# For each network, the input shapes and the frameworks it is trained in; the shape of the blocks is that of all layers.
+NETWORKS: dict[str, dict[str, tuple[str, ...]]] = {
+    "blocks": {"16x32x32x48": ("JAX",)},
+    "ResNet-18": {"32x3x96x96": ("PyTorch",), "32x96x96x3": ("PyTorch",)},
+    "MobileNetV2": {"32x3x96x96": ("PyTorch",), "32x96x96x3": ("PyTorch", "TensorFlow")},
+    "slim's ResNet": {"32x96x96x3": ("TensorFlow",)},
+}
+OF_NETWORKS = {shape_name for shapes in NETWORKS.values() for shape_name in shapes}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row: a training step is forward and backward and the moving update, forward the same without backward.
+    """One row: a training step is forward, backward and the moving update; forward is the same without backward.
 
-    A network is a training step of three blocks, each a 3x3 convolution, batch normalization and ReLU: it shows
-    whether our threads and the framework's own get in each other's way.
+    A network row is a training step of one of `NETWORKS`, including the optimizer's: it shows how much normalization
+    matters to the whole, and whether our threads and the framework's own get in each other's way.
     """
 
     shape_name: str
     option: Option
     phase: Phase
+    network: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,7 +77,7 @@ class Case:
 
     def runs_in(self, framework: str) -> bool:
         """Whether the framework's competitors have it."""
-        return self.phase != "network" or framework in NETWORKS[self.shape_name]
+        return self.phase != "network" or framework in NETWORKS[self.network][self.shape_name]
 
     @property
     def mask_shape(self) -> tuple[int, ...]:
@@ -80,7 +100,12 @@ def least_bytes(case: Case) -> int | None:
 
 
 CASES = (
-    *(Case(name, option, "training step") for name in SHAPES if name not in NETWORKS for option in OPTIONS),
+    *(
+        Case(name, option, "training step")
+        for name in SHAPES
+        if name not in OF_NETWORKS
+        for option in OPTIONS
+    ),
     *(Case(name, "plain", phase) for name in SHORT for phase in ("forward", "inference")),
-    *(Case(name, "plain", "network") for name in NETWORKS),
+    *(Case(shape, "plain", "network", name) for name, shapes in NETWORKS.items() for shape in shapes),
 )

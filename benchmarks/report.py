@@ -12,7 +12,7 @@ from statistics import geometric_mean
 import matplotlib as mpl
 from rich.table import Table
 
-from benchmarks.competitors.data import OURS
+from benchmarks.competitors.data import COMPARED_STEPS, OURS
 from benchmarks.measure import TURN, Row
 
 __all__ = ["markdown", "picture", "table"]
@@ -26,7 +26,7 @@ HEAD = (
     "peers: how many times as long",
     "over the floor",
 )
-VERSIONS = ("numpy", "tensorflow-cpu", "tf-keras", "keras", "torch", "jax", "flax")
+VERSIONS = ("numpy", "tensorflow-cpu", "tf-keras", "tf-slim", "keras", "torch", "jax", "flax")
 PAGE = """# Performance
 
 Made by `{asked}` on {date}: {processor}, {threads} threads, Python {python}, {versions}.
@@ -46,9 +46,20 @@ must move (channels last: forward two reads and one write of x, backward four re
 first: forward one read and one write, backward two reads and one write more; inference one read and one write) at
 the speed at which copying x went in the same rounds. What fits the cache can be below 1.
 
-A network is a training step of three blocks, each a 3x3 convolution, batch normalization and ReLU, of which all
-but the normalization is the framework's own: it shows whether our threads and the framework's get in each other's
-way.
+## Whole networks
+
+Training steps of networks with stochastic gradient descent, in which everything but the normalization is the
+framework's own. PyTorch: torchvision's ResNet-18 and MobileNetV2, eager, with in-place ReLUs, in both memory formats
+(channels last is `torch.channels_last`), after `batchnorm.torch.convert`. Keras: MobileNetV2 of `keras.applications` in
+`fit`, four batches per call, compiled as Keras does by default. TensorFlow: a residual network of tf_slim's layers in a
+TensorFlow 1 graph, with our function as its `normalizer_fn`. JAX: three blocks of a 3x3 convolution, batch
+normalization and ReLU. Before timing, the losses of the first {steps} steps were compared with ours.
+
+| framework | network | shape | ours, ms | peer: how many times as long |
+|---|---|---|---|---|
+{networks}
+
+## Single layers
 
 ![How many times as long the peers take]({picture})
 
@@ -90,9 +101,11 @@ def markdown(
             f"| {framework}: {peer} | {len(ratios)} | {geometric_mean(ratios):.2f}× |"
             for (framework, peer), ratios in _ratios(rows).items()
         ),
+        steps=COMPARED_STEPS,
+        networks="\n".join(f"| {' | '.join(_network_cells(row))} |" for row in rows if row.case.network),
         head=" | ".join(HEAD),
         rule="---|" * (len(HEAD) - 1) + "---",
-        body="\n".join(f"| {' | '.join(_cells(row))} |" for row in rows),
+        body="\n".join(f"| {' | '.join(_cells(row))} |" for row in rows if not row.case.network),
     )
 
 
@@ -138,12 +151,17 @@ def _cells(row: Row) -> list[str]:
     return [
         row.framework,
         row.case.shape_name,
-        row.case.phase,
+        row.case.network or row.case.phase,
         row.case.option,
         f"{row.milliseconds(OURS):.3g}",
         ", ".join(peers) or "–",
         "–" if row.of_floor is None else f"{row.of_floor:.2f}",
     ]
+
+
+def _network_cells(row: Row) -> list[str]:
+    framework, shape, network, _, ours, peers, _ = _cells(row)
+    return [framework, network, shape, ours, peers]
 
 
 def _version(distribution: str) -> str:

@@ -8,11 +8,14 @@ import numpy as np
 from batchnorm.keras.layers import BatchNormalization
 from benchmarks.cases import Case
 from benchmarks.competitors.data import OURS, Data, Step, historical_options
+from benchmarks.competitors.keras_networks import network_steps
 
 __all__ = ["steps"]
 
 
 def steps(case: Case, data: Data) -> dict[str, Step]:
+    if case.phase == "network":
+        return network_steps(case, data)
     options: dict[str, Any] = {"axis": case.axis, **historical_options(case)}
     if case.option == "bfloat16":
         options["dtype"] = "mixed_bfloat16"

@@ -3,12 +3,12 @@
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 import tf_keras
 
 from batchnorm.keras.layers import BatchNormalization
-from benchmarks.cases import BLOCKS, Case
+from benchmarks.cases import Case
+from benchmarks.competitors import keras_networks, slim_networks
 from benchmarks.competitors.data import OURS, Data, Step, historical_options
 
 __all__ = ["steps"]
@@ -16,12 +16,8 @@ __all__ = ["steps"]
 
 def steps(case: Case, data: Data) -> dict[str, Step]:
     if case.phase == "network":
-        kinds = {
-            OURS: BatchNormalization,
-            "tf_keras": tf_keras.layers.BatchNormalization,
-            "Keras 3": keras.layers.BatchNormalization,
-        }
-        return {name: _network_step(kind, case, data) for name, kind in kinds.items()}
+        networks = keras_networks if case.network == "MobileNetV2" else slim_networks
+        return networks.network_steps(case, data)
     options: dict[str, Any] = {"axis": case.axis, **historical_options(case)}
     if case.option == "bfloat16":
         options["dtype"] = "mixed_bfloat16"
@@ -63,33 +59,6 @@ def _step(layer: Any, case: Case, x: Any, dy: Any, masked: dict[str, Any]) -> St
     def step(read: bool = False) -> Any:
         results = compiled(x, dy)
         return [tf.cast(value, tf.float32).numpy() for value in results] if read else results
-
-    return step
-
-
-def _network_step(kind: Any, case: Case, data: Data) -> Step:
-    random, channels = np.random.default_rng(1), case.shape[-1]
-    size = (BLOCKS, 3, 3, channels, channels)
-    kernels = [tf.Variable(each) for each in random.standard_normal(size, np.float32) / (3 * channels**0.5)]
-    layers = [kind() for _ in range(BLOCKS)]
-    for layer in layers:
-        layer.build(case.shape)
-    trained = [*kernels, *(_variable(weight) for layer in layers for weight in layer.trainable_weights)]
-
-    def training_step(x: Any, dy: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = x
-            for kernel, layer in zip(kernels, layers, strict=True):
-                y = tf.nn.relu(layer(tf.nn.conv2d(y, kernel, 1, "SAME"), training=True))
-        return y, *tape.gradient(y, [x, *trained], output_gradients=dy)
-
-    compiled = tf.function(training_step, autograph=False)
-    x, dy = tf.constant(data.x), tf.constant(data.dy)
-
-    def step(read: bool = False) -> Any:
-        results = compiled(x, dy)
-        return [value.numpy() for value in results] if read else results
 
     return step
 

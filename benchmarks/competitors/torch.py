@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import batchnorm.torch as ours
-from benchmarks.cases import BLOCKS, GHOST_SIZE, Case
+from benchmarks.cases import GHOST_SIZE, Case
 from benchmarks.competitors.data import OURS, Data, Step, historical_options
+from benchmarks.competitors.torch_networks import network_steps
 
 __all__ = ["steps"]
 
@@ -18,8 +19,7 @@ def steps(case: Case, data: Data) -> dict[str, Step]:
     if case.option == "bfloat16":
         x, dy = x.bfloat16(), dy.bfloat16()
     if case.phase == "network":
-        made = {OURS: ours.BatchNorm2d, "torch.nn": nn.BatchNorm2d}
-        return {name: _network_step(norm, case, x, dy) for name, norm in made.items()}
+        return network_steps(case, x)
     name, channels = ("BatchNorm1d" if x.ndim == 2 else "BatchNorm2d"), x.shape[1]
     layer = getattr(ours, name)(channels, **historical_options(case))
     masked = {"mask": mask} if case.option == "weighted" else {}
@@ -37,7 +37,7 @@ def _step(
     call: Callable[[Any], Any], layer: Any, parameters: Sequence[Any], case: Case, x: Any, dy: Any
 ) -> Step:
     layer.train(case.phase != "inference")
-    x = x.detach().requires_grad_(case.phase in ("training step", "network"))
+    x = x.detach().requires_grad_(case.phase == "training step")
 
     def step(read: bool = False) -> Any:
         if case.phase == "inference":
@@ -51,16 +51,6 @@ def _step(
         return [value.detach().float().numpy() for value in results] if read else results
 
     return step
-
-
-def _network_step(norm: Callable[[int], Any], case: Case, x: Any, dy: Any) -> Step:
-    torch.manual_seed(0)
-    channels = x.shape[1]
-    convolve = [nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(BLOCKS)]
-    network = nn.Sequential(*(layer for each in convolve for layer in (each, norm(channels), nn.ReLU())))
-    if case.axis == -1:
-        network = network.to(memory_format=torch.channels_last)
-    return _step(network, network, list(network.parameters()), case, x, dy)
 
 
 def _by_chunks(layer: Any, x: Any) -> Any:

@@ -1,0 +1,46 @@
+"""MobileNetV2 of `keras.applications` in `fit`, with Keras 3's layers and with ours in their place."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from batchnorm.keras.layers import BatchNormalization
+from benchmarks.cases import CLASSES, Case
+from benchmarks.competitors.data import OURS, RATE, Data, Step, losses_of, make_labels
+
+__all__ = ["network_steps"]
+
+# What a call of `fit` costs besides its steps is as much as a step or two.
+BATCHES = 4
+
+
+def network_steps(case: Case, data: Data) -> dict[str, Step]:
+    """Each step is a call of `fit` on `BATCHES` batches, from the same start, compiled as Keras does by default."""
+    keras.utils.set_random_seed(0)
+    shape = case.shape[1:]
+    network = keras.applications.MobileNetV2(weights=None, input_shape=shape, classes=CLASSES)
+    own = keras.models.clone_model(network, clone_function=_ours)
+    own.set_weights(network.get_weights())
+    return {name: _step(each, case, data) for name, each in {OURS: own, "Keras 3": network}.items()}
+
+
+def _ours(layer: Any) -> Any:
+    """Our layer in place of Keras' batch normalization; a copy of any other layer."""
+    kind = BatchNormalization if isinstance(layer, keras.layers.BatchNormalization) else type(layer)
+    return kind.from_config(layer.get_config())
+
+
+def _step(network: Any, case: Case, data: Data) -> Step:
+    network.compile(keras.optimizers.SGD(RATE), "sparse_categorical_crossentropy")
+    labels = make_labels(case)
+
+    def fit(times: int) -> Any:
+        x, y = np.concatenate([data.x] * times), np.concatenate([labels] * times)
+        history = network.fit(x, y, batch_size=case.shape[0], shuffle=False, verbose=0)
+        return history.history["loss"][0]
+
+    def step(read: bool = False) -> Any:
+        return losses_of(lambda: fit(1)) if read else fit(BATCHES)
+
+    return step
