@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def examples_of(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+EXAMPLES, OF_PROGRAMS = examples_of("README.md"), examples_of("docs/programs.md")
 
 
 def test_combinations_page_is_the_table():
@@ -27,6 +33,7 @@ def test_combinations_page_is_the_table():
 
 def test_readme_has_examples():
     assert len(EXAMPLES) == 11
+    assert len(OF_PROGRAMS) == 3
 
 
 @cache
@@ -38,7 +45,7 @@ def output_of(source):
     return ran.stdout
 
 
-@pytest.mark.parametrize("source", EXAMPLES, ids=lambda source: source.splitlines()[1][:40])
+@pytest.mark.parametrize("source", EXAMPLES + OF_PROGRAMS, ids=lambda source: source.splitlines()[1][:40])
 def test_readme_example_runs(source):
     for module in re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE):
         if find_spec(module) is None:
