@@ -47,7 +47,7 @@ ORIGINALS_FILES = (
         "parity/test_edge.py",
         "parity/test_tf1_renorm_golden.py",
     ),
-    "test_originals.py",
+    *("parity/test_subclasses.py", "test_originals.py"),
 )
 # Files of half a minute and more, the longest first.
 LONGEST = (
@@ -62,6 +62,7 @@ LONGEST = (
     "properties/test_edges.py",
     "unit/test_jax_kernels.py",
     "faces/test_v1_programs.py",
+    "faces/test_v1_legacy_keras.py",
     "properties/test_pairs.py",
     "unit/test_tensorflow_passes.py",
     "properties/test_against_oracle.py",
