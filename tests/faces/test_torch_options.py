@@ -312,6 +312,7 @@ def test_smaller_ghosts_are_a_loop_over_chunks(batch: int, fused: bool | None) -
         x = torch.randn(batch, 4, 3, 2)
         ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
         y = layer(ours)
+        assert not y._is_view()
         loop = torch.cat([plain(part) for part in theirs.chunk(-(-batch // 3))])
         assert_close(y.detach(), loop.detach(), "float32", "y")
         dy = torch.randn_like(y)

@@ -140,7 +140,7 @@ def _assign(
         return by(variable, _shaped(value, variable), rule.decay)
     with tf.compat.v1.name_scope(name) as scope:
         current = _current(variable)
-        # As the original subtracts, so also where nothing is kept of the old value.
+        # The original subtracts, even if nothing of the old value is kept.
         if rule.decay is None:
             value = replacement(ops, options, rule, current, state, batch)  # pyright: ignore[reportArgumentType]
             return variable.assign(_shaped(value, variable), name=scope or None)

@@ -69,7 +69,8 @@ def cumulate(x: Tensor) -> Tensor:
 
 
 def first(x: Tensor, count: Any) -> Tensor:
-    return x[:count]
+    # A copy: an output that is a view would make activations in place behind it copy whole gradients.
+    return x[:count].clone()
 
 
 def append_zeros(x: Tensor, count: Any) -> Tensor:
