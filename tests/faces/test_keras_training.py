@@ -302,7 +302,7 @@ def test_inputs_of_another_dtype_as_with_stock_layers(arguments, dtype):
         np.testing.assert_allclose(y, want, rtol=1e-5, atol=1 if y.dtype.is_integer else 1e-5)
     for mine, theirs in zip(ours.get_weights(), stock.get_weights(), strict=True):
         cut = mine.dtype != theirs.dtype
-        # Statistics are float32 at least, where stock Keras' are ints in a layer of ints.
+        # Our statistics are float32 at least; those of a stock layer of ints are ints.
         assert not cut or (mine.dtype, theirs.dtype) == ("float32", "int32")
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1 if cut else 0)
 
