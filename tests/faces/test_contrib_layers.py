@@ -299,3 +299,30 @@ def test_a_tracker_keeps_the_variables_and_runs_the_updates(wrap, options):
     np.testing.assert_allclose(mean, share * X.mean(0), rtol=1e-5)
     train(X, training=False)
     np.testing.assert_allclose(mean, share * X.mean(0), rtol=1e-5)
+
+
+@each_path
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+def test_rows_are_inferred_by_few_operations_that_keep_a_large_mean(options, dtype):
+    with graph() as made:
+        x = v1.placeholder(dtype, [None, 3])
+        y = batch_norm(x, is_training=False, **options)
+        assert y.shape.as_list() == [None, 3]
+        kinds = [op.type for op in made.get_operations()]
+        assert kinds.count("FusedBatchNormV3") == (dtype != "float64" and not options)
+        (dx,) = v1.gradients(y, x)
+        with v1.Session() as session:
+            session.run(v1.global_variables_initializer())
+            mean, variance = (
+                next(v for v in v1.global_variables() if v.op.name.endswith(name))
+                for name in ("moving_mean", "moving_variance")
+            )
+            mean.load([2e3, 0.0, -1e3], session)
+            variance.load([4.0, 1.0, 0.25], session)
+            numbers = (X * [2, 1, 0.5] + [2e3, 0, -1e3]).astype(dtype)
+            scale = 1 / np.sqrt(np.array([4.0, 1.0, 0.25]) + 1e-3)
+            got, slope, empty = *session.run([y, dx], {x: numbers}), session.run(y, {x: numbers[:0]})
+    rtol = {"float16": 2e-3, "float32": 2e-6, "float64": 1e-12}[dtype]
+    np.testing.assert_allclose(got, (numbers - np.array([2e3, 0, -1e3])) * scale, rtol=rtol, atol=rtol)
+    np.testing.assert_allclose(slope, np.broadcast_to(scale, X.shape), rtol=rtol)
+    assert empty.shape == (0, 3)

@@ -154,7 +154,7 @@ def _current(variable: Any) -> Any:
     """The value now, wide enough to average in."""
     if is_ref(variable) and variable.shape.rank == 1 and _is_bare(variable):
         return variable._ref()  # read by whichever op takes it
-    value = flat(variable.read_value())
+    value = flat(variable.value())
     return ops.cast(value, ops.stat_dtype(value))
 
 

@@ -116,10 +116,10 @@ def _to_collect(
     """The new moving mean and variance, whose evaluation updates the variables."""
 
     def updated() -> list[Any]:
-        return [tf.identity(value) for value in update()]
+        return [tf.convert_to_tensor(value) for value in update()]
 
     def idle() -> list[Any]:
-        return [tf.identity(variables[slot]) for slot in FINAL]
+        return [tf.convert_to_tensor(variables[slot]) for slot in FINAL]
 
     return update() if training is True else tf.cond(_after(first, training), updated, idle)
 
