@@ -1,9 +1,9 @@
 """Normalization by given statistics in TensorFlow's standard operations: what exported graphs hold.
 
 Images whose channels come last become one FusedBatchNormV3, which converters and optimizers of inference
-graphs recognize and fold into the convolution before it; so do rows of features in a TensorFlow 1 graph, which runs node
-by node, so that each operation costs time at small sizes. Everything else becomes a difference, a product and a sum:
-with only a product and a sum, and the mean folded into the latter, a mean far from zero would cost digits.
+graphs recognize and fold into the convolution before it. So do rows of features in a TensorFlow 1 graph, which runs
+node by node, so that each operation costs time at small sizes. Everything else becomes a difference, a product and a
+sum: with only a product and a sum, and the mean folded into the latter, a mean far from zero would cost digits.
 """
 
 from typing import Any
