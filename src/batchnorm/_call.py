@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from batchnorm._core.engine import Ops
 from batchnorm._engines.lookup import NUMPY, Framework
-from batchnorm._engines.protocol import Ops
 from batchnorm.errors import refusal
 
 __all__ = ["check_floating", "check_names", "check_owner", "check_size", "check_training", "spread_weights"]

@@ -5,12 +5,9 @@ A pair works unless it stands in `REFUSED`. What works but needs a word on how s
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from batchnorm.errors import refusal
-
-if TYPE_CHECKING:
-    from batchnorm.options import Options
 
 __all__ = ["FEATURES", "FORMS", "REFUSED", "REMARKS", "Verdict", "check", "features", "table"]
 
@@ -109,7 +106,7 @@ def table() -> Iterator[tuple[str, str, Verdict]]:
             yield first, second, Verdict(True, REMARKS.get(pair, ""))
 
 
-def features(options: "Options") -> frozenset[str]:
+def features(options: Any) -> frozenset[str]:
     """The features that a set of options asks for (those given with a call, weights and adjustment, are not in it)."""
     current = options.renorm is not None and options.renorm.form == "current"
     debiased = options.renorm is not None and options.renorm.form == "debiased"
@@ -127,7 +124,7 @@ def features(options: "Options") -> frozenset[str]:
     return frozenset(name for name, wanted in asked.items() if wanted)
 
 
-def check(options: "Options") -> None:
+def check(options: Any) -> None:
     """Raise ValueError where two of the options have no meaning together."""
     asked = features(options)
     for pair, (why, remedy) in REFUSED.items():

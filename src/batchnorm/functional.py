@@ -24,10 +24,10 @@ from batchnorm._call import (
     spread_weights,
 )
 from batchnorm._core.adjustment import Adjustment
+from batchnorm._core.engine import Engine, Gradients, Inputs, Ops
 from batchnorm._core.state import advance, initial_state, slots
 from batchnorm._core.step import infer, train
 from batchnorm._engines.lookup import NUMPY, Framework, framework_of
-from batchnorm._engines.protocol import Engine, Gradients, Inputs, Ops
 from batchnorm._engines.ways import insist
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout

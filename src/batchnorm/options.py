@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, Literal
 
+from batchnorm.combinations import check
 from batchnorm.errors import refusal
 
 __all__ = ["Clip", "Ghost", "Options", "Renorm", "Scalar", "check_decay", "scalar_arrays", "with_scalars"]
@@ -165,8 +166,6 @@ class Options:
                 )
             )
         _check_choice("Options(variance=...)", self.variance, VARIANCES)
-        from batchnorm.combinations import check
-
         check(self)
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._core.adjustment import Adjustment
+from batchnorm._core.engine import Inputs
 from batchnorm._core.state import advance, initial_state
 from batchnorm._core.step import infer, train
-from batchnorm._engines.protocol import Inputs
 from batchnorm._engines.tensorflow import engine
 from batchnorm.layout import plan_layout
 from batchnorm.options import Options

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchnorm._core.composed import Composed
+from batchnorm._core.engine import Inputs
 from batchnorm._core.gradient import pull
 from batchnorm._core.state import advance, initial_state
 from batchnorm._core.step import normalize
-from batchnorm._engines.composed import Composed
 from batchnorm._engines.numpy import ops
-from batchnorm._engines.protocol import Inputs
 from batchnorm.layout import plan_layout
 from batchnorm.options import Ghost, Options
 from properties.cases import Array, Batch, Case, Step, batches_of, initial_of

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from batchnorm._core.adjustment import Adjustment
+from batchnorm._core.engine import Batch as Told
+from batchnorm._core.engine import Inputs
 from batchnorm._core.state import advance, initial_state
 from batchnorm._core.step import infer, train
-from batchnorm._engines.protocol import Batch as Told
-from batchnorm._engines.protocol import Inputs
 from batchnorm._engines.torch import engine
 from batchnorm.layout import plan_layout
 from batchnorm.options import Options

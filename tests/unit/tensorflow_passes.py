@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from batchnorm._core.engine import Inputs
 from batchnorm._core.step import train
-from batchnorm._engines.protocol import Inputs
 from batchnorm._engines.tensorflow import engine, ops
 from batchnorm.layout import plan_layout
 from batchnorm.options import Ghost, Options

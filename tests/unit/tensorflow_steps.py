@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from batchnorm._core.engine import Inputs
 from batchnorm._core.step import train
 from batchnorm._engines import numpy as reference
-from batchnorm._engines.protocol import Inputs
 from batchnorm._engines.tensorflow import engine, ops
 from batchnorm._kernels import tensorflow as kernels
 from batchnorm.layout import plan_layout

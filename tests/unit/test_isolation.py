@@ -22,7 +22,7 @@ IMPORTS = {
         "batchnorm._core.step",
         "batchnorm._core.state",
         "batchnorm._core.adjustment",
-        "batchnorm._engines.composed",
+        "batchnorm._core.composed",
         "batchnorm._engines.lookup",
         "batchnorm._engines.numpy",
     ),

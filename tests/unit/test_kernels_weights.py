@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from batchnorm import Ghost, _kernels
+from batchnorm._core.engine import GradTerms
 from batchnorm._engines.numpy import engine, native
-from batchnorm._engines.protocol import GradTerms
 from batchnorm.layout import plan_layout
 from tolerances import assert_close, dtype_name
 from unit.kernel_levels import levels

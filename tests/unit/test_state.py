@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import oracle
+from batchnorm._core.engine import Batch
 from batchnorm._core.state import advance, decrement, initial_state, replacement, rules, slots
 from batchnorm._engines.numpy import ops
-from batchnorm._engines.protocol import Batch
 from batchnorm.functional import init
 from batchnorm.options import Options, Renorm
 from oracle_cases import variables_of

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from batchnorm._core.engine import Inputs
 from batchnorm._core.step import infer, train
 from batchnorm._engines import numpy as reference
-from batchnorm._engines.protocol import Inputs
 from batchnorm._engines.tensorflow import compiled, engine, few
 from batchnorm.layout import plan_layout
 from batchnorm.options import Ghost, Options, Renorm

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
+from batchnorm._core.engine import Inputs
 from batchnorm._core.step import infer
-from batchnorm._engines.protocol import Inputs
 from batchnorm._engines.tensorflow import engine, native
 from batchnorm.layout import plan_layout
 from batchnorm.options import Options, Renorm

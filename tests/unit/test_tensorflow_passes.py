@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from batchnorm._core.engine import GradTerms
 from batchnorm._engines import numpy as reference
-from batchnorm._engines.protocol import GradTerms
 from batchnorm._engines.tensorflow import compiled, engine, ops
 from batchnorm.layout import plan_layout
 from tolerances import assert_close

@@ -10,9 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
 
+from batchnorm._core.engine import Inputs  # noqa: E402
 from batchnorm._core.state import advance, initial_state  # noqa: E402
 from batchnorm._core.step import infer, train  # noqa: E402
-from batchnorm._engines.protocol import Inputs  # noqa: E402
 from batchnorm._engines.torch import engine, ops, plain  # noqa: E402
 from batchnorm.layout import plan_layout  # noqa: E402
 from batchnorm.options import Clip, Ghost, Options, Renorm  # noqa: E402

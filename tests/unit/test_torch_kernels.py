@@ -7,8 +7,8 @@ import torch
 
 import batchnorm.torch as bt
 from batchnorm import Ghost, _kernels
-from batchnorm._engines.composed import Composed
-from batchnorm._engines.protocol import GradTerms, Inputs, Saved
+from batchnorm._core.composed import Composed
+from batchnorm._core.engine import GradTerms, Inputs, Saved
 from batchnorm._engines.torch import passes
 from batchnorm.layout import plan_layout
 from tolerances import dtype_name

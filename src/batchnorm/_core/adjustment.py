@@ -10,7 +10,7 @@ framework's own arithmetic, so that gradients flow to a_s and a_b as well.
 from collections.abc import Sequence
 from typing import Generic, NamedTuple
 
-from batchnorm._engines.protocol import A, Inputs, Ops
+from batchnorm._core.engine import A, Inputs, Ops
 from batchnorm.layout import Layout, Size
 
 __all__ = ["Adjustment", "adjust", "fold_adjustment"]

@@ -1,6 +1,6 @@
 """The slope and the offset of y over x, per group and channel."""
 
-from batchnorm._engines.protocol import A, Ops
+from batchnorm._core.engine import A, Ops
 from batchnorm.layout import Layout
 
 __all__ = ["fold", "invert_deviation"]

@@ -26,11 +26,11 @@ Forward mode differentiates the same x̂; dots mark tangents:
 """
 
 from batchnorm._core.affine import invert_deviation
-from batchnorm._engines.protocol import A, Engine, Gradients, GradTerms, Inputs, Ops, Saved
+from batchnorm._core.engine import A, Engine, Gradients, GradTerms, Inputs, Ops, Saved
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 
-__all__ = ["pull", "push"]
+__all__ = ["about_center", "input_terms", "pull", "push", "sums_about_mean"]
 
 
 def pull(
@@ -44,18 +44,15 @@ def pull(
             dx, dy_sum, dy_xhat_sum = done
             return Gradients(dx, *_parameters(ops, inputs, saved, dy_sum, dy_xhat_sum), None)
 
-    dy_sum, dy_centered_sum = _sums_about_mean(engine, dy, inputs.x, saved, layout)
+    dy_sum, dy_centered_sum = sums_about_mean(engine, dy, inputs.x, saved, layout)
     inverse = invert_deviation(ops, options.epsilon, saved.variance)
     parameters = _parameters(ops, inputs, saved, dy_sum, dy_centered_sum * inverse)
     if options.synchronized:
         dy_sum, dy_centered_sum = engine.sum_over_replicas((dy_sum, dy_centered_sum))
-    pulled = saved.scale * _share(ops, saved.total)
-    tilt, offset = -pulled * inverse * inverse * dy_centered_sum, -pulled * dy_sum
-    terms = GradTerms(saved.scale, tilt, offset - saved.offset * tilt)
-    dx = engine.grad_input(dy, inputs.x, inputs.weights, saved.center, terms, layout)
+    terms = input_terms(ops, saved, inverse, dy_sum, dy_centered_sum)
+    dx = engine.grad_input(dy, inputs.x, inputs.weights, saved.center, about_center(terms, saved), layout)
     if inputs.weights is None:
         return Gradients(dx, *parameters, None)
-    terms = GradTerms(saved.scale, tilt, offset)
     dw = engine.grad_weights(
         inputs.x, inputs.weights, saved.center, saved.offset, saved.variance, terms, layout
     )
@@ -76,15 +73,15 @@ def push(
     # A gradient with respect to x there always is, a tangent of x there may not be.
     dx = ops.zeros_like(x) if tangents.x is None else ops.cast(tangents.x, ops.dtype(x))  # pyright: ignore[reportUnnecessaryComparison]
     weighted = dx if inputs.weights is None else dx * inputs.weights
-    moved, tilted = _sums_about_mean(engine, weighted, x, saved, layout)
+    moved, tilted = sums_about_mean(engine, weighted, x, saved, layout)
     spread = 2.0 * tilted
     if tangents.weights is not None:
         # ẇ for each number, and (x − μ), which `apply` computes with a scale of 1.
         along = tangents.weights + ops.zeros_like(x)
         ones = ops.zeros_like(saved.variance) + 1.0
         centered = engine.apply(x, saved.center, ones, ops.zeros_like(ones) - saved.offset, layout)
-        gained, turned = _sums_about_mean(engine, along, x, saved, layout)
-        _, square = _sums_about_mean(engine, along * centered, x, saved, layout)
+        gained, turned = sums_about_mean(engine, along, x, saved, layout)
+        _, square = sums_about_mean(engine, along * centered, x, saved, layout)
         moved, spread = moved + turned, spread + square - gained * saved.variance
     if options.synchronized:
         moved, spread = engine.sum_over_replicas((moved, spread))
@@ -97,14 +94,25 @@ def push(
         offset = offset if saved.d is None else offset + tangents.gamma * saved.d
     if tangents.beta is not None:
         offset = offset + tangents.beta
-    terms = GradTerms(saved.scale, tilt, offset - tilt * saved.offset)
+    terms = about_center(GradTerms(saved.scale, tilt, offset), saved)
     return ops.cast(engine.grad_input(dx, x, None, saved.center, terms, layout), ops.dtype(inputs.x))
 
 
-def _sums_about_mean(engine: Engine[A], dy: A, x: A, saved: Saved[A], layout: Layout) -> tuple[A, A]:
+def input_terms(ops: Ops[A], saved: Saved[A], inverse: A, dy_sum: A, dy_centered_sum: A) -> GradTerms[A]:
+    """The terms of dx about the mean, from Σg, Σg·(x − μ) and 1 / √(σ² + ε)."""
+    pulled = saved.scale * _share(ops, saved.total)
+    return GradTerms(saved.scale, -pulled * inverse * inverse * dy_centered_sum, -pulled * dy_sum)
+
+
+def about_center(terms: GradTerms[A], saved: Saved[A]) -> GradTerms[A]:
+    """The same for `grad_input`, which subtracts the center: an offset that accounts for the remainder."""
+    return terms._replace(offset=terms.offset - saved.offset * terms.tilt)
+
+
+def sums_about_mean(engine: Engine[A], dy: A, x: A, saved: Saved[A], layout: Layout) -> tuple[A, A]:
     """Σdy and Σdy·(x − μ), the latter from the pass's sum about the center."""
-    total, about_center = engine.grad_sums(dy, x, saved.center, layout)
-    return total, about_center - saved.offset * total
+    total, centered = engine.grad_sums(dy, x, saved.center, layout)
+    return total, centered - saved.offset * total
 
 
 def _parameters(

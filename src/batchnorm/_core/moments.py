@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from batchnorm._engines.protocol import A, Batch, Engine, Moments, Ops, State
+from batchnorm._core.engine import A, Batch, Engine, Moments, Ops, State
 from batchnorm.layout import Layout, Size
 from batchnorm.options import Options
 

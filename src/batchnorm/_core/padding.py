@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from batchnorm._core.adjustment import Adjustment
-from batchnorm._engines.protocol import A, Inputs, Ops
+from batchnorm._core.engine import A, Inputs, Ops
 from batchnorm.layout import Layout, Size
 
 __all__ = ["fill", "is_filled", "without_padding"]

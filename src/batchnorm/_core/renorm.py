@@ -1,7 +1,7 @@
 """Batch renormalization's corrections (Ioffe 2017, https://arxiv.org/abs/1702.03275, algorithm 1)."""
 
+from batchnorm._core.engine import A, Batch, Moments, Ops, State
 from batchnorm._core.moments import average
-from batchnorm._engines.protocol import A, Batch, Moments, Ops, State
 from batchnorm.layout import Layout
 from batchnorm.options import Clip, Options
 

@@ -12,8 +12,8 @@ Faces that own variables walk the same rules, so that two steps that ran side by
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeGuard
 
+from batchnorm._core.engine import A, Batch, Ops, State
 from batchnorm._core.renorm import deviation
-from batchnorm._engines.protocol import A, Batch, Ops, State
 from batchnorm.options import Options, Scalar
 
 __all__ = ["Rule", "advance", "decrement", "initial_state", "moved", "replacement", "rules", "slots"]

@@ -26,11 +26,11 @@ from __future__ import annotations
 
 from batchnorm._core.adjustment import Adjustment, adjust, fold_adjustment
 from batchnorm._core.affine import fold
+from batchnorm._core.engine import A, Batch, Engine, Gradients, Inputs, Moments, Saved
 from batchnorm._core.gradient import pull, push
 from batchnorm._core.moments import merge_replicas, or_moving, summarize
 from batchnorm._core.padding import fill, is_filled, without_padding
 from batchnorm._core.renorm import correct
-from batchnorm._engines.protocol import A, Batch, Engine, Gradients, Inputs, Moments, Saved
 from batchnorm.layout import Layout, with_sizes
 from batchnorm.options import Options, scalar_arrays, with_scalars
 

@@ -1,1 +1,1 @@
-"""What moves arrays, one module per framework; each satisfies `batchnorm._engines.protocol.Engine`."""
+"""What moves arrays, one module per framework; each satisfies `batchnorm._core.engine.Engine`."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from batchnorm._engines.protocol import Engine
+from batchnorm._core.engine import Engine
 from batchnorm._engines.ways import Ways
 from batchnorm.errors import refusal
 

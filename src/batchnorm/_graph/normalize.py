@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from batchnorm._core.adjustment import Adjustment
+from batchnorm._core.engine import Batch, Inputs
 from batchnorm._core.step import infer, train
-from batchnorm._engines.protocol import Batch, Inputs
 from batchnorm._engines.tensorflow import engine, native, ops
 from batchnorm._engines.tensorflow.inference import MOST_BROADCAST
 from batchnorm._graph.scalars import in_dtype

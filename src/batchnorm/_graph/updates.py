@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from batchnorm._core.engine import Batch
 from batchnorm._core.state import Rule, decrement, replacement, rules
-from batchnorm._engines.protocol import Batch
 from batchnorm._engines.tensorflow import ops
 from batchnorm._graph.scalars import in_dtype
 from batchnorm._graph.variables import flat, is_ref

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from batchnorm._engines.protocol import Inputs
+from batchnorm._core.engine import Inputs
 from batchnorm.errors import refusal
 
 __all__ = [

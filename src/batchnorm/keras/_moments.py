@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 
+from batchnorm._core.engine import Moments
 from batchnorm._core.moments import merge_replicas
-from batchnorm._engines.protocol import Moments
 from batchnorm.errors import refusal
 from batchnorm.keras._backend import framework
 from batchnorm.keras._weights import merge_weights

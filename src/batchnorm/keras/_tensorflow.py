@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._core import step
-from batchnorm._engines.protocol import Inputs
+from batchnorm._core.engine import Inputs
 from batchnorm._engines.tensorflow import engine, ops
 from batchnorm._graph import recompute
 from batchnorm.errors import refusal

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from batchnorm._core.engine import Batch
 from batchnorm._core.padding import is_filled
-from batchnorm._engines.protocol import Batch
 from batchnorm._engines.torch import engine, host, native
 from batchnorm._engines.torch.kernels import FLOATS
 from batchnorm._engines.torch.ops import stat_dtype

@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
+from batchnorm._core.engine import Batch, Ops
 from batchnorm._core.state import moved, rules, slots
-from batchnorm._engines.protocol import Batch, Ops
 from batchnorm.keras._backend import framework
 from batchnorm.options import Options
 

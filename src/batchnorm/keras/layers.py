@@ -7,8 +7,8 @@ import keras
 from keras import constraints, initializers, regularizers
 
 from batchnorm._core import step
-from batchnorm._engines.given import given
-from batchnorm._engines.protocol import Inputs
+from batchnorm._core.engine import Inputs
+from batchnorm._core.given import given
 from batchnorm.keras import _arguments, _config, _variables
 from batchnorm.keras._adjustment import call_adjustment, check_adjustment, serialize_adjustment
 from batchnorm.keras._backend import framework

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from batchnorm._core import state as core
-from batchnorm._engines.protocol import Batch
+from batchnorm._core.engine import Batch
 from batchnorm._engines.torch import engine, host
 from batchnorm._engines.torch.ops import NARROW
 from batchnorm.errors import refusal

@@ -9,7 +9,7 @@ import torch
 from batchnorm._call import check_floating
 from batchnorm._core import step
 from batchnorm._core.adjustment import Adjustment
-from batchnorm._engines.protocol import Inputs
+from batchnorm._core.engine import Inputs
 from batchnorm._engines.torch import engine, ways
 from batchnorm._engines.torch.block import as_own, inverse_order, plan_in_memory
 from batchnorm._engines.torch.kernels import FLOATS

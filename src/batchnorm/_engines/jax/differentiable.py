@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from batchnorm._core.engine import Batch, Gradients, Inputs, Saved
 from batchnorm._engines.jax.sharded import sharded_by_compiler
 from batchnorm._engines.jax.varying import as_varying, varying_axes
-from batchnorm._engines.protocol import Batch, Gradients, Inputs, Saved
 
 __all__ = ["differentiable"]
 

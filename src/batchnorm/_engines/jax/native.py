@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from batchnorm._engines import steps
+from batchnorm._core import fused
+from batchnorm._core.engine import GradTerms, Moments, Saved
 from batchnorm._engines.jax import ops
 from batchnorm._engines.jax.differentiable import differentiable
 from batchnorm._engines.jax.passes import Fusing
 from batchnorm._engines.jax.primitive import TYPES, Plan, define, linear_in
 from batchnorm._engines.jax.varying import varying_axes
-from batchnorm._engines.protocol import GradTerms, Moments, Saved
 from batchnorm._kernels.jax import why_missing
 from batchnorm._kernels.runs import WHY_NO_RUNS, kernel_runs, why_not_weights
 from batchnorm._kernels.sizes import kernel_sizes
@@ -68,13 +68,13 @@ def _push_input(
 
 def _train(plan: Plan, x: Array, *parameters: Array) -> tuple[Array, ...]:
     gamma, beta = plan.fill(parameters)
-    y, moments, scale = steps.train(_plain, x, gamma, beta, plan.epsilon, plan.layout)
+    y, moments, scale = fused.train(_plain, x, gamma, beta, plan.epsilon, plan.layout)
     return y, moments.center, moments.offset, moments.variance, scale
 
 
 def _gradients(plan: Plan, dy: Array, x: Array, *saved: Array) -> tuple[Array, ...]:
     center, offset, variance, scale = saved
-    return steps.gradients(_plain, dy, x, center, offset, variance, scale, plan.epsilon, plan.layout)
+    return fused.gradients(_plain, dy, x, center, offset, variance, scale, plan.epsilon, plan.layout)
 
 
 def _push(plan: Plan, moved: Array, shift: Array, tilt: Array, x: Array, *saved: Array) -> tuple[Array]:

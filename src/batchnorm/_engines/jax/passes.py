@@ -17,10 +17,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from batchnorm._core.affine import fold
+from batchnorm._core.composed import Composed, apply, moments, share, to_view
+from batchnorm._core.engine import A, Inputs, Moments
 from batchnorm._core.moments import finite
-from batchnorm._engines.composed import Composed, apply, moments, share, to_view
 from batchnorm._engines.jax.sharded import sharded_by_compiler
-from batchnorm._engines.protocol import A, Inputs, Moments
 from batchnorm.layout import Layout
 
 __all__ = ["Fusing", "Plain"]

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
-from batchnorm._engines.protocol import Inputs
+from batchnorm._core.engine import Inputs
 
 __all__ = ["sharded_by_compiler"]
 

@@ -6,9 +6,9 @@ and can go, and those passes elsewhere. `pullback` gives the gradient on request
 
 from typing import Any
 
+from batchnorm._core.engine import Engine
 from batchnorm._engines.numpy import kernels
 from batchnorm._engines.numpy.reference import engine, pullback
-from batchnorm._engines.protocol import Engine
 
 __all__ = ["engine", "native", "pullback"]
 

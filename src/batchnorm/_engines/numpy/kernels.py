@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from batchnorm._core.engine import GradTerms, Moments, Saved
 from batchnorm._engines.numpy import ops
 from batchnorm._engines.numpy.reference import engine as composed
 from batchnorm._engines.numpy.reference import forward_only as differentiable
-from batchnorm._engines.protocol import GradTerms, Moments, Saved
 from batchnorm._kernels import load, threads, why_missing
 from batchnorm._kernels.runs import WHY_NO_RUNS, why_not_weights
 from batchnorm._kernels.sizes import kernel_sizes

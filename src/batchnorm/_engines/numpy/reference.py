@@ -6,12 +6,12 @@ NumPy differentiates nothing, so `differentiable` is the forward pass; `pullback
 from collections.abc import Callable
 from typing import Any
 
+from batchnorm._core.composed import Composed
+from batchnorm._core.engine import Batch, Engine, Gradients, Inputs
 from batchnorm._core.gradient import pull
 from batchnorm._core.padding import fill, is_filled, without_padding
 from batchnorm._core.step import normalize
-from batchnorm._engines.composed import Composed
 from batchnorm._engines.numpy import ops
-from batchnorm._engines.protocol import Batch, Engine, Gradients, Inputs
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 

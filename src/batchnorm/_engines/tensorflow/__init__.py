@@ -5,7 +5,7 @@ Importing it also makes TensorFlow write graphs that contain our ops in its own 
 
 from typing import Any
 
-from batchnorm._engines.protocol import Engine
+from batchnorm._core.engine import Engine
 from batchnorm._engines.tensorflow import export, passes
 
 __all__ = ["engine"]

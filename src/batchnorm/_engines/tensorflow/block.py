@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from batchnorm._engines.composed import to_view
+from batchnorm._core.composed import to_view
 from batchnorm._engines.tensorflow import ops
 from batchnorm.layout import Layout, Size, product
 

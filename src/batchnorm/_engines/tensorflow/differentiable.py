@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.eager import forwardprop_util, record
 
-from batchnorm._engines.protocol import Batch, Gradients, Inputs, Saved, State
+from batchnorm._core.engine import Batch, Gradients, Inputs, Saved, State
 
 __all__ = ["differentiable"]
 

@@ -18,8 +18,8 @@ import tensorflow as tf
 from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
 from tensorflow.python.framework import meta_graph, op_def_registry
 
-from batchnorm._engines import steps
-from batchnorm._engines.protocol import GradTerms, Moments
+from batchnorm._core import fused
+from batchnorm._core.engine import GradTerms, Moments
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.native import epsilon_of, layout_of
 from batchnorm._engines.tensorflow.passes import composed
@@ -32,7 +32,7 @@ Node = Any
 PREFIX = "BatchnormKernels"
 # These classes are created when TensorFlow is imported, so type checkers do not see them.
 _protos = SimpleNamespace(**vars(function_pb2) | vars(graph_pb2) | vars(node_def_pb2))
-_steps: Any = steps
+_fused: Any = fused
 
 
 def install() -> None:
@@ -178,7 +178,7 @@ def _train(attributes: Any, layout: Layout, x: Tensor, *parameters: Tensor) -> A
     gamma = rest.pop(0) if attributes["gamma_types"].list.type else None
     beta = rest.pop(0) if attributes["beta_types"].list.type else None
     epsilon = epsilon_of(attributes["epsilon_bits"].i)
-    y, moments, scale = steps.train(composed, x, gamma, beta, epsilon, layout)
+    y, moments, scale = fused.train(composed, x, gamma, beta, epsilon, layout)
     return y, *_statistics(moments), scale
 
 
@@ -209,7 +209,7 @@ def _grad_input(
 
 def _gradients(attributes: Any, layout: Layout, dy: Tensor, x: Tensor, *saved: Tensor) -> Any:
     epsilon = epsilon_of(attributes["epsilon_bits"].i)
-    return _steps.gradients(composed, dy, x, *saved, epsilon, layout)
+    return _fused.gradients(composed, dy, x, *saved, epsilon, layout)
 
 
 def _weights(weights: Sequence[Tensor], layout: Layout) -> Tensor | None:

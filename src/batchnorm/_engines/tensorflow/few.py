@@ -9,8 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from batchnorm._core.engine import Moments, Saved
 from batchnorm._core.moments import finite
-from batchnorm._engines.protocol import Moments, Saved
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.compiled import LEAST_ELEMENTS, kernel, pays
 from batchnorm._engines.tensorflow.elementwise import MOST_PIECES, Piece, add_in_pairs, affine, pulled

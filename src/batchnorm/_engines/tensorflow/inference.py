@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from batchnorm._engines import composed
+from batchnorm._core import composed
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.compiled import is_confined
 from batchnorm._engines.tensorflow.fused import DATA_FORMATS, fused_normalize

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from batchnorm._engines import steps
-from batchnorm._engines.protocol import GradTerms, Moments, Saved
+from batchnorm._core import fused
+from batchnorm._core.engine import GradTerms, Moments, Saved
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.choice import INTERLEAVED, either, ghosts_of
 from batchnorm._engines.tensorflow.compiled import is_confined, is_cpu, is_function, is_laid_open
@@ -161,7 +161,7 @@ def fused_train(
         return _large(y, layout), *(_statistic(value, layout) for value in statistics)
 
     def plain(layout: Layout) -> tuple[Tensor, ...]:
-        y, moments, scale = steps.train(composed, x, gamma, beta, epsilon, layout)
+        y, moments, scale = fused.train(composed, x, gamma, beta, epsilon, layout)
         return y, moments.center, moments.offset, moments.variance, scale
 
     y, center, offset, variance, scale = either(x, layout, native, plain)
@@ -186,7 +186,7 @@ def fused_gradients(
         return _large(dx, layout), *(_statistic(part, layout) for part in sums)
 
     def plain(layout: Layout) -> tuple[Tensor, ...]:
-        return steps.gradients(composed, dy, x, center, offset, variance, scale, epsilon, layout)
+        return fused.gradients(composed, dy, x, center, offset, variance, scale, epsilon, layout)
 
     return either(x, layout, native, plain)
 
@@ -234,9 +234,9 @@ def _plain_gradient(op: Any, dy: Tensor, *_: Tensor) -> Any:
         gamma = rest.pop(0) if with_gamma else None
         beta = rest.pop(0) if with_beta else None
         layout, epsilon = layout_of(x, **attributes), epsilon_of(attributes["epsilon_bits"])
-        _, moments, scale = steps.train(composed, x, gamma, beta, epsilon, layout)
+        _, moments, scale = fused.train(composed, x, gamma, beta, epsilon, layout)
         known = moments.center, moments.offset, moments.variance, scale
-        dx, dbeta, dgamma = steps.gradients(composed, dy, x, *known, epsilon, layout)
+        dx, dbeta, dgamma = fused.gradients(composed, dy, x, *known, epsilon, layout)
         sums = [*([dgamma] if with_gamma else []), *([dbeta] if with_beta else [])]
         targets = [dx, *(ops.reshape(value, (layout.channels,)) for value in sums)]
         return tf.gradients(targets, list(sources), grad_ys=list(upstream))

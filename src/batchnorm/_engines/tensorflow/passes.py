@@ -10,9 +10,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from batchnorm._core.composed import share
+from batchnorm._core.engine import GradTerms, Moments, Saved
 from batchnorm._core.moments import finite
-from batchnorm._engines.composed import share
-from batchnorm._engines.protocol import GradTerms, Moments, Saved
 from batchnorm._engines.tensorflow import elementwise, few, native, ops
 from batchnorm._engines.tensorflow.block import Block, plan_block
 from batchnorm._engines.tensorflow.compiled import is_confined, is_cpu

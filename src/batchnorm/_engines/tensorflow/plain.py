@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from batchnorm._engines.composed import Composed, moments
-from batchnorm._engines.protocol import Moments
+from batchnorm._core.composed import Composed, moments
+from batchnorm._core.engine import Moments
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.differentiable import differentiable
 from batchnorm._engines.tensorflow.replicas import sum_over_replicas

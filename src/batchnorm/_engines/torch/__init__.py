@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from batchnorm._engines.protocol import Engine
+from batchnorm._core.engine import Engine
 from batchnorm._engines.torch import passes
 
 __all__ = ["engine"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from batchnorm._engines.protocol import Batch, Gradients, Inputs, Saved
+from batchnorm._core.engine import Batch, Gradients, Inputs, Saved
 from batchnorm._engines.torch.snapshot import snapshot
 from batchnorm._engines.torch.tracing import is_traced
 

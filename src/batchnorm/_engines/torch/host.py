@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from batchnorm._core import state as core
-from batchnorm._engines.protocol import Batch, Gradients, GradTerms, Inputs, Moments, Saved
+from batchnorm._core.engine import Batch, Gradients, GradTerms, Inputs, Moments, Saved
 from batchnorm._engines.torch import host_ops, native
 from batchnorm._engines.torch.block import ghost_of, plan_in_memory
 from batchnorm._engines.torch.differentiable import differentiable

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from batchnorm._engines.protocol import Moments, Saved
+from batchnorm._core.engine import Moments, Saved
 from batchnorm._engines.torch import native, ops
 from batchnorm._engines.torch.block import Block, plan_block
 from batchnorm._engines.torch.tracing import is_traced

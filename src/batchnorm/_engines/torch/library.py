@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.fx.experimental.symbolic_shapes import has_static_value, statically_known_true
 
-from batchnorm._engines import steps
-from batchnorm._engines.protocol import Moments
+from batchnorm._core import fused
+from batchnorm._core.engine import Moments
 from batchnorm._engines.torch import kernels, native, ops
 from batchnorm._engines.torch.block import ghost_of, inverse_order, memory_order
 from batchnorm._engines.torch.reference import composed
@@ -83,7 +83,7 @@ def _train(
     dense, layout = _in_memory(x, order, axes, ghost_size, interleaved)
     found = native.find(layout, dense, gamma, beta)
     if found is None:
-        y, moments, scale = steps.train(composed, dense, gamma, beta, epsilon, layout)
+        y, moments, scale = fused.train(composed, dense, gamma, beta, epsilon, layout)
         return _as_before(y, order, x), torch.stack((moments.center, moments.offset, moments.variance, scale))
     room = _room(x, order)
     y, statistics = native.train_by(found, dense, gamma, beta, epsilon, layout, room)

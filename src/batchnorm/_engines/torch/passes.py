@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from batchnorm._engines.protocol import GradTerms, Inputs, Moments, Saved
+from batchnorm._core.engine import GradTerms, Inputs, Moments, Saved
 from batchnorm._engines.torch import host, kernels, library, native, ops
 from batchnorm._engines.torch.differentiable import differentiable
 from batchnorm._engines.torch.reference import composed

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from batchnorm._engines.composed import Composed
+from batchnorm._core.composed import Composed
 from batchnorm._engines.torch import ops
 from batchnorm._engines.torch.block import as_own
 from batchnorm._engines.torch.differentiable import by_autograd

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from batchnorm._core import fused
 from batchnorm._core.affine import fold
-from batchnorm._engines import steps
 from batchnorm._engines.torch import kernels, native
 from batchnorm._engines.torch.block import inverse_order
 from batchnorm._engines.torch.host import Host
@@ -116,4 +116,4 @@ def _differentiably(
     _, _, _, variance, center, offset = composed.moments(x, None, layout)
     gamma = None if gamma is None else gamma.to(variance.dtype)
     scale, _ = fold(composed.ops, epsilon, variance, offset, None, None, gamma, None, layout)
-    return steps.gradients(composed, dy, x, center, offset, variance, scale, epsilon, layout)
+    return fused.gradients(composed, dy, x, center, offset, variance, scale, epsilon, layout)

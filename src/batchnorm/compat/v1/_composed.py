@@ -7,10 +7,10 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._core.adjustment import Adjustment
+from batchnorm._core.engine import Batch, Inputs, Moments
+from batchnorm._core.given import given
 from batchnorm._core.moments import summarize
 from batchnorm._core.step import train
-from batchnorm._engines.given import given
-from batchnorm._engines.protocol import Batch, Inputs, Moments
 from batchnorm._engines.tensorflow import engine, ops
 from batchnorm._graph.normalize import Call, infer_by, plan
 from batchnorm._graph.scalars import in_dtype

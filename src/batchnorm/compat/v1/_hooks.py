@@ -9,9 +9,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from batchnorm._core.engine import Batch, Moments
 from batchnorm._core.renorm import correct, deviation
 from batchnorm._core.state import Rule, decrement
-from batchnorm._engines.protocol import Batch, Moments
 from batchnorm._engines.tensorflow import engine, ops
 from batchnorm._graph.scalars import in_dtype
 from batchnorm._graph.variables import flat, is_ref

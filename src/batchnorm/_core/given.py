@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from batchnorm._engines.composed import Composed
-from batchnorm._engines.protocol import A, Batch, Engine, Inputs, Moments
+from batchnorm._core.composed import Composed
+from batchnorm._core.engine import A, Batch, Engine, Inputs, Moments
 from batchnorm.layout import Layout
 
 __all__ = ["given"]

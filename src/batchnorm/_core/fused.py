@@ -1,11 +1,11 @@
-"""A plain training step and its gradient by an engine's passes: what a kernel does in one call each.
+"""A plain training step and its gradient by an engine's passes: what a fused kernel does in one call each.
 
 For frameworks that keep both, and choose when they know where the program runs.
 """
 
 from batchnorm._core.affine import fold, invert_deviation
-from batchnorm._engines.composed import share
-from batchnorm._engines.protocol import A, Engine, GradTerms, Moments
+from batchnorm._core.engine import A, Engine, Moments, Saved
+from batchnorm._core.gradient import about_center, input_terms, sums_about_mean
 from batchnorm.layout import Layout
 
 __all__ = ["gradients", "train"]
@@ -35,10 +35,10 @@ def gradients(
 ) -> tuple[A, A, A]:
     """dx, Σdy and Σdy·x̂."""
     ops = engine.ops
-    dy_sum, dy_centered_sum = engine.grad_sums(dy, x, center, layout)
+    total = ops.as_float(layout.count, ops.dtype(scale))
+    saved = Saved(total, center, offset, variance, scale, None, None)
+    dy_sum, dy_centered_sum = sums_about_mean(engine, dy, x, saved, layout)
     inverse = invert_deviation(ops, epsilon, variance)
-    dy_xhat_sum = (dy_centered_sum - offset * dy_sum) * inverse
-    pulled = scale * share(ops, ops.as_float(layout.count, ops.dtype(scale)))
-    tilt = -pulled * inverse * dy_xhat_sum
-    terms = GradTerms(scale, tilt, -pulled * dy_sum - offset * tilt)
-    return engine.grad_input(dy, x, None, center, terms, layout), dy_sum, dy_xhat_sum
+    terms = input_terms(ops, saved, inverse, dy_sum, dy_centered_sum)
+    dx = engine.grad_input(dy, x, None, center, about_center(terms, saved), layout)
+    return dx, dy_sum, dy_centered_sum * inverse

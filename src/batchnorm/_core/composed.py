@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic
 
+from batchnorm._core.engine import A, GradTerms, Inputs, Moments, Ops, Saved
 from batchnorm._core.moments import finite
-from batchnorm._engines.protocol import A, GradTerms, Inputs, Moments, Ops, Saved
 from batchnorm.layout import Layout
 
 __all__ = [
