@@ -56,6 +56,8 @@ class Layout:
         reduced: which runs are reduced.
         axes: the channel axes, as positions in `shape`.
         ghosts: number of groups, 1 without ghosts.
+        ghost: the ghost batches, with the size of the groups if it is known, so that another order of the axes can be
+            planned; None without ghosts.
         padding: examples of zero weight to be added to the input's to give `shape`, for groups of equal size.
     """
 
@@ -65,6 +67,7 @@ class Layout:
     reduced: tuple[int, ...]
     axes: tuple[int, ...]
     ghosts: Size
+    ghost: Ghost | None = None
     padding: Size = 0
 
     @_once
@@ -196,7 +199,10 @@ def _plan(shape: tuple[Size, ...], kept: tuple[int, ...], ghost: Ghost | None) -
     pair, ghost_axis = ((size, groups), 1) if ghost.order == "interleaved" else ((groups, size), 0)
     if not (isinstance(padding, int) and padding == 0):
         shape = (groups * size, *shape[1:])
-    return replace(_merge_runs(shape, (*pair, *shape[1:]), kept, ghost_axis, groups), padding=padding)
+    merged = _merge_runs(shape, (*pair, *shape[1:]), kept, ghost_axis, groups)
+    if ghost.remainder == "smaller" and isinstance(size, int):
+        ghost = replace(ghost, size=max(size, 1), remainder="refuse")
+    return replace(merged, ghost=ghost, padding=padding)
 
 
 def refuse_ghost_axis(axes: Sequence[int], ghost: Ghost | None) -> None:

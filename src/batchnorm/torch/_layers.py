@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from batchnorm._engines.torch.library import prefers_library
-from batchnorm._engines.torch.native import TYPES
 from batchnorm._engines.torch.plain import batch_norm, infer, prefers_native
-from batchnorm._engines.torch.tracing import is_traced
+from batchnorm._engines.torch.private import buffers_of, in_transform, is_mapped
+from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
 from batchnorm.errors import refusal
 from batchnorm.options import Options
 from batchnorm.torch import _recompute, _state, _training
@@ -102,7 +102,7 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
         if traced:
             refuse_shared_statistics(self, input)
         # What a kernel writes into the statistics of a subclass, such as DTensor, may be lost.
-        exact = type(input) in TYPES or (traced and torch.compiler.is_exporting())
+        exact = type(input) in EXACT_TYPES or (traced and torch.compiler.is_exporting())
         plain = self._plain and exact and input.numel() != 0
         if not plain or (momentum is None and traced):
             if self._grouped and exact and momentum is not None and input.numel() and not traced:
@@ -160,7 +160,7 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Called by `half()`, `to()` and the like: statistics stay in 32 bits if parameters go to 16."""
-        before = dict(self._buffers)
+        before = dict(buffers_of(self))
         super()._apply(fn, recurse)
         _state.widen(self, before)
         return self
@@ -257,12 +257,12 @@ def describe(layer: Any, settings: Settings) -> None:
 
 def refuse_shared_statistics(layer: Any, input: Tensor) -> None:
     """Under `torch.func.vmap` each example would want to write its own statistics into the one set there is."""
-    if not torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateUsage]
+    if not in_transform():
         return
     moves = layer.training and layer.track_running_stats and layer.running_mean is not None
     if not moves or _recompute.is_frozen():
         return
-    if _is_mapped(input) and not _is_mapped(layer.running_mean):
+    if is_mapped(input) and not is_mapped(layer.running_mean):
         raise RuntimeError(
             refusal(
                 f"{type(layer).__name__} was called in training mode under torch.func.vmap",
@@ -272,15 +272,6 @@ def refuse_shared_statistics(layer: Any, input: Tensor) -> None:
                 "or pass track_running_stats=False where the statistics of each mapped batch are meant",
             )
         )
-
-
-def _is_mapped(value: Any) -> bool:
-    functorch = torch._C._functorch  # pyright: ignore
-    while value is not None and functorch.is_functorch_wrapped_tensor(value):
-        if functorch.is_batchedtensor(value):
-            return True
-        value = functorch.get_unwrapped(value)
-    return False
 
 
 class BatchNorm1d(Layer, nn.BatchNorm1d):  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -11,6 +11,7 @@ from batchnorm._core import state as core
 from batchnorm._core.engine import Batch
 from batchnorm._engines.torch import engine, host
 from batchnorm._engines.torch.ops import NARROW
+from batchnorm._engines.torch.private import buffers_of
 from batchnorm.errors import refusal
 from batchnorm.options import Options
 
@@ -58,7 +59,7 @@ def widen(layer: Module, before: Mapping[str, Tensor | None]) -> None:
 
     float16 ends at 65,504, which the variance of numbers like 1000 exceeds; and 16 bits round small shares away.
     """
-    own = layer._buffers  # pyright: ignore[reportPrivateUsage]
+    own = buffers_of(layer)
     for name, value in own.items():
         if value is not None and value.dtype in NARROW:
             source = before.get(name)
@@ -140,7 +141,7 @@ def absent(options: Options, x: Tensor, channels: Any, dtype: torch.dtype) -> di
 
 def _buffers(layer: Module, options: Options) -> dict[str, Any]:
     """Each slot's buffer; one that was made an attribute of another kind is that."""
-    own = layer._buffers  # pyright: ignore[reportPrivateUsage]
+    own = buffers_of(layer)
     found = {
         slot: own[name] if name in own else getattr(layer, name)
         for slot, name in buffer_names(options).items()

@@ -13,10 +13,9 @@ from batchnorm._core.engine import Inputs
 from batchnorm._engines.torch import engine, ways
 from batchnorm._engines.torch.block import as_own, inverse_order, plan_in_memory
 from batchnorm._engines.torch.kernels import FLOATS
-from batchnorm._engines.torch.native import TYPES
 from batchnorm._engines.torch.plain import check_epsilon, for_gradient, grouped_batch_norm, refuse_single
 from batchnorm._engines.torch.snapshot import snapshot
-from batchnorm._engines.torch.tracing import is_traced
+from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
 from batchnorm._engines.ways import insist
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, canonical_axes, plan_layout
@@ -48,7 +47,7 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     if layer.training and layer.adjustment is not None:
         adjustment = _call(layer.adjustment, x, dtype)
     # The strides of a subclass, such as DTensor, may not describe its memory.
-    if is_traced() or type(x) not in TYPES:
+    if is_traced() or type(x) not in EXACT_TYPES:
         sizes = _sizes(x, axes)
         order, layout = None, plan_layout(sizes, axes, ghost, cached=not torch.compiler.is_compiling())
     else:

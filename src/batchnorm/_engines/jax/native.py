@@ -18,9 +18,8 @@ from batchnorm._engines.jax.differentiable import differentiable
 from batchnorm._engines.jax.passes import Fusing
 from batchnorm._engines.jax.primitive import TYPES, Plan, define, linear_in
 from batchnorm._engines.jax.varying import varying_axes
+from batchnorm._kernels.axis_groups import WHY_NO_RUNS, kernel_runs, kernel_sizes, why_not_weights
 from batchnorm._kernels.jax import why_missing
-from batchnorm._kernels.runs import WHY_NO_RUNS, kernel_runs, why_not_weights
-from batchnorm._kernels.sizes import kernel_sizes
 from batchnorm.layout import Layout
 
 __all__ = ["Native", "why_composed", "why_slower"]

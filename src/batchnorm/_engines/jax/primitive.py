@@ -16,8 +16,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from batchnorm._engines.jax import ops
+from batchnorm._kernels.axis_groups import kernel_sizes
 from batchnorm._kernels.jax import target
-from batchnorm._kernels.sizes import kernel_sizes
 from batchnorm.layout import Layout
 
 __all__ = ["TYPES", "Plan", "define", "linear_in"]

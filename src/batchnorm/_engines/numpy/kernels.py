@@ -14,8 +14,7 @@ from batchnorm._engines.numpy import ops
 from batchnorm._engines.numpy.reference import engine as composed
 from batchnorm._engines.numpy.reference import forward_only as differentiable
 from batchnorm._kernels import load, threads, why_missing
-from batchnorm._kernels.runs import WHY_NO_RUNS, why_not_weights
-from batchnorm._kernels.sizes import kernel_sizes
+from batchnorm._kernels.axis_groups import WHY_NO_RUNS, kernel_sizes, why_not_weights
 from batchnorm.layout import Layout
 
 __all__ = [

@@ -17,12 +17,9 @@ from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.compiled import is_function
 from batchnorm.layout import Layout
 
-__all__ = ["either", "ghosts_of"]
+__all__ = ["either"]
 
 Tensor = Any
-
-# The order of ghosts, as the ops' attribute tells it.
-CONTIGUOUS, INTERLEAVED = 1, 2
 
 
 def either(x: Tensor, layout: Layout, native: Callable[[Layout], Any], plain: Callable[[Layout], Any]) -> Any:
@@ -40,18 +37,12 @@ def _measured(x: Tensor, layout: Layout) -> Layout:
         return layout
     sizes = zip(layout.shape, ops.shape(x), strict=True)
     shape = split = tuple(size if isinstance(size, int) else now for size, now in sizes)
-    ghosts, order, size = layout.ghosts, *ghosts_of(layout)
-    if size:
-        ghosts = shape[0] // size
-        split = (*((size, ghosts) if order == INTERLEAVED else (ghosts, size)), *shape[1:])
+    ghosts, ghost = layout.ghosts, layout.ghost
+    if ghost is not None:
+        ghosts = shape[0] // ghost.size
+        pair = (ghost.size, ghosts) if ghost.order == "interleaved" else (ghosts, ghost.size)
+        split = (*pair, *shape[1:])
     return replace(layout, shape=shape, split=split, ghosts=ghosts)
-
-
-def ghosts_of(layout: Layout) -> tuple[int, int]:
-    """The order of the ghosts, and how many examples one has; zeros where there are none."""
-    if len(layout.split) == len(layout.shape):
-        return 0, 0
-    return (INTERLEAVED, layout.split[0]) if 0 in layout.reduced else (CONTIGUOUS, layout.split[1])
 
 
 def _vectorize_index(pfor_input: Any) -> Any:

@@ -7,17 +7,17 @@ with known and unknown sizes. Where they do not go is decided in `_look` alone.
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
 
 from batchnorm._core import fused
 from batchnorm._core.engine import GradTerms, Moments, Saved
 from batchnorm._engines.tensorflow import ops
-from batchnorm._engines.tensorflow.choice import INTERLEAVED, either, ghosts_of
+from batchnorm._engines.tensorflow.choice import either
 from batchnorm._engines.tensorflow.compiled import is_confined, is_cpu, is_function, is_laid_open
 from batchnorm._engines.tensorflow.plain import plain as composed
-from batchnorm._kernels.runs import WHY_NO_RUNS, kernel_runs, why_not_weights
+from batchnorm._kernels.axis_groups import WHY_NO_RUNS, kernel_runs, why_not_weights
 from batchnorm._kernels.tensorflow import load, tell_threads, why_missing
 from batchnorm.layout import Layout, plan_layout
 from batchnorm.options import Ghost
@@ -38,6 +38,8 @@ __all__ = [
 Tensor = Any
 
 DTYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16)
+# As the ops' attribute tells them; 0 stands for no ghost batches.
+GHOST_ORDERS: dict[int, Literal["contiguous", "interleaved"]] = {1: "contiguous", 2: "interleaved"}
 
 
 class _Kernels(NamedTuple):
@@ -255,10 +257,16 @@ def layout_of(x: Tensor, bounds: Sequence[int], ghost_order: int, ghost_size: in
     kept = [*range(bounds[1], bounds[2]), *range(bounds[3], bounds[4])]
     if not ghost_size:
         return plan_layout(ops.shape(x), kept)
-    interleaved = ghost_order == INTERLEAVED
-    kept.remove(1 if interleaved else 0)
-    ghost = Ghost(ghost_size, "interleaved" if interleaved else "contiguous")
-    return plan_layout(ops.shape(x), [axis - 1 for axis in kept], ghost)
+    order = GHOST_ORDERS[ghost_order]
+    kept.remove(1 if order == "interleaved" else 0)
+    return plan_layout(ops.shape(x), [axis - 1 for axis in kept], Ghost(ghost_size, order))
+
+
+def _ghost_attributes(ghost: Ghost | None) -> dict[str, int]:
+    if ghost is None:
+        return {"ghost_order": 0, "ghost_size": 0}
+    (order,) = (number for number, name in GHOST_ORDERS.items() if name == ghost.order)
+    return {"ghost_order": order, "ghost_size": ghost.size}
 
 
 def epsilon_of(bits: int) -> float:
@@ -305,8 +313,7 @@ def _look(x: Tensor, layout: Layout, eager: bool) -> _Kernels | str:
         why = _why_no_ops()
         if why is not None:
             return why
-    order, size = ghosts_of(layout)
-    attributes = {"bounds": runs.bounds, "ghost_order": order, "ghost_size": size}
+    attributes = {"bounds": runs.bounds, **_ghost_attributes(layout.ghost)}
     return _Kernels(kernels, attributes, runs.by_group)
 
 

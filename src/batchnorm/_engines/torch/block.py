@@ -14,15 +14,14 @@ from functools import lru_cache
 
 import torch
 
-from batchnorm._engines.torch import native
-from batchnorm._engines.torch.tracing import is_traced
+from batchnorm._engines.torch.private import is_view, unsafe_view
+from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
 from batchnorm.layout import Layout, Size, canonical_axes, plan_layout, product
 from batchnorm.options import Ghost
 
 __all__ = [
     "Block",
     "as_own",
-    "ghost_of",
     "inverse_order",
     "memory_order",
     "plan_block",
@@ -126,12 +125,12 @@ def as_own(y: Tensor, shape: Sequence[Size] | None = None) -> Tensor:
     shape = y.shape if shape is None else shape
     if is_traced():
         return y.reshape(shape)
-    if not y._is_view() and y.shape == shape:  # pyright: ignore[reportPrivateUsage]
+    if not is_view(y) and y.shape == shape:
         return y
-    if not y.is_contiguous() and type(y) not in native.TYPES:
+    if not y.is_contiguous() and type(y) not in EXACT_TYPES:
         # Some tensors, such as DTensor, have no views with another memory order.
         return y.reshape(shape).clone()
-    return torch.ops.aten._unsafe_view.default(y, shape)
+    return unsafe_view(y, shape)
 
 
 def memory_order(x: Tensor, axes: Sequence[int]) -> tuple[int, ...] | None:
@@ -162,11 +161,3 @@ def plan_in_memory(
     if order is not None:
         shape, axes = tuple(shape[axis] for axis in order), tuple(sorted(order.index(axis) for axis in axes))
     return order, plan_layout(shape, axes, ghost)
-
-
-def ghost_of(layout: Layout) -> Ghost | None:
-    """The ghost batches that a layout was planned with."""
-    if len(layout.split) == len(layout.shape):
-        return None
-    interleaved = any(0 in layout.runs[run] for run in layout.reduced)
-    return Ghost(layout.split[0], "interleaved") if interleaved else Ghost(layout.split[1], "contiguous")

@@ -15,13 +15,13 @@ import torch
 from batchnorm._core import state as core
 from batchnorm._core.engine import Batch, Gradients, GradTerms, Inputs, Moments, Saved
 from batchnorm._engines.torch import host_ops, native
-from batchnorm._engines.torch.block import ghost_of, plan_in_memory
+from batchnorm._engines.torch.block import plan_in_memory
 from batchnorm._engines.torch.differentiable import differentiable
 from batchnorm._engines.torch.host_ops import as_tensor, lower
 from batchnorm._engines.torch.native import Kernels
 from batchnorm._engines.torch.reference import composed
 from batchnorm._engines.torch.replicas import sum_over_replicas
-from batchnorm._kernels.runs import why_not_weights
+from batchnorm._kernels.axis_groups import why_not_weights
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 
@@ -39,7 +39,7 @@ def find(layout: Layout, inputs: Inputs[Tensor]) -> "Host | None":
     x, gamma, beta, weights, state = inputs[:5]
     kernels, order = native.find(layout, x, gamma, beta, weights, *state.values()), None
     if kernels is not None and not x.is_contiguous():
-        order, layout = plan_in_memory(tuple(x.shape), x.stride(), layout.axes, ghost_of(layout))
+        order, layout = plan_in_memory(tuple(x.shape), x.stride(), layout.axes, layout.ghost)
         kernels = native.find(layout, x)
     return None if kernels is None else Host(kernels, layout, order)
 

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from batchnorm._core.engine import Moments, Saved
-from batchnorm._engines.torch import native, ops
+from batchnorm._engines.torch import ops
 from batchnorm._engines.torch.block import Block, plan_block
-from batchnorm._engines.torch.tracing import is_traced
+from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
 from batchnorm.layout import Layout
 
 __all__ = ["fits", "fused_gradients", "fused_infer", "fused_train", "infers", "pull_plainly", "statistics"]
@@ -22,7 +22,7 @@ def fits(x: Tensor, layout: Layout) -> bool:
 
     The kernel writes into the statistics, which only PyTorch's own tensors are sure to notice.
     """
-    exact = type(x) in native.TYPES and not is_traced()
+    exact = type(x) in EXACT_TYPES and not is_traced()
     return exact and x.dtype in FLOATS and x.numel() > 0 and layout.count > 1
 
 

@@ -13,8 +13,10 @@ from torch.fx.experimental.symbolic_shapes import has_static_value, statically_k
 from batchnorm._core import fused
 from batchnorm._core.engine import Moments
 from batchnorm._engines.torch import kernels, native, ops
-from batchnorm._engines.torch.block import ghost_of, inverse_order, memory_order
+from batchnorm._engines.torch.block import inverse_order, memory_order
+from batchnorm._engines.torch.private import in_transform
 from batchnorm._engines.torch.reference import composed
+from batchnorm._engines.torch.tracing import EXACT_TYPES
 from batchnorm._kernels import available
 from batchnorm.layout import Layout, plan_layout, product
 from batchnorm.options import Ghost
@@ -42,8 +44,8 @@ def prefers_library(x: Tensor) -> bool:
         AVAILABLE
         and torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
-        and not torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
-        and type(x) in native.TYPES
+        and not in_transform()
+        and type(x) in EXACT_TYPES
         and x.device.type == "cpu"
         and x.dtype in kernels.FLOATS
         and not statically_known_true(_size(x) < LARGE_INPUT)
@@ -60,7 +62,7 @@ def train(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
 ) -> tuple[Tensor, Moments[Tensor], Tensor]:
     """y, the moments and the scale, which are constants of the gradient."""
-    ghost = ghost_of(layout)
+    ghost = layout.ghost
     size, interleaved = (0, False) if ghost is None else (ghost.size, ghost.order == "interleaved")
     y, statistics = _train(x, gamma, beta, list(layout.axes), size, interleaved, float(epsilon))
     center, offset, variance, scale = statistics.detach().unbind()

@@ -12,15 +12,14 @@ import torch
 
 from batchnorm._engines.torch import ops
 from batchnorm._engines.torch.block import plan_in_memory
-from batchnorm._engines.torch.tracing import is_watched, why_traced
+from batchnorm._engines.torch.private import has_storage, is_watched, is_zero_tensor
+from batchnorm._engines.torch.tracing import EXACT_TYPES, why_traced
 from batchnorm._kernels import load, why_missing
-from batchnorm._kernels.runs import WHY_NO_RUNS, why_not_weights
-from batchnorm._kernels.sizes import KernelSizes, kernel_sizes
+from batchnorm._kernels.axis_groups import WHY_NO_RUNS, KernelSizes, kernel_sizes, why_not_weights
 from batchnorm._kernels.torch import threads
 from batchnorm.layout import Layout
 
 __all__ = [
-    "TYPES",
     "Kernels",
     "address",
     "blend",
@@ -41,8 +40,6 @@ _KINDS = {
     torch.bfloat16: "BFLOAT16",
     torch.float16: "FLOAT16",
 }
-# A subclass may keep its numbers elsewhere.
-TYPES = (torch.Tensor, torch.nn.Parameter)
 
 
 class Kernels(NamedTuple):
@@ -186,7 +183,7 @@ def infer(
 def prefers_operation(x: Tensor) -> bool:
     """Whether inference should use PyTorch's operation: in traced programs, and if the numbers are not in CPU
     memory."""
-    return torch.compiler.is_compiling() or type(x) not in TYPES or is_watched() or not x.is_cpu
+    return torch.compiler.is_compiling() or type(x) not in EXACT_TYPES or is_watched() or not x.is_cpu
 
 
 def _unfit(value: Tensor, dtype: torch.dtype, layout: Layout) -> bool:
@@ -240,13 +237,13 @@ def _why_hidden(values: Sequence[Tensor | None]) -> str | None:
 
 def _why_odd(value: Tensor) -> str | None:
     """Why what is at the tensor's address may not be its numbers; None where it is."""
-    if type(value) not in TYPES:
+    if type(value) not in EXACT_TYPES:
         return f"a {type(value).__name__}, being a subclass of Tensor, may keep its numbers elsewhere"
     if not value.is_cpu:
         return f"a tensor is on the device {value.device}, not in the memory of the CPU"
-    if value.layout is not torch.strided or not torch._C._has_storage(value):  # pyright: ignore
+    if value.layout is not torch.strided or not has_storage(value):
         return "a tensor has no dense numbers in memory"
-    if value.is_neg() or value._is_zerotensor():  # pyright: ignore[reportPrivateUsage]
+    if value.is_neg() or is_zero_tensor(value):
         return (
             "a tensor's numbers are not those in its memory: a sign is still to be applied, or all are zero"
         )

@@ -11,8 +11,9 @@ import torch
 
 from batchnorm._engines.torch import native, ops
 from batchnorm._engines.torch.block import as_own, inverse_order, plan_block
+from batchnorm._engines.torch.private import is_watched
 from batchnorm._engines.torch.single import train_natively
-from batchnorm._engines.torch.tracing import is_traced, is_watched
+from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
 from batchnorm._kernels import available
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout
@@ -53,7 +54,7 @@ def prefers_native(x: Tensor) -> bool:
     if size < LARGE_INPUT:
         return False
     first = x.dim() > 2 and x.is_contiguous()
-    return (first or size >= LARGE_LAST) and type(x) in native.TYPES and x.is_cpu and available()
+    return (first or size >= LARGE_LAST) and type(x) in EXACT_TYPES and x.is_cpu and available()
 
 
 def batch_norm(
@@ -134,7 +135,7 @@ def for_gradient(statistics: tuple[Tensor, ...], *given: Tensor | None) -> tuple
 
 def _is_far(owner: object, mean: Tensor, variance: Tensor, epsilon: float) -> bool:
     """Whether a mean is further from zero than a few deviations. It is computed when the statistics have changed."""
-    if type(mean) not in native.TYPES or mean.is_inference() or variance.is_inference():
+    if type(mean) not in EXACT_TYPES or mean.is_inference() or variance.is_inference():
         return False
     known = (id(mean), mean._version, id(variance), variance._version, epsilon)
     if _distances.get(owner, (None,))[0] != known:

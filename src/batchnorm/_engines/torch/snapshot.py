@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import torch
 
+from batchnorm._engines.torch.private import in_transform
+
 __all__ = ["snapshot"]
 
 Tensor = torch.Tensor
@@ -20,7 +22,7 @@ def snapshot(values: dict[Key, Tensor]) -> dict[Key, Tensor]:
     """The values, as copies that a gradient may keep; the values themselves unless the program is compiled."""
     compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
     # Inside a transform gradients are part of the same graph, whose writes come last.
-    if not compiled or not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateUsage]
+    if not compiled or not torch.is_grad_enabled() or in_transform():
         return values
     return dict(zip(values, _snapshot([value.detach() for value in values.values()]), strict=True))
 

@@ -1,9 +1,13 @@
 """Whether the program is being traced or transformed: then plain operations are what every system can take."""
 
 import torch
-from torch.autograd import forward_ad
 
-__all__ = ["is_traced", "is_watched", "why_traced"]
+from batchnorm._engines.torch.private import in_forward_mode, in_transform, is_recording_trace
+
+__all__ = ["EXACT_TYPES", "is_traced", "why_traced"]
+
+# A subclass may keep its numbers elsewhere, and notice nothing of what is written by address.
+EXACT_TYPES = (torch.Tensor, torch.nn.Parameter)
 
 
 def is_traced() -> bool:
@@ -15,15 +19,10 @@ def why_traced() -> str | None:
     """Which of these is at work, as a reason for plain operations."""
     if torch.compiler.is_compiling():
         return "PyTorch exports the program, or compiles it, where they take plain steps on large inputs only"
-    if torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateUsage]
+    if in_transform():
         return "one of torch.func's transforms is at work, which sees plain operations only"
-    if forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
+    if in_forward_mode():
         return "derivatives are computed in forward mode, through plain operations"
-    if torch._C._is_tracing():  # pyright: ignore[reportPrivateUsage]
+    if is_recording_trace():
         return "torch.jit.trace records the operations, for inputs of other sizes too"
     return None
-
-
-def is_watched() -> bool:
-    """Under modes that see each operation: tracers, counters of operations, fake tensors."""
-    return torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportPrivateUsage]

@@ -1,4 +1,4 @@
-"""A layout as the five runs that the kernels take, told by axes: what holds before any size is known.
+"""A layout as the five runs that the kernels take: by axes, which are known from the start, and by sizes.
 
     [outer, group, middle, channel, inner]
 
@@ -7,12 +7,12 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from batchnorm.layout import Layout, Size
+from batchnorm.layout import Layout, Size, product
 
-__all__ = ["WHY_NO_RUNS", "KernelRuns", "kernel_runs", "why_not_weights"]
+__all__ = ["WHY_NO_RUNS", "KernelRuns", "KernelSizes", "kernel_runs", "kernel_sizes", "why_not_weights"]
 
 WHY_NO_RUNS = (
     "the channel axes lie in three or more runs apart, so that the numbers would have to be moved first"
@@ -34,11 +34,28 @@ class KernelRuns(NamedTuple):
     by_group: bool | None
 
 
+class KernelSizes(NamedTuple):
+    """What a kernel needs to know of a layout.
+
+    Attributes:
+        sizes: of the runs [outer, group, middle, channel, inner]; 1 for a run that the layout lacks.
+        by_group: as in `KernelRuns`.
+    """
+
+    sizes: tuple[int, int, int, int, int]
+    by_group: bool | None
+
+
 def kernel_runs(layout: Layout) -> KernelRuns | None:
     """The layout's runs, or None where the view needs a permutation."""
     if layout.permutation is not None:
         return None
     return _plan(layout.runs, layout.reduced, len(layout.split) > len(layout.shape))
+
+
+def kernel_sizes(layout: Layout) -> KernelSizes | None:
+    """The layout's runs, or None where the view needs a permutation or a size is not known."""
+    return _known_sizes(layout) if all(isinstance(size, int) for size in layout.split) else None
 
 
 def why_not_weights(shape: Sequence[Size], layout: Layout, by_group: bool | None) -> str | None:
@@ -73,3 +90,12 @@ def _plan(runs: tuple[tuple[int, ...], ...], reduced: tuple[int, ...], ghosts: b
             return None
         lengths[run] = length
     return KernelRuns((0, *accumulate(lengths)), by_group)
+
+
+@lru_cache(maxsize=1024)
+def _known_sizes(layout: Layout) -> KernelSizes | None:
+    runs = kernel_runs(layout)
+    if runs is None:
+        return None
+    outer, group, middle, channel, inner = (product(layout.split[a:b]) for a, b in pairwise(runs.bounds))
+    return KernelSizes((outer, group, middle, channel, inner), runs.by_group)

@@ -1,0 +1,79 @@
+"""PyTorch's names that are not public. Each is used here alone, with what depends on it.
+
+A release that renames one raises AttributeError on first use; `tests/unit/test_private.py` calls them all.
+"""
+
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+__all__ = [
+    "buffers_of",
+    "has_storage",
+    "in_forward_mode",
+    "in_transform",
+    "is_mapped",
+    "is_recording_trace",
+    "is_view",
+    "is_watched",
+    "is_zero_tensor",
+    "unsafe_view",
+]
+
+Tensor = torch.Tensor
+
+
+def in_transform() -> bool:
+    """Whether one of `torch.func`'s transforms is at work, which would not see what is computed by address."""
+    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
+
+
+def in_forward_mode() -> bool:
+    """Whether derivatives are computed in forward mode, which our kernels have none of."""
+    return forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
+
+
+def is_recording_trace() -> bool:
+    """Whether `torch.jit.trace` records; the public question costs a call of Python's more in each step."""
+    return torch._C._is_tracing()  # pyright: ignore[reportPrivateUsage]
+
+
+def is_watched() -> bool:
+    """Whether a mode sees each operation: tracers, counters of operations, fake tensors."""
+    return torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportPrivateUsage]
+
+
+def has_storage(value: Tensor) -> bool:
+    """Whether the tensor's numbers are in memory at all, so that it has an address."""
+    return torch._C._has_storage(value)  # pyright: ignore
+
+
+def is_zero_tensor(value: Tensor) -> bool:
+    """Whether the tensor stands for zeros without holding any."""
+    return value._is_zerotensor()  # pyright: ignore[reportPrivateUsage]
+
+
+def is_view(value: Tensor) -> bool:
+    """Whether in-place operations on the tensor are recorded for a base tensor as well."""
+    return value._is_view()  # pyright: ignore[reportPrivateUsage]
+
+
+def unsafe_view(value: Tensor, shape: Any) -> Tensor:
+    """The same memory in another shape, not recorded as a view: right if nothing else refers to `value`."""
+    return torch.ops.aten._unsafe_view.default(value, shape)
+
+
+def is_mapped(value: Any) -> bool:
+    """Whether `torch.func.vmap` maps over the tensor, so that a layer's statistics would be written once for each."""
+    functorch = torch._C._functorch  # pyright: ignore
+    while value is not None and functorch.is_functorch_wrapped_tensor(value):
+        if functorch.is_batchedtensor(value):
+            return True
+        value = functorch.get_unwrapped(value)
+    return False
+
+
+def buffers_of(module: torch.nn.Module) -> dict[str, Any]:
+    """The module's own buffers by name, None included: where statistics that a program has removed still stand."""
+    return module._buffers  # pyright: ignore[reportPrivateUsage]
