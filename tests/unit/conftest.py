@@ -9,11 +9,10 @@ import pytest
 def small_inputs_too(monkeypatch) -> None:
     """PyTorch's layers take the CPU kernels from the first number on."""
     pytest.importorskip("torch")
-    from batchnorm._engines.torch import library, plain
+    from batchnorm._engines.torch import dispatch
 
-    monkeypatch.setattr(plain, "LARGE_INPUT", 1)
-    monkeypatch.setattr(plain, "LARGE_LAST", 1)
-    monkeypatch.setattr(library, "LARGE_INPUT", 1)
+    for name in ("LARGE_INPUT", "LARGE_LAST", "LARGE_COMPILED"):
+        monkeypatch.setattr(dispatch, name, 1)
 
 
 @pytest.fixture

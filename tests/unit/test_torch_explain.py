@@ -8,7 +8,7 @@ import torch
 
 import batchnorm
 from batchnorm import Ghost, Options, Renorm, _kernels
-from batchnorm._engines.torch import plain
+from batchnorm._engines.torch import dispatch
 from unit.explained import Watched, explained, run
 from unit.torch_tensors import normal
 
@@ -137,6 +137,6 @@ def test_insisting_while_compiling(small_inputs_too) -> None:
                 compiled(x)
 
 
-@pytest.mark.parametrize("least", [plain.LARGE_INPUT, plain.LARGE_LAST])
+@pytest.mark.parametrize("least", [dispatch.LARGE_INPUT, dispatch.LARGE_LAST])
 def test_the_docstring_names_the_sizes_from_which_the_layers_take_our_kernels(least: int) -> None:
     assert f"{least:,}" in str(batchnorm.explain.__doc__)

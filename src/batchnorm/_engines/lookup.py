@@ -102,9 +102,9 @@ def _torch_engine() -> Any:
 
 
 def _torch_ways() -> Any:
-    from batchnorm._engines.torch import ways
+    from batchnorm._engines.torch import dispatch
 
-    return ways
+    return dispatch
 
 
 def _jax_engine() -> Any:

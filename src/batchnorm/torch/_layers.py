@@ -6,10 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from batchnorm._engines.torch.library import prefers_library
-from batchnorm._engines.torch.plain import batch_norm, infer, prefers_native
+from batchnorm._engines.torch.dispatch import route_of_layer
+from batchnorm._engines.torch.plain import batch_norm, infer
 from batchnorm._engines.torch.private import buffers_of, in_transform, is_mapped
-from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
+from batchnorm._engines.torch.tracing import is_traced
 from batchnorm.errors import refusal
 from batchnorm.options import Options
 from batchnorm.torch import _recompute, _state, _training
@@ -26,6 +26,8 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
     """What the three layers share."""
 
     settings: Settings
+    _plain: bool
+    _grouped: bool
     # As they may be, where torch declares what they mostly are.
     weight: Any
     bias: Any
@@ -101,19 +103,12 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
         traced = is_traced()
         if traced:
             refuse_shared_statistics(self, input)
-        # What a kernel writes into the statistics of a subclass, such as DTensor, may be lost.
-        exact = type(input) in EXACT_TYPES or (traced and torch.compiler.is_exporting())
-        plain = self._plain and exact and input.numel() != 0
-        if not plain or (momentum is None and traced):
-            if self._grouped and exact and momentum is not None and input.numel() and not traced:
-                return _training.train_grouped(self, input)
-            return _training.train(self, input, None, None)
-        if traced:
-            if prefers_library(input):
-                return _training.train(self, input, None, None)
-        elif momentum is not None and prefers_native(input):
+        route = route_of_layer(input, self._plain, self._grouped, momentum is not None, traced)
+        if route == "operation":
+            return self._train_plainly(input, momentum)
+        if route == "kernel":
             return _training.train_grouped(self, input)
-        return self._train_plainly(input, momentum)
+        return _training.train(self, input, None, None)
 
     def _train_plainly(self, input: Tensor, momentum: float | None) -> Tensor:
         """In one call of PyTorch's, whose kernel moves the averages too. Small inputs come here: each line counts."""

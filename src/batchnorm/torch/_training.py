@@ -10,7 +10,7 @@ from batchnorm._call import check_floating
 from batchnorm._core import step
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._core.engine import Inputs
-from batchnorm._engines.torch import engine, ways
+from batchnorm._engines.torch import dispatch, engine
 from batchnorm._engines.torch.block import as_own, inverse_order, plan_in_memory
 from batchnorm._engines.torch.kernels import FLOATS
 from batchnorm._engines.torch.plain import check_epsilon, for_gradient, grouped_batch_norm, refuse_single
@@ -61,7 +61,7 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
         adjustment = None if adjustment is None else Adjustment(*(a.permute(order) for a in adjustment))
     if layout.count == 1:
         refuse_single(x)
-    insist(ways, options, layout, x, weights, enough=("native", "framework"))
+    insist(dispatch, options, layout, x, weights, enough=("native", "framework"))
     state, count = _recompute.recall(layer, (state, layer.num_batches_tracked))
     options = _at_step(layer, options, count)
     y, batch = step.train(engine, options, layout, Inputs(x, *given, weights, state), adjustment)

@@ -8,54 +8,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.fx.experimental.symbolic_shapes import has_static_value, statically_known_true
 
-from batchnorm._core import fused
 from batchnorm._core.engine import Moments
-from batchnorm._engines.torch import kernels, native, ops
-from batchnorm._engines.torch.block import inverse_order, memory_order
-from batchnorm._engines.torch.private import in_transform
-from batchnorm._engines.torch.reference import composed
-from batchnorm._engines.torch.tracing import EXACT_TYPES
-from batchnorm._kernels import available
-from batchnorm.layout import Layout, plan_layout, product
+from batchnorm._engines.torch import native, ops
+from batchnorm._engines.torch.block import plan_in_memory
+from batchnorm._engines.torch.private import is_view
+from batchnorm._engines.torch.single import Step, parameter_gradients
+from batchnorm.layout import Layout, product
 from batchnorm.options import Ghost
 
-__all__ = ["prefers_library", "train"]
+__all__ = ["train"]
 
 Tensor = torch.Tensor
 
 # A module has the functions that the protocol asks for, with narrower types.
 _ops: Any = ops
-# Asked while nothing is being traced: compilers warn of caches.
-AVAILABLE = available()
-# Smallest input size for which a call pays off although the compiler cannot fuse it with its neighbors, and the number
-# of examples assumed for a batch of unknown size.
-LARGE_INPUT = 262_144
-USUAL_BATCH = 64
-
-
-def prefers_library(x: Tensor) -> bool:
-    """Whether x is being compiled, and a plain training step on it is quicker by our kernels than by fused loops.
-
-    Sizes that the compiler does not know are not asked for: it would recompile for each answer.
-    """
-    return (
-        AVAILABLE
-        and torch.compiler.is_compiling()
-        and not torch.compiler.is_exporting()
-        and not in_transform()
-        and type(x) in EXACT_TYPES
-        and x.device.type == "cpu"
-        and x.dtype in kernels.FLOATS
-        and not statically_known_true(_size(x) < LARGE_INPUT)
-    )
-
-
-def _size(x: Tensor) -> Any:
-    """Numbers in x, or in a batch of the usual size if x's is unknown; a symbol if other sizes are unknown too."""
-    size = x.numel()
-    return size if has_static_value(size) else product(x.shape[1:]) * USUAL_BATCH
 
 
 def train(
@@ -81,15 +48,9 @@ def _train(
     epsilon: float,
 ) -> tuple[Tensor, Tensor]:
     """y, and center, offset, variance and scale as one tensor [4, G, C]."""
-    order = memory_order(x, axes)
-    dense, layout = _in_memory(x, order, axes, ghost_size, interleaved)
-    found = native.find(layout, dense, gamma, beta)
-    if found is None:
-        y, moments, scale = fused.train(composed, dense, gamma, beta, epsilon, layout)
-        return _as_before(y, order, x), torch.stack((moments.center, moments.offset, moments.variance, scale))
-    room = _room(x, order)
-    y, statistics = native.train_by(found, dense, gamma, beta, epsilon, layout, room)
-    return y if room is not None else _as_before(y, order, x), statistics
+    step = _step(x, axes, ghost_size, interleaved, epsilon, gamma, beta)
+    y, statistics = step.train(x, gamma, beta)
+    return _as_promised(y, x), statistics
 
 
 @torch.library.custom_op("batchnorm::gradients", mutates_args=())
@@ -104,17 +65,8 @@ def _gradients(
     epsilon: float,
 ) -> tuple[Tensor, Tensor]:
     """dx, and Σdy and Σdy·x̂ as one tensor [2, G, C]."""
-    order = memory_order(x, axes)
-    dense, layout = _in_memory(x, order, axes, ghost_size, interleaved)
-    dy = dy if order is None else dy.permute(order)
-    found = native.find(layout, dense, dy, statistics)
-    if found is None:
-        center, offset, variance, _ = statistics.unbind()
-        dx, *both = kernels.pull_plainly(dy, dense, gamma, center, offset, variance, epsilon, layout)
-        return _as_before(dx, order, x), torch.stack(both)
-    room = _room(x, order)
-    dx, sums = native.gradients_by(found, dy, dense, statistics.unbind(), epsilon, layout, room)
-    return dx if room is not None else _as_before(dx, order, x), sums
+    dx, sums = _step(x, axes, ghost_size, interleaved, epsilon).gradients(dy, x, gamma, statistics)
+    return _as_promised(dx, x), sums
 
 
 @_train.register_fake
@@ -143,39 +95,29 @@ def _pull(ctx: Any, dy: Tensor, unused: Tensor | None) -> tuple[Any, ...]:
     del unused
     x, gamma, statistics = ctx.saved_tensors
     dx, sums = _gradients(dy, x, gamma, statistics, *ctx.asked)
-    dbeta, dgamma = sums.sum(1).unbind()
-    return (
-        dx,
-        None if gamma is None else dgamma.to(gamma.dtype),
-        None if ctx.beta_dtype is None else dbeta.to(ctx.beta_dtype),
-        *[None] * len(ctx.asked),
-    )
+    return dx, *parameter_gradients(sums, gamma, ctx.beta_dtype), *[None] * len(ctx.asked)
 
 
 _train.register_autograd(_pull, setup_context=_keep)
 
 
-def _in_memory(
-    x: Tensor, order: tuple[int, ...] | None, axes: Sequence[int], ghost_size: int, interleaved: bool
-) -> tuple[Tensor, Layout]:
-    """x in the order of its memory, without gaps, and the layout there."""
-    if order is not None:
-        x, axes = x.permute(order), sorted(order.index(axis) for axis in axes)
+def _step(
+    x: Tensor,
+    axes: Sequence[int],
+    ghost_size: int,
+    interleaved: bool,
+    epsilon: float,
+    *parameters: Tensor | None,
+) -> Step:
     ghost = Ghost(ghost_size, "interleaved" if interleaved else "contiguous") if ghost_size else None
-    return x.contiguous(), plan_layout(x.shape, axes, ghost)
+    order, layout = plan_in_memory(tuple(x.shape), x.stride(), tuple(axes), ghost)
+    return Step(native.find(layout, x, *parameters), epsilon, layout, order)
 
 
-def _room(x: Tensor, order: tuple[int, ...] | None) -> Tensor | None:
-    """The promised output, if its memory order is the one that the kernels write; otherwise None."""
+def _as_promised(y: Tensor, x: Tensor) -> Tensor:
+    """y with the strides that the compiler was told of, as a tensor of its own."""
     promised = torch.empty_like(x)
-    return promised if order is not None or promised.is_contiguous() else None
-
-
-def _as_before(y: Tensor, order: tuple[int, ...] | None, x: Tensor) -> Tensor:
-    """y in the axes of x, and the strides that were promised."""
-    if order is not None:
-        y = y.permute(inverse_order(order))
-    return torch.empty_like(x).copy_(y)
+    return y if y.stride() == promised.stride() and not is_view(y) else promised.copy_(y)
 
 
 def _statistics(number: int, x: Tensor, axes: Sequence[int], ghost_size: int) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from batchnorm._core.engine import GradTerms, Inputs, Moments, Saved
 from batchnorm._engines.torch import host, kernels, library, native, ops
 from batchnorm._engines.torch.differentiable import differentiable
+from batchnorm._engines.torch.dispatch import prefers_custom_op
 from batchnorm._engines.torch.reference import composed
 from batchnorm._engines.torch.replicas import sum_over_replicas
 from batchnorm.layout import Layout
@@ -60,7 +61,7 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
 def fused_train(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
 ) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
-    if library.prefers_library(x):
+    if prefers_custom_op(x):
         return library.train(x, gamma, beta, epsilon, layout)
     return kernels.fused_train(x, gamma, beta, epsilon, layout)
 

@@ -14,7 +14,6 @@ from batchnorm._engines.torch.block import as_own, inverse_order, plan_block
 from batchnorm._engines.torch.private import is_watched
 from batchnorm._engines.torch.single import train_natively
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
-from batchnorm._kernels import available
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout
 
@@ -24,7 +23,6 @@ __all__ = [
     "for_gradient",
     "grouped_batch_norm",
     "infer",
-    "prefers_native",
     "refuse_single",
 ]
 
@@ -33,28 +31,11 @@ Tensor = torch.Tensor
 # Numbers in a ghost batch of neighbors from which copying groups beside the channels costs more than calling for each.
 LARGE_GROUP = 65_536
 
-# Numbers in an input from which our kernels win back what calling them from Python costs; and where the channels lie
-# last in memory, which PyTorch's kernel likes better.
-LARGE_INPUT = 196_608
-LARGE_LAST = 1_048_576
-
 FLOAT32 = torch.float32
 
 # Up to this many deviations between the mean and zero, PyTorch's inference operation is accurate to about 1e-6.
 FAR = 16.0
 _distances: WeakKeyDictionary[object, tuple[Any, bool]] = WeakKeyDictionary()
-
-
-def prefers_native(x: Tensor) -> bool:
-    """Whether a plain training step on x is quicker by the CPU kernels than in one call of PyTorch's.
-
-    Not asked while a compiler traces: sizes are symbols then, which are not to be compared.
-    """
-    size = x.numel()
-    if size < LARGE_INPUT:
-        return False
-    first = x.dim() > 2 and x.is_contiguous()
-    return (first or size >= LARGE_LAST) and type(x) in EXACT_TYPES and x.is_cpu and available()
 
 
 def batch_norm(

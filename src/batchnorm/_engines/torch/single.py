@@ -1,4 +1,8 @@
-"""Plain training steps on the CPU kernels, with their gradient: one call each way, whatever the layout."""
+"""A plain training step and its gradient on the CPU kernels: one call each way, whatever the layout.
+
+`train_natively` is the step of an ordinary program, with an autograd function of its own; compiled programs see the
+same step as operations, in `library`.
+"""
 
 # Compilers that trace Python cannot evaluate the annotations of functions that are made on the way.
 from __future__ import annotations
@@ -16,9 +20,89 @@ from batchnorm._engines.torch.host_ops import as_tensor, lower
 from batchnorm._engines.torch.reference import composed
 from batchnorm.layout import Layout
 
-__all__ = ["train_natively"]
+__all__ = ["Step", "parameter_gradients", "train_natively"]
 
 Tensor = torch.Tensor
+
+
+class Step(NamedTuple):
+    """What is known of a step besides its arrays.
+
+    Attributes:
+        kernels: the kernels for x, or None, and plain operations do the same.
+        epsilon: is added to the variance.
+        layout: that of the axes in the order of memory.
+        order: that order, None if it is the axes' own.
+    """
+
+    kernels: native.Kernels | None
+    epsilon: float
+    layout: Layout
+    order: tuple[int, ...] | None
+
+    def train(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """y, and mean, rest, variance and scale as one tensor [4, G, C]."""
+        dense = self._in_memory(x)
+        if self.kernels is None:
+            y, moments, scale = fused.train(composed, dense, gamma, beta, self.epsilon, self.layout)
+            statistics = torch.stack((moments.center, moments.offset, moments.variance, scale))
+            return self._as_it_came(y), statistics
+        y = self._room(x)
+        given, statistics = native.train_by(self.kernels, dense, gamma, beta, self.epsilon, self.layout, y)
+        return (self._as_it_came(given) if y is None else y), statistics
+
+    def gradients(
+        self, dy: Tensor, x: Tensor, gamma: Tensor | None, statistics: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """dx, and Σdy and Σdy·x̂ as one tensor [2, G, C]."""
+        found = native.find(self.layout, x, dy, statistics)
+        dense, dy = self._in_memory(x), self._in_memory(dy)
+        if found is None:
+            # PyTorch's kernel takes every kind of tensor.
+            center, offset, variance, _ = statistics
+            dx, *both = kernels.pull_plainly(
+                dy, dense, gamma, center, offset, variance, self.epsilon, self.layout
+            )
+            return self._as_it_came(dx), torch.stack(both)
+        dx = self._room(x)
+        given, sums = native.gradients_by(
+            found, dy, dense, statistics.unbind(), self.epsilon, self.layout, dx
+        )
+        return (self._as_it_came(given) if dx is None else dx), sums
+
+    def sums(self, dy: Tensor, x: Tensor, statistics: Tensor) -> Tensor:
+        """Σdy and Σdy·x̂ alone, if nobody asks for dx; by the kernels only."""
+        found = native.find(self.layout, x, dy, statistics)
+        if found is None:
+            return self.gradients(dy, x, None, statistics)[1]
+        mean, rest, variance, _ = statistics
+        dense, dy = self._in_memory(x), self._in_memory(dy)
+        both = Host(found, self.layout).grad_sums(dy, dense, lower(mean), self.layout)
+        sums = torch.stack([as_tensor(value) for value in both])
+        sums[1] = (sums[1] - rest * sums[0]) * torch.rsqrt(variance + self.epsilon)
+        return sums
+
+    def differentiable_gradients(self, dy: Tensor, x: Tensor, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same, to be derived again to any order: PyTorch's own kernel is wrong from the third on."""
+        dense, dy, layout = self._in_memory(x), self._in_memory(dy), self.layout
+        _, _, _, variance, center, offset = composed.moments(dense, None, layout)
+        gamma = None if gamma is None else gamma.to(variance.dtype)
+        scale, _ = fold(composed.ops, self.epsilon, variance, offset, None, None, gamma, None, layout)
+        known = center, offset, variance, scale
+        dx, *both = fused.gradients(composed, dy, dense, *known, self.epsilon, layout)
+        return self._as_it_came(dx), torch.stack(both)
+
+    def _in_memory(self, x: Tensor) -> Tensor:
+        return (x if self.order is None else x.permute(self.order)).contiguous()
+
+    def _room(self, x: Tensor) -> Tensor | None:
+        """An output with the strides of x, if its memory order is the one that the kernels write; otherwise None."""
+        room = torch.empty_like(x)
+        return room if self.order is not None or room.is_contiguous() else None
+
+    def _as_it_came(self, y: Tensor) -> Tensor:
+        """y in the axes of x."""
+        return y if self.order is None else y.permute(inverse_order(self.order))
 
 
 def train_natively(
@@ -36,41 +120,25 @@ def train_natively(
     found = native.find(layout, x, gamma, beta)
     if found is None or (order is None and not x.is_contiguous()):
         return None
-    plan = _Plan(found, epsilon, layout, order, [])
+    step = Step(found, epsilon, layout, order)
     if not native.is_recorded(x, gamma, beta):
-        y, statistics = plan.train(x, gamma, beta)
+        y, statistics = step.train(x, gamma, beta)
         return y, statistics[::2].unbind()
-    y: Tensor = _Train.apply(plan, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
-    return y, plan.statistics.pop()[::2].unbind()
-
-
-class _Plan(NamedTuple):
-    """What is known of a step besides its arrays; `statistics` is how they leave without a gradient."""
-
-    kernels: native.Kernels
-    epsilon: float
-    layout: Layout
-    order: tuple[int, ...] | None
-    statistics: list[Tensor]
-
-    def train(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor]:
-        y = torch.empty_like(x)
-        return native.train_by(self.kernels, self.in_memory(x), gamma, beta, self.epsilon, self.layout, y)
-
-    def in_memory(self, x: Tensor) -> Tensor:
-        return x if self.order is None else x.permute(self.order)
-
-    def as_it_came(self, dx: Tensor) -> Tensor:
-        return dx if self.order is None else dx.permute(inverse_order(self.order))
+    # How statistics leave without a gradient.
+    left: list[Tensor] = []
+    y: Tensor = _Train.apply(step, left, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
+    return y, left.pop()[::2].unbind()
 
 
 class _Train(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
-        y, statistics = plan.train(x, gamma, beta)
-        plan.statistics.append(statistics)
+    def forward(
+        ctx: Any, step: Step, left: list[Tensor], x: Tensor, gamma: Tensor | None, beta: Tensor | None
+    ) -> Tensor:
+        y, statistics = step.train(x, gamma, beta)
+        left.append(statistics)
         ctx.save_for_backward(x, gamma, statistics)
-        ctx.plan = plan
+        ctx.step = step
         ctx.beta_dtype = None if beta is None else beta.dtype
         return y
 
@@ -78,42 +146,23 @@ class _Train(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         (dy,) = outputs
         x, gamma, statistics = ctx.saved_tensors
-        plan: _Plan = ctx.plan
-        layout, epsilon = plan.layout, plan.epsilon
-        found = native.find(layout, x, dy, statistics)
-        dy, dense, dx = plan.in_memory(dy), plan.in_memory(x), None
+        step: Step = ctx.step
+        dx = None
         if torch.is_grad_enabled():
-            dx, *both = _differentiably(dy, dense, gamma, epsilon, layout)
-            dx, sums = plan.as_it_came(dx), torch.stack(both)
-        elif found is None:
-            # PyTorch's kernel takes every kind of tensor.
-            mean, rest, variance, _ = statistics
-            dx, *both = kernels.pull_plainly(dy, dense, gamma, mean, rest, variance, epsilon, layout)
-            dx, sums = plan.as_it_came(dx), torch.stack(both)
-        elif ctx.needs_input_grad[1]:
-            dx = torch.empty_like(x)
-            _, sums = native.gradients_by(found, dy, dense, statistics.unbind(), epsilon, layout, dx)
+            dx, sums = step.differentiable_gradients(dy, x, gamma)
+        elif ctx.needs_input_grad[2]:
+            dx, sums = step.gradients(dy, x, gamma, statistics)
         else:
-            mean, rest, variance, _ = statistics
-            sums = torch.stack(
-                [as_tensor(v) for v in Host(found, layout).grad_sums(dy, dense, lower(mean), layout)]
-            )
-            sums[1] = (sums[1] - rest * sums[0]) * torch.rsqrt(variance + epsilon)
-        # Over the groups.
-        dbeta, dgamma = (sums[:, 0] if layout.ghosts == 1 else sums.sum(1)).unbind()
-        return (
-            None,
-            dx,
-            None if gamma is None else dgamma.to(gamma.dtype),
-            None if ctx.beta_dtype is None else dbeta.to(ctx.beta_dtype),
-        )
+            sums = step.sums(dy, x, statistics)
+        return None, None, dx, *parameter_gradients(sums, gamma, ctx.beta_dtype)
 
 
-def _differentiably(
-    dy: Tensor, x: Tensor, gamma: Tensor | None, epsilon: float, layout: Layout
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same, to be derived again to any order: PyTorch's own kernel would be wrong from the third on."""
-    _, _, _, variance, center, offset = composed.moments(x, None, layout)
-    gamma = None if gamma is None else gamma.to(variance.dtype)
-    scale, _ = fold(composed.ops, epsilon, variance, offset, None, None, gamma, None, layout)
-    return fused.gradients(composed, dy, x, center, offset, variance, scale, epsilon, layout)
+def parameter_gradients(
+    sums: Tensor, gamma: Tensor | None, beta_dtype: torch.dtype | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Those of gamma and beta, from Σdy and Σdy·x̂ per group."""
+    dbeta, dgamma = (sums[:, 0] if sums.shape[1] == 1 else sums.sum(1)).unbind()
+    return (
+        None if gamma is None else dgamma.to(gamma.dtype),
+        None if beta_dtype is None else dbeta.to(beta_dtype),
+    )

@@ -1,0 +1,132 @@
+"""Which route a call on PyTorch's tensors takes, and why it is not a faster one.
+
+Three things compute: PyTorch's own kernel, ours, and plain operations. A plain step has two short forms beside the
+core, which save the time of some forty operations on small tensors: one call of `torch.batch_norm`, or of our kernel.
+Compilers that trace Python can read this file.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch.fx.experimental.symbolic_shapes import has_static_value, statically_known_true
+
+from batchnorm import _kernels
+from batchnorm._engines.torch import kernels, native
+from batchnorm._engines.torch.block import plan_block
+from batchnorm._engines.torch.private import in_transform
+from batchnorm._engines.torch.tracing import EXACT_TYPES
+from batchnorm._engines.ways import Path
+from batchnorm.layout import Layout, product
+
+__all__ = [
+    "at_inference",
+    "plain_step",
+    "prefers_custom_op",
+    "prefers_native",
+    "route_of_layer",
+    "running",
+    "why_composed",
+    "why_slower",
+]
+
+Tensor = torch.Tensor
+
+# Asked while nothing is being traced: compilers warn of caches.
+INSTRUCTIONS = _kernels.instructions()
+AVAILABLE = _kernels.available()
+
+# Numbers in an input from which our kernels win back what calling them from Python costs; and where the channels lie
+# last in memory, which PyTorch's kernel likes better.
+LARGE_INPUT = 196_608
+LARGE_LAST = 1_048_576
+# The same in a compiled program, whose compiler cannot fuse our operation with its neighbors, and the number of
+# examples assumed for a batch of unknown size.
+LARGE_COMPILED = 262_144
+USUAL_BATCH = 64
+
+
+def route_of_layer(
+    x: Tensor, plain: bool, fusible: bool, averages: bool, traced: bool
+) -> Literal["operation", "kernel", "core"]:
+    """How a layer trains: by one call of PyTorch's operation, by one of our kernel, or by the core on any engine.
+
+    Args:
+        x: the input, without weights.
+        plain: whether the layer has no option but those of `torch.nn`.
+        fusible: whether a kernel that writes the averages too does all it asks for.
+        averages: whether its averages decay; those with `momentum=None` are cumulative.
+        traced: whether the program is being traced or transformed.
+    """
+    # What a kernel writes into the statistics of a subclass, such as DTensor, may be lost.
+    exact = type(x) in EXACT_TYPES or (traced and torch.compiler.is_exporting())
+    if not exact or x.numel() == 0:
+        return "core"
+    if plain and (averages or not traced):
+        if traced:
+            return "core" if prefers_custom_op(x) else "operation"
+        return "kernel" if averages and prefers_native(x) else "operation"
+    return "kernel" if fusible and averages and not traced else "core"
+
+
+def prefers_native(x: Tensor) -> bool:
+    """Whether a plain training step on x is quicker by the CPU kernels than in one call of PyTorch's.
+
+    Not asked while a compiler traces: sizes are symbols then, which are not to be compared.
+    """
+    size = x.numel()
+    if size < LARGE_INPUT:
+        return False
+    first = x.dim() > 2 and x.is_contiguous()
+    return (first or size >= LARGE_LAST) and type(x) in EXACT_TYPES and x.is_cpu and AVAILABLE
+
+
+def prefers_custom_op(x: Tensor) -> bool:
+    """Whether x is being compiled, and a plain training step on it is quicker by our kernels than by fused loops.
+
+    Sizes that the compiler does not know are not asked for: it would recompile for each answer.
+    """
+    return (
+        AVAILABLE
+        and torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and not in_transform()
+        and type(x) in EXACT_TYPES
+        and x.device.type == "cpu"
+        and x.dtype in kernels.FLOATS
+        and not statically_known_true(_size(x) < LARGE_COMPILED)
+    )
+
+
+def _size(x: Tensor) -> Any:
+    """Numbers in x, or in a batch of the usual size if x's is unknown; a symbol if other sizes are unknown too."""
+    size = x.numel()
+    return size if has_static_value(size) else product(x.shape[1:]) * USUAL_BATCH
+
+
+def why_composed(x: Tensor, weights: Tensor | None, layout: Layout, synchronized: bool) -> str | None:
+    del synchronized
+    return native.why_not(layout, x, weights)
+
+
+def why_slower(x: Tensor) -> str | None:
+    del x
+    return None
+
+
+def plain_step(x: Tensor, layout: Layout) -> Path | None:
+    """One operation of ours in a compiled program, or PyTorch's own kernel."""
+    if prefers_custom_op(x):
+        # It computes in plain operations where the kernels cannot go.
+        return "native" if layout.permutation is None else None
+    return "framework" if kernels.fits(x, layout) else None
+
+
+def at_inference(x: Tensor, layout: Layout) -> tuple[Path, str | None]:
+    if native.prefers_operation(x) and kernels.infers(x, plan_block(layout)):
+        return "framework", "PyTorch has an operation for inference, which exporters know"
+    why = "a gradient is recorded" if native.is_recorded(x) else native.why_not(layout, x)
+    return "native" if why is None else "composed", why
+
+
+def running() -> tuple[str | None, int | None]:
+    return INSTRUCTIONS, None if torch.compiler.is_compiling() else torch.get_num_threads()
