@@ -6,8 +6,18 @@ from typing import Any
 from batchnorm._core.engine import Ops
 from batchnorm._engines.lookup import NUMPY, Framework
 from batchnorm.errors import refusal
+from batchnorm.options import Options
 
-__all__ = ["check_floating", "check_names", "check_owner", "check_size", "check_training", "spread_weights"]
+__all__ = [
+    "check_floating",
+    "check_names",
+    "check_options",
+    "check_owner",
+    "check_size",
+    "check_training",
+    "read_adjustment",
+    "spread_weights",
+]
 
 Array = Any
 # Floats of 8 bits and fewer are for products: frameworks do not add them.
@@ -20,7 +30,7 @@ def check_floating(ops: Ops[Array], x: Array) -> None:
         raise TypeError(
             refusal(
                 f"An input of dtype {name} was given",
-                "Its mean and its variance are not of that kind",
+                "Only floating-point input can be normalized",
                 "Convert it to a floating dtype of 16 bits or more first",
             )
         )
@@ -37,7 +47,39 @@ def check_training(training: Any) -> None:
         )
 
 
+def check_options(options: Any) -> None:
+    if not isinstance(options, Options):
+        raise TypeError(
+            refusal(
+                f"options={options!r} was given",
+                "One record holds all options, so that they are checked together",
+                "Pass a batchnorm.Options",
+            )
+        )
+
+
+def read_adjustment(adjustment: Any) -> tuple[Array, Array]:
+    """The factor and the offset."""
+    if not isinstance(adjustment, (tuple, list)) or len(adjustment) != 2:  # pyright: ignore[reportUnknownArgumentType]
+        raise TypeError(
+            refusal(
+                f"adjustment={adjustment!r} was given",
+                "It is a pair of arrays: a factor and an offset",
+                "Pass (scale, bias)",
+            )
+        )
+    return tuple(adjustment)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+
 def check_names(kind: str, given: Mapping[str, Array], wanted: Sequence[str]) -> None:
+    if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            refusal(
+                f"A {kind} record of type {type(given).__name__} was given",
+                "It maps names to arrays",
+                "Make it with batchnorm.init and the same options",
+            )
+        )
     missing, unknown = [n for n in wanted if n not in given], [n for n in given if n not in wanted]
     if missing or unknown:
         found = [

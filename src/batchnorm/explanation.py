@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from batchnorm._call import check_floating, check_training, spread_weights
+from batchnorm._call import check_floating, check_options, check_training, spread_weights
 from batchnorm._engines.lookup import framework_of
 from batchnorm._engines.ways import way_of
 from batchnorm.layout import plan_layout
@@ -75,6 +75,7 @@ def explain(
         TypeError: x is no floating array of a known framework, or `training` is not a bool.
         ValueError: weights or ghost batches do not fit x and the options.
     """
+    check_options(options)
     framework = framework_of(x, "An input x")
     ops = framework.engine.ops
     check_floating(ops, x)

@@ -18,9 +18,11 @@ from typing import Any
 from batchnorm._call import (
     check_floating,
     check_names,
+    check_options,
     check_owner,
     check_size,
     check_training,
+    read_adjustment,
     spread_weights,
 )
 from batchnorm._core.adjustment import Adjustment
@@ -62,10 +64,19 @@ def init(
     """
     import numpy
 
+    check_options(options)
     framework = NUMPY if like is None else framework_of(like, "An array `like`")
     if dtype is None:
         wide = like is not None and "float64" in str(like.dtype)
         dtype = "float64" if wide else "float32"
+    if isinstance(shape, int) or not hasattr(shape, "__iter__"):
+        raise TypeError(
+            refusal(
+                f"shape={shape!r} was given",
+                "It is the shape of the inputs, of which the channel axes give the sizes of the parameters",
+                "Pass a tuple of ints such as (32, 8)",
+            )
+        )
     layout = plan_layout(tuple(shape), options.axes)
     channels = layout.channels
     if not isinstance(channels, int):
@@ -129,6 +140,7 @@ def batch_norm(
         ValueError: parameters, state, weights or ghost batches do not fit x and the options; or `fused=True` asks for
             kernels that this training step cannot use (`batchnorm.explain` says which way a call goes).
     """
+    check_options(options)
     framework = framework_of(x, "An input x")
     engine = _engine(framework, options, axis_name)
     ops = engine.ops
@@ -232,7 +244,7 @@ def _adjustment(
 ) -> Adjustment[Array] | None:
     if adjustment is None:
         return None
-    scale, bias = adjustment
+    scale, bias = read_adjustment(adjustment)
     for name, value in (("the adjustment's factor", scale), ("the adjustment's offset", bias)):
         check_owner(framework, value, name)
     return Adjustment(ops.cast(scale, dtype), ops.cast(bias, dtype))

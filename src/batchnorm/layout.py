@@ -165,8 +165,10 @@ def canonical_axes(axes: Sequence[int], rank: int) -> tuple[int, ...]:
         raise ValueError(
             refusal(
                 f"Invalid axis: {outside[0]} of axes {list(axes)} was asked for on an input of rank {rank}",
-                f"Such an input has axes {-rank} to {rank - 1}",
-                "Name axes inside that range",
+                f"Such an input has axes {-rank} to {rank - 1}" if rank else "A scalar has no axes",
+                "Name axes inside that range"
+                if rank
+                else "Pass an array with a batch axis and a channel axis",
             )
         )
     positions = sorted(axis % rank for axis in axes)

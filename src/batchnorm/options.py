@@ -42,6 +42,11 @@ class Clip:
     rmax: Scalar = None
     dmax: Scalar = None
 
+    def __post_init__(self) -> None:
+        for name in BOUNDS:
+            if getattr(self, name) is not None:
+                _check_number(f"Clip({name}=...)", getattr(self, name), "3.0")
+
 
 @dataclass(frozen=True)
 class Renorm:
@@ -64,6 +69,14 @@ class Renorm:
     form: Literal["current", "debiased"] = "current"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.clip, Clip):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                refusal(
+                    f"Renorm(clip={self.clip!r}) was asked for",
+                    "The bounds are a record of their own",
+                    "Pass batchnorm.Clip(rmin=..., rmax=..., dmax=...), with None for a side that is open",
+                )
+            )
         check_decay("Renorm(decay=...)", self.decay)
         _check_choice("Renorm(form=...)", self.form, RENORM_FORMS)
 
@@ -148,6 +161,19 @@ class Options:
     fused: bool | None = None
 
     def __post_init__(self) -> None:
+        _check_type("Options(renorm=...)", self.renorm, Renorm, "Pass batchnorm.Renorm() or None")
+        _check_type("Options(ghost=...)", self.ghost, Ghost, "Pass one such as batchnorm.Ghost(32), or None")
+        _check_choice("Options(fused=...)", self.fused, (None, True, False))
+        for name in ("with_gamma", "with_beta", "debias_mean", "synchronized"):
+            _check_choice(f"Options({name}=...)", getattr(self, name), (True, False))
+        if not isinstance(self.axes, (tuple, list)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                refusal(
+                    f"Options(axes={self.axes!r}) was asked for",
+                    "There may be several channel axes, so they are a tuple even if there is one",
+                    "Pass a tuple of ints such as (-1,) or (1, 3)",
+                )
+            )
         if not self.axes or any(isinstance(axis, bool) or not isinstance(axis, int) for axis in self.axes):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(
                 refusal(
@@ -157,6 +183,7 @@ class Options:
                 )
             )
         check_decay("Options(decay=...)", self.decay)
+        _check_number("Options(epsilon=...)", self.epsilon, "1e-3")
         if isinstance(self.epsilon, Real) and self.epsilon < 0:
             raise ValueError(
                 refusal(
@@ -203,12 +230,35 @@ def check_decay(field_name: str, value: object) -> None:
         )
 
 
+def _check_number(field_name: str, value: object, example: str) -> None:
+    """Raise TypeError for what is neither a number nor an array."""
+    if value is None or isinstance(value, (bool, str, bytes)):
+        raise TypeError(
+            refusal(
+                f"{field_name} was given {value!r}",
+                "It enters the arithmetic, so it must be a number",
+                f"Pass a number such as {example}, or a scalar array",
+            )
+        )
+
+
+def _check_type(field_name: str, value: object, wanted: type, remedy: str) -> None:
+    if value is not None and not isinstance(value, wanted):
+        raise TypeError(
+            refusal(
+                f"{field_name} was given {value!r}",
+                f"It is a record of its own, a batchnorm.{wanted.__name__}",
+                remedy,
+            )
+        )
+
+
 def _is_number(value: object) -> bool:
     """Whether this is a Python or NumPy number rather than an array."""
     return isinstance(value, (float, int, Real))
 
 
-def _check_choice(field_name: str, value: object, choices: Sequence[str]) -> None:
+def _check_choice(field_name: str, value: object, choices: Sequence[object]) -> None:
     if value not in choices:
         raise ValueError(
             refusal(

@@ -85,6 +85,31 @@ WRONG = {
         "Pass one of 'interleaved', 'contiguous'.",
     ),
 }
+RECORDS = {
+    "renorm": (lambda: Options(renorm=True), "Options(renorm=...) was given True", "batchnorm.Renorm()"),
+    "ghost": (lambda: Options(ghost=8), "Options(ghost=...) was given 8", "batchnorm.Ghost(32)"),
+    "axes": (lambda: Options(axes=1), "Options(axes=1) was asked for", "Pass a tuple of ints"),
+    "clip": (lambda: Renorm(clip={"rmax": 3}), "Renorm(clip={'rmax': 3}) was asked for", "batchnorm.Clip("),
+    "no clip": (lambda: Renorm(clip=None), "Renorm(clip=None) was asked for", "batchnorm.Clip("),
+    "bound": (lambda: Clip(rmax="3"), "Clip(rmax=...) was given '3'", "Pass a number such as 3.0"),
+    "epsilon": (lambda: Options(epsilon="a"), "Options(epsilon=...) was given 'a'", "such as 1e-3"),
+    "no epsilon": (lambda: Options(epsilon=None), "Options(epsilon=...) was given None", "such as 1e-3"),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_values_of_another_kind_are_refused_by_the_field_they_were_given_for(name: str) -> None:
+    make, asked, remedy = RECORDS[name]
+    with pytest.raises(TypeError, match=re.escape(asked)) as caught:
+        make()
+    assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["fused", "debias_mean", "synchronized", "with_gamma", "with_beta"])
+def test_switches_are_booleans(field: str) -> None:
+    with pytest.raises(ValueError, match=rf"Options\({field}=...\) was given 'no'"):
+        Options(**{field: "no"})
+    assert getattr(Options(**{field: False}), field) is False
 
 
 @pytest.mark.parametrize("name", WRONG)
