@@ -9,7 +9,7 @@ applied to the *current* value of its slot:
 Faces that own variables walk the same rules, so that two steps that ran side by side both count.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 from batchnorm._core.engine import A, Batch, Ops, State
@@ -23,7 +23,7 @@ class Rule(NamedTuple):
     """What one step does to one slot. `decay` is None for an assignment; `value` sees the slots already updated."""
 
     slot: str
-    value: Callable[[Ops[Any], Options, State[Any], Batch[Any]], Any]
+    value: Callable[[Ops[Any], Options, Mapping[str, Any], Batch[Any]], Any]
     decay: Scalar | None
 
     @property
@@ -99,7 +99,7 @@ def rules(options: Options) -> tuple[Rule, ...]:
     )
 
 
-def advance(ops: Ops[A], options: Options, state: State[A], batch: Batch[A]) -> State[A]:
+def advance(ops: Ops[A], options: Options, state: Mapping[str, A], batch: Batch[A]) -> State[A]:
     """The state after one training step, as a new record. A batch without any weight changes nothing."""
     after = dict(state)
     for rule in rules(options):
@@ -107,7 +107,9 @@ def advance(ops: Ops[A], options: Options, state: State[A], batch: Batch[A]) -> 
     return after
 
 
-def moved(ops: Ops[A], options: Options, rule: Rule, current: A, state: State[A], batch: Batch[A]) -> A:
+def moved(
+    ops: Ops[A], options: Options, rule: Rule, current: A, state: Mapping[str, A], batch: Batch[A]
+) -> A:
     """The value of a slot after the rule."""
     if rule.assigns:
         return replacement(ops, options, rule, current, state, batch)
@@ -119,7 +121,7 @@ def decrement(
     options: Options,
     rule: Rule,
     current: A,
-    state: State[A],
+    state: Mapping[str, A],
     batch: Batch[A],
     share: A | None = None,
 ) -> A:
@@ -142,7 +144,9 @@ def decrement(
     return change if batch.counted is None else ops.where(_counted(ops, current, batch), change, 0.0)
 
 
-def replacement(ops: Ops[A], options: Options, rule: Rule, current: A, state: State[A], batch: Batch[A]) -> A:
+def replacement(
+    ops: Ops[A], options: Options, rule: Rule, current: A, state: Mapping[str, A], batch: Batch[A]
+) -> A:
     """What an assignment puts in place of the current value: the same value where the batch did not count."""
     value = rule.value(ops, options, state, batch)
     if rule.decay is not None:
@@ -162,41 +166,41 @@ def _counted(ops: Ops[A], current: A, batch: Batch[A]) -> A:
 # The values, each of (ops, options, state, batch).
 
 
-def _mean(_: Ops[A], __: Options, ___: State[A], batch: Batch[A]) -> A:
+def _mean(_: Ops[A], __: Options, ___: Mapping[str, A], batch: Batch[A]) -> A:
     return batch.mean
 
 
-def _estimate(_: Ops[A], __: Options, ___: State[A], batch: Batch[A]) -> A:
+def _estimate(_: Ops[A], __: Options, ___: Mapping[str, A], batch: Batch[A]) -> A:
     return batch.estimate
 
 
-def _deviation(ops: Ops[A], options: Options, _: State[A], batch: Batch[A]) -> A:
+def _deviation(ops: Ops[A], options: Options, _: Mapping[str, A], batch: Batch[A]) -> A:
     return deviation(ops, options, batch)
 
 
-def _one(_: Ops[A], __: Options, ___: State[A], ____: Batch[A]) -> float:
+def _one(_: Ops[A], __: Options, ___: Mapping[str, A], ____: Batch[A]) -> float:
     return 1.0
 
 
-def _next_step(_: Ops[A], __: Options, state: State[A], ___: Batch[A]) -> A:
+def _next_step(_: Ops[A], __: Options, state: Mapping[str, A], ___: Batch[A]) -> A:
     return state["local_step"] + 1.0
 
 
-def _debiased_mean(ops: Ops[A], options: Options, state: State[A], _: Batch[A]) -> A:
+def _debiased_mean(ops: Ops[A], options: Options, state: Mapping[str, A], _: Batch[A]) -> A:
     return _debiased(
         ops, state["biased"], 1.0 - options.decay ** state["local_step"], otherwise=state["moving_mean"]
     )
 
 
-def _variance_of_stddev(ops: Ops[A], options: Options, state: State[A], _: Batch[A]) -> A:
+def _variance_of_stddev(ops: Ops[A], options: Options, state: Mapping[str, A], _: Batch[A]) -> A:
     return ops.maximum(state["moving_stddev"] * state["moving_stddev"] - options.epsilon, 0.0)
 
 
-def _debiased_renorm_mean(ops: Ops[A], _: Options, state: State[A], __: Batch[A]) -> A:
+def _debiased_renorm_mean(ops: Ops[A], _: Options, state: Mapping[str, A], __: Batch[A]) -> A:
     return _debiased(ops, state["renorm_mean"], state["renorm_mean_weight"], otherwise=state["moving_mean"])
 
 
-def _debiased_renorm_variance(ops: Ops[A], options: Options, state: State[A], _: Batch[A]) -> A:
+def _debiased_renorm_variance(ops: Ops[A], options: Options, state: Mapping[str, A], _: Batch[A]) -> A:
     weight = state["renorm_stddev_weight"]
     stddev = _debiased(ops, state["renorm_stddev"], weight, otherwise=state["renorm_stddev"])
     return ops.where(

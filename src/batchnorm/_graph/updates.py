@@ -136,15 +136,15 @@ def _assign(
 ) -> Any:
     variable, state = variables[rule.slot], _Now(variables)
     if by is not None:
-        value = replacement(ops, options, rule, _current(variable), state, batch)  # pyright: ignore[reportArgumentType]
+        value = replacement(ops, options, rule, _current(variable), state, batch)
         return by(variable, _shaped(value, variable), rule.decay)
     with tf.compat.v1.name_scope(name) as scope:
         current = _current(variable)
         # The original subtracts, even if nothing of the old value is kept.
         if rule.decay is None:
-            value = replacement(ops, options, rule, current, state, batch)  # pyright: ignore[reportArgumentType]
+            value = replacement(ops, options, rule, current, state, batch)
             return variable.assign(_shaped(value, variable), name=scope or None)
-        change = decrement(ops, options, rule, current, state, batch, share)  # pyright: ignore[reportArgumentType]
+        change = decrement(ops, options, rule, current, state, batch, share)
         # TensorFlow 2's variables subtract in an op of its own name inside the scope.
         own = scope if scope and is_ref(variable) else None
         return variable.assign_sub(_shaped(change, variable), name=own)

@@ -16,7 +16,7 @@ from batchnorm._engines.jax.passes import Fusing
 
 __all__ = ["AxisName", "Grouped", "engine", "insisting", "ops", "over"]
 
-engine: Native = Native(ops, differentiable, lambda values: values)  # pyright: ignore[reportArgumentType]
+engine: Native = Native(ops, differentiable, lambda values: values)
 # What `fused=True` asks for: the kernels wherever they can go.
 insisting = replace(engine, insists=True)
 
@@ -40,4 +40,4 @@ def over(axis_name: AxisName) -> Fusing[Any]:
             return lax.psum(values, axis_name.axis_name, axis_index_groups=axis_name.groups)
         return lax.psum(values, axis_name)
 
-    return Fusing(ops, differentiable, sum_over_replicas)  # pyright: ignore[reportArgumentType]
+    return Fusing(ops, differentiable, sum_over_replicas)

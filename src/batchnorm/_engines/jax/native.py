@@ -29,7 +29,7 @@ Array = Any
 LARGE_INPUT = 1_024
 
 # What the kernels stand for.
-_plain: Any = Fusing(ops, differentiable, lambda values: values)  # pyright: ignore[reportArgumentType]
+_plain: Any = Fusing(ops, differentiable, lambda values: values)
 
 
 def _moments(plan: Plan, x: Array, *weights: Array) -> tuple[Array, ...]:

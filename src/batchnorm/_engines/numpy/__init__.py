@@ -12,4 +12,4 @@ from batchnorm._engines.numpy.reference import engine, pullback
 
 __all__ = ["engine", "native", "pullback"]
 
-native: Engine[Any] = kernels  # pyright: ignore[reportAssignmentType]
+native: Engine[Any] = kernels

@@ -1,6 +1,6 @@
 """NumPy's spelling of the functions that the core and the composed passes use."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,15 @@ __all__ = [
     "zeros_like",
 ]
 
-sqrt = np.sqrt
-maximum = np.maximum
-minimum = np.minimum
-where = np.where
+# NumPy declares more of these than a call with arrays needs.
+sqrt: Callable[[Any], Any] = np.sqrt
+maximum: Callable[[Any, Any], Any] = np.maximum
+minimum: Callable[[Any, Any], Any] = np.minimum
+where: Callable[[Any, Any, Any], Any] = np.where
 zeros_like = np.zeros_like
 reshape = np.reshape
 broadcast_to = np.broadcast_to
-transpose = np.transpose
+transpose: Callable[[Any, Sequence[int]], Any] = np.transpose
 
 
 def sum(x: Any, axes: Sequence[int]) -> Any:

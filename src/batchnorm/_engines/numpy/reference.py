@@ -24,7 +24,7 @@ def forward_only(forward: Callable[..., Any], *derivatives: object) -> Callable[
     return lambda inputs: forward(inputs)[:2]
 
 
-engine: Composed[Any] = Composed(ops, forward_only, lambda values: values)  # pyright: ignore[reportArgumentType]
+engine: Composed[Any] = Composed(ops, forward_only, lambda values: values)
 
 
 def pullback(

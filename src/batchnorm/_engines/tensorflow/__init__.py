@@ -12,4 +12,4 @@ __all__ = ["engine"]
 
 export.install()
 
-engine: Engine[Any] = passes  # pyright: ignore[reportAssignmentType]
+engine: Engine[Any] = passes

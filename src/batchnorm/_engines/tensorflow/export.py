@@ -32,7 +32,6 @@ Node = Any
 PREFIX = "BatchnormKernels"
 # These classes are created when TensorFlow is imported, so type checkers do not see them.
 _protos = SimpleNamespace(**vars(function_pb2) | vars(graph_pb2) | vars(node_def_pb2))
-_fused: Any = fused
 
 
 def install() -> None:
@@ -209,7 +208,8 @@ def _grad_input(
 
 def _gradients(attributes: Any, layout: Layout, dy: Tensor, x: Tensor, *saved: Tensor) -> Any:
     epsilon = epsilon_of(attributes["epsilon_bits"].i)
-    return _fused.gradients(composed, dy, x, *saved, epsilon, layout)
+    center, offset, variance, scale = saved
+    return fused.gradients(composed, dy, x, center, offset, variance, scale, epsilon, layout)
 
 
 def _weights(weights: Sequence[Tensor], layout: Layout) -> Tensor | None:

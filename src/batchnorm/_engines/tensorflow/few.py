@@ -21,8 +21,6 @@ __all__ = ["fused_gradients", "fused_train"]
 Tensor = Any
 
 COMPILED = Piece(1, 1)
-# A module has the functions that the protocol asks for, with narrower types.
-_ops: Any = ops
 
 
 def fused_train(
@@ -71,9 +69,9 @@ def _has_few(x: Tensor, layout: Layout) -> bool:
 
 def _moments(axis: int, x: Tensor) -> Tensor:
     """(μ − c) + σ²·i, c being the first number of each group."""
-    parts = [tf.cast(part, ops.stat_dtype(x)) for part in tf.split(x, x.shape[axis], axis)]
+    parts: list[Tensor] = [tf.cast(part, ops.stat_dtype(x)) for part in tf.split(x, x.shape[axis], axis)]
     # The first number is near enough to the mean: in a group of n it is off by less than σ·√n.
-    center = finite(_ops, parts[0])
+    center = finite(ops, parts[0])
     deviations = [part - center for part in parts]
     share = 1.0 / x.shape[axis]
     offset = add_in_pairs(deviations) * share
@@ -86,8 +84,8 @@ def _fold(
 ) -> tuple[Tensor, ...]:
     """The moments, γ / √(σ² + ε), and β minus the offset's contribution to y."""
     offset, variance = tf.math.real(moments), tf.math.imag(moments)
-    first = tf.cast(tf.split(x, x.shape[axis], axis)[0], offset.dtype)
-    center = finite(_ops, first)
+    first: Tensor = tf.cast(tf.split(x, x.shape[axis], axis)[0], offset.dtype)
+    center = finite(ops, first)
     scale = 1.0 / tf.sqrt(variance + epsilon)
     scale = scale * given[0] if with_gamma else scale
     shift = given[-1] - offset * scale if with_beta else -offset * scale

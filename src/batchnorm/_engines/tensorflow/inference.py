@@ -20,8 +20,6 @@ __all__ = ["MOST_BROADCAST", "fused_infer", "is_image"]
 
 Tensor = Any
 
-# A module has the functions that the protocol asks for, with narrower types.
-_ops: Any = ops
 # A product repeats along no more dimensions, counting neighbors as one.
 MOST_BROADCAST = 5
 
@@ -49,7 +47,7 @@ def fused_infer(
         scale = scale * gamma
     if layout.permutation is not None and len(layout.shape) > MOST_BROADCAST:
         offset = tf.zeros_like(mean) if beta is None else beta
-        return composed.apply(_ops, x, mean, scale, offset, layout)
+        return composed.apply(ops, x, mean, scale, offset, layout)
     channels = [size if axis in layout.axes else 1 for axis, size in enumerate(layout.shape)]
     y = (ops.cast(x, dtype) - ops.reshape(mean, channels)) * ops.reshape(scale, channels)
     return ops.cast(y if beta is None else y + ops.reshape(beta, channels), x.dtype)

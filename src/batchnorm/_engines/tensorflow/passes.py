@@ -45,8 +45,6 @@ Tensor = Any
 SPARSEST_SAMPLE = 16
 LARGEST_SAMPLE = 256
 
-# A module has the functions that the protocol asks for, with narrower types.
-_ops: Any = ops
 composed = plain
 suited = composed.suited
 
@@ -70,7 +68,7 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
     x = block.view(x)
     if weights is None:
         total = effective = ops.as_float(layout.count, dtype)
-        portion = share(_ops, total)
+        portion = share(ops, total)
         center = finite(ops, _sample_mean(x, block, dtype))
         sums = elementwise.run(elementwise.deviations, block.repeats, x, block.spread(center))
     else:
@@ -172,7 +170,7 @@ def _sample_mean(x: Tensor, block: Block, dtype: Any) -> Tensor:
     spread = tf.range(0, length, step)
     sample = x[:, : ops.shape(spread)[0]] if _is_one(width) else tf.gather(x, spread, axis=1)
     size = ops.as_float(block.merged * ops.shape(sample)[1], dtype)
-    return block.merge(sum_length(ops.cast(sample, dtype))) * share(_ops, size)
+    return block.merge(sum_length(ops.cast(sample, dtype))) * share(ops, size)
 
 
 def _totals(w: Tensor, block: Block) -> Tensor:

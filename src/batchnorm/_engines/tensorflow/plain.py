@@ -16,9 +16,6 @@ __all__ = ["plain"]
 
 Tensor = Any
 
-# A module has the functions that the protocol asks for, with narrower types.
-_ops: Any = ops
-
 
 @dataclass(frozen=True)
 class Plain(Composed[Any]):
@@ -35,7 +32,7 @@ class Plain(Composed[Any]):
             first = [slice(1) if run in layout.reduced else slice(None) for run in range(len(layout.view))]
             return ops.sum(viewed[tuple(first)], layout.reduced)
 
-        return moments(_ops, x, weights, layout, near)
+        return moments(ops, x, weights, layout, near)
 
 
-plain: Composed[Any] = Plain(_ops, differentiable, sum_over_replicas)
+plain: Composed[Any] = Plain(ops, differentiable, sum_over_replicas)

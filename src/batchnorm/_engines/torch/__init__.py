@@ -7,4 +7,4 @@ from batchnorm._engines.torch import passes
 
 __all__ = ["engine"]
 
-engine: Engine[Any] = passes  # pyright: ignore[reportAssignmentType]
+engine: Engine[Any] = passes

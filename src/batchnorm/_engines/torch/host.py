@@ -30,9 +30,6 @@ __all__ = ["Host", "advance", "apply", "find"]
 Tensor = torch.Tensor
 Array = Any
 
-# A module has the functions that the protocol asks for, with narrower types.
-_OPS: Any = host_ops
-
 
 def find(layout: Layout, inputs: Inputs[Tensor]) -> "Host | None":
     """The engine for a step on these inputs, or None where the kernels cannot go."""
@@ -63,7 +60,7 @@ def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) ->
     before: dict[str, Array] = {name: lower(value) for name, value in state.items()}
     with np.errstate(all="ignore"):
         lowered: Batch[Any] = Batch(*map(lower, batch))
-        after = core.advance(_OPS, options, before, lowered)
+        after = core.advance(host_ops, options, before, lowered)
     for name, value in after.items():
         before[name][...] = value
     native.tell_written(state.values())

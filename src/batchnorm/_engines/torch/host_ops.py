@@ -11,16 +11,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from batchnorm._engines.numpy.ops import as_float, cumulate, shape, sqrt, stop_gradient, transpose, where
+from batchnorm._engines.numpy.ops import (
+    append_zeros,
+    as_float,
+    cumulate,
+    first,
+    shape,
+    sqrt,
+    stop_gradient,
+    transpose,
+    where,
+)
 from batchnorm._engines.torch.ops import dtype, stat_dtype
 
 __all__ = [
+    "append_zeros",
     "as_float",
     "as_tensor",
     "broadcast_to",
     "cast",
     "cumulate",
     "dtype",
+    "first",
     "lower",
     "maximum",
     "minimum",

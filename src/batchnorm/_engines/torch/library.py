@@ -21,9 +21,6 @@ __all__ = ["train"]
 
 Tensor = torch.Tensor
 
-# A module has the functions that the protocol asks for, with narrower types.
-_ops: Any = ops
-
 
 def train(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
@@ -33,7 +30,7 @@ def train(
     size, interleaved = (0, False) if ghost is None else (ghost.size, ghost.order == "interleaved")
     y, statistics = _train(x, gamma, beta, list(layout.axes), size, interleaved, float(epsilon))
     center, offset, variance, scale = statistics.detach().unbind()
-    total = _ops.as_float(layout.count, scale.dtype)
+    total = ops.as_float(layout.count, scale.dtype)
     return y, Moments(total, total, center + offset, variance, center, offset), scale
 
 

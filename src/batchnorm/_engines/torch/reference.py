@@ -23,4 +23,4 @@ class _Composed(Composed[Any]):
         return as_own(super().apply(x, mean, scale, shift, layout))
 
 
-composed: Composed[Any] = _Composed(ops, by_autograd, sum_over_replicas)  # pyright: ignore[reportArgumentType]
+composed: Composed[Any] = _Composed(ops, by_autograd, sum_over_replicas)
