@@ -1,4 +1,4 @@
-"""The names of Flax that are not public; tests/unit/test_private.py touches each.
+"""Private names of Flax; tests/unit/test_private.py touches each.
 
 If one is gone, importing `batchnorm.flax` raises an ImportError that says so.
 """

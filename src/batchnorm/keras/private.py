@@ -1,7 +1,7 @@
-"""The names of Keras 3 that are not public, each with what hangs on it; tests/unit/test_private.py touches each.
+"""Private names of Keras 3, each with what depends on it; tests/unit/test_private.py touches each.
 
-Two are imported from `keras.src`: without them the layer does the same in a slower or a less forgiving way. If an
-attribute is gone, the first call that needs it raises.
+If an import is gone, a stand-in takes its place, as the comments say; if an attribute is gone, the first call that
+needs it raises.
 """
 
 import contextlib

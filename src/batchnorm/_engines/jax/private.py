@@ -1,7 +1,7 @@
-"""The names of JAX that are not public, each with what hangs on it; tests/unit/test_private.py touches each.
+"""Private names of JAX, each with what depends on it; tests/unit/test_private.py touches each.
 
-If a name of `jax.interpreters` is gone, importing the engine raises an ImportError that says so; if an attribute is
-gone, the first trace that needs it raises.
+If an import is gone, importing the engine raises an ImportError that says so; if an attribute is gone, the first trace
+that needs it raises.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
-"""The names of TensorFlow that are not public, each with what hangs on it.
+"""Private names of TensorFlow, each with what depends on it.
 
-Any release may drop one, so pyproject.toml allows only those that the tests ran with, and tests/unit/test_private.py
-touches each name. If a module's name is gone, importing this file raises an ImportError that says so; if an attribute
-is gone, the first call that needs it raises. Functions that ask with a default say so.
+Any release may drop one, so pyproject.toml allows only releases that were tested, and tests/unit/test_private.py
+touches each name. If an import is gone, importing this file raises an ImportError that says so; if an attribute is
+gone, the first call that needs it raises.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,10 @@ with private_names("TensorFlow", tf.__version__, "tensorflow"):
     # Writing graphs: `.meta` files without our ops, and the names of our ops' outputs.
     from tensorflow.python.framework import meta_graph, op_def_registry
 
-    # `tf.Variable`s under TensorFlow 1's names: the stores that `get_variable` asks, and the scopes that are open.
+    # TensorFlow 1's functions: our ops stand in them without branches.
+    from tensorflow.python.framework.function import _FuncGraph  # pyright: ignore[reportPrivateUsage]
+
+    # The stores that `get_variable` asks, and the record of open scopes.
     from tensorflow.python.ops import variable_scope
 
     # Keras 2's layers: whether every tensor of a branch becomes a result of it.
@@ -42,6 +45,9 @@ with private_names("TensorFlow", tf.__version__, "tensorflow"):
 
     # `tf.vectorized_map` over functions that hold our ops.
     from tensorflow.python.ops.parallel_for.pfor import RegisterPFor, wrap
+
+    # Weights, collections and losses by the part.
+    from tensorflow.python.ops.variables import PartitionedVariable
 
 __all__ = [
     "BOOKKEEPING",
@@ -130,8 +136,8 @@ def control_dependencies(graph: Any) -> Any:
 
 
 def is_defun(graph: Any) -> bool:
-    """Whether it is the graph of a TensorFlow 1 function, which gets no branches. Asked with a default."""
-    return hasattr(graph, "_captured")
+    """Whether it is the graph of a TensorFlow 1 function, which gets no branches."""
+    return isinstance(graph, _FuncGraph)
 
 
 # Graphs that are being written.
@@ -165,8 +171,9 @@ def op_definition(name: str) -> Any:
 
 
 def is_ref(variable: Any) -> bool:
-    """Whether the variable is TensorFlow 1's own kind, whose readings may alias its memory. Asked with a default."""
-    return bool(getattr(variable.dtype, "_is_ref_dtype", False))
+    """Whether the variable is TensorFlow 1's own kind, whose readings may alias its memory."""
+    dtype = variable.dtype
+    return isinstance(dtype, tf.DType) and bool(dtype._is_ref_dtype)  # pyright: ignore
 
 
 def memory(variable: Any) -> Any:
@@ -175,8 +182,8 @@ def memory(variable: Any) -> Any:
 
 
 def parts(variable: Any) -> list[Any]:
-    """The variables that a partitioned one is made of; an ordinary one is its own part. Asked with a default."""
-    return list(variable) if hasattr(variable, "_variable_list") else [variable]
+    """The variables that a partitioned one is made of; an ordinary one is its own part."""
+    return list(variable) if isinstance(variable, PartitionedVariable) else [variable]
 
 
 def add_variable(owner: Any, name: str, **arguments: Any) -> Any:
@@ -199,7 +206,7 @@ def variable_stores() -> list[Any]:
 
 
 def keeps_eager_variables(store: Any) -> bool:
-    """Whether a store serves eager code, in which other layers' variables have no home. Asked with a default."""
+    """Whether a store serves eager code; in any other, layers that make variables there are refused."""
     return bool(getattr(store, "_store_eager_variables", False))
 
 
@@ -209,8 +216,10 @@ def scope_store() -> Any:
 
 
 def opens_for_reuse(opener: Any, scope: Any) -> bool:
-    """Whether the context manager that enters a scope was asked for `reuse=True`. Asked with defaults."""
-    if getattr(opener, "_old", scope) is scope:  # it is leaving, back to the scope around it
+    """Whether the context manager that enters a scope was asked for `reuse=True`."""
+    if not isinstance(opener, variable_scope._pure_variable_scope):  # pyright: ignore[reportPrivateUsage]
         return False
-    given = getattr(opener, "_name_or_scope", None)
-    return getattr(opener, "_reuse", None) is True or getattr(given, "reuse", None) is True
+    entered: Any = opener
+    if entered._old is scope:  # it is leaving, back to the scope around it
+        return False
+    return entered._reuse is True or getattr(entered._name_or_scope, "reuse", None) is True
