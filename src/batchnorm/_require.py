@@ -1,10 +1,12 @@
-"""What a face says where its framework is not installed."""
+"""What a face says if its framework is not installed, or is a release that it does not know."""
 
 import importlib
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from batchnorm.errors import refusal
 
-__all__ = ["require"]
+__all__ = ["private_names", "require"]
 
 
 def require(module: str, title: str, extra: str, face: str) -> None:
@@ -24,5 +26,24 @@ def require(module: str, title: str, extra: str, face: str) -> None:
                 f"{face} was imported",
                 f"It needs {title}, which is not installed",
                 f"Run: pip install 'batchnorm[{extra}]'",
+            )
+        ) from error
+
+
+@contextmanager
+def private_names(title: str, version: str, extra: str) -> Generator[None]:
+    """Import, inside the context, names that a framework does not promise to keep.
+
+    Raises:
+        ImportError: this release lacks one; the message says which, and names the extra that brings a release with it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(
+            refusal(
+                f"{title} {version} was imported",
+                f"It lacks something that is not public and that batchnorm needs: {error}",
+                f"Run: pip install 'batchnorm[{extra}]', which brings a release that has it",
             )
         ) from error

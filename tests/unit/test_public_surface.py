@@ -23,9 +23,9 @@ def module_name(file: Path) -> str:
 
 
 def is_public(name: str) -> bool:
-    """Whether a user may import from it. The demo is a program, which is run."""
+    """Whether a user may import from it. The demo is a program, which is run; `private` is ours alone."""
     parts = name.split(".")[1:]
-    return not any(part.startswith("_") for part in parts) and parts[:1] != ["demo"]
+    return not any(part.startswith("_") or part == "private" for part in parts) and parts[:1] != ["demo"]
 
 
 SOURCES = {module_name(file): file for file in ROOT.rglob("*.py") if file.name != "__main__.py"}

@@ -6,8 +6,8 @@ from contextvars import ContextVar
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops import variable_scope as tf_variable_scope
 
+from batchnorm._engines.tensorflow.private import keeps_eager_variables, variable_store
 from batchnorm.errors import refusal
 
 __all__ = ["Tracker", "active_tracker", "check_variables_have_a_home", "tracking"]
@@ -27,7 +27,7 @@ def active_tracker() -> "Tracker | None":
     own = _tracker.get()
     if own is not None:
         return own
-    store: Any = tf_variable_scope._get_default_variable_store()  # pyright: ignore[reportPrivateUsage]
+    store = variable_store()
     return store if hasattr(store, "add_regularizer") else None
 
 
@@ -45,8 +45,7 @@ def check_variables_have_a_home(what: str) -> None:
     """Raise ValueError in eager code outside a tracker, where each call would make variables of its own."""
     if not tf.compat.v1.executing_eagerly_outside_functions() or active_tracker() is not None:
         return
-    store: Any = tf_variable_scope._get_default_variable_store()  # pyright: ignore[reportPrivateUsage]
-    if getattr(store, "_store_eager_variables", False):
+    if keeps_eager_variables(variable_store()):
         return
     raise ValueError(
         refusal(

@@ -13,8 +13,8 @@ from functools import wraps
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops.control_flow_v2_func_graphs import CondBranchFuncGraph
 
+from batchnorm._engines.tensorflow.private import CondBranchFuncGraph
 from batchnorm.errors import refusal
 
 __all__ = ["is_recomputing", "recall", "recompute_grad"]

@@ -8,8 +8,9 @@ import tensorflow as tf
 from batchnorm._core.engine import Batch
 from batchnorm._core.state import Rule, decrement, replacement, rules
 from batchnorm._engines.tensorflow import ops
+from batchnorm._engines.tensorflow.private import control_flow_context, is_ref, memory
 from batchnorm._graph.scalars import in_dtype
-from batchnorm._graph.variables import flat, is_ref
+from batchnorm._graph.variables import flat
 from batchnorm.options import Options
 
 __all__ = ["FINAL", "SHADOWS", "Assign", "apply_updates", "reaches", "update_ops", "updated_values"]
@@ -153,7 +154,7 @@ def _assign(
 def _current(variable: Any) -> Any:
     """The value now, wide enough to average in."""
     if is_ref(variable) and variable.shape.rank == 1 and _is_bare(variable):
-        return variable._ref()  # read by whichever op takes it
+        return memory(variable)  # read by whichever op takes it
     value = flat(variable.value())
     return ops.cast(value, ops.stat_dtype(value))
 
@@ -161,7 +162,7 @@ def _current(variable: Any) -> Any:
 def _is_bare(variable: Any) -> bool:
     """Whether the variable's own memory can be used: outside conditions, and if its dtype is wide enough."""
     graph: Any = tf.compat.v1.get_default_graph()
-    inside = graph.building_function or graph._get_control_flow_context() is not None
+    inside = graph.building_function or control_flow_context(graph) is not None
     dtype = variable.dtype.base_dtype
     return not inside and dtype in (tf.float32, tf.float64)
 

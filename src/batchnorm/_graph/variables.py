@@ -6,13 +6,12 @@ from weakref import WeakKeyDictionary
 
 import tensorflow as tf
 
+from batchnorm._engines.tensorflow.private import control_dependencies, control_flow_context, is_ref, parts
 from batchnorm._graph.objects import for_variables
 
 __all__ = [
     "existing_variables",
     "flat",
-    "is_ref",
-    "parts",
     "regularization",
     "snapshot",
     "square_root_of",
@@ -88,16 +87,6 @@ def regularization(name: str, variable: Any, regularizer: Callable[[Any], Any]) 
     return [loss for loss in losses if loss is not None]
 
 
-def parts(variable: Any) -> list[Any]:
-    """The variables that a partitioned one is made of; an ordinary one is its own part."""
-    return list(variable) if hasattr(variable, "_variable_list") else [variable]
-
-
-def is_ref(variable: Any) -> bool:
-    """Whether the variable is TensorFlow 1's own kind, whose readings may alias its memory."""
-    return bool(getattr(variable.dtype, "_is_ref_dtype", False))
-
-
 def flat(value: Any) -> Any:
     """A variable or tensor as a tensor [C], whatever unit axes its variable has; a scalar stays one."""
     tensor = tf.convert_to_tensor(value)
@@ -112,9 +101,9 @@ def snapshot(variables: Mapping[str, Any]) -> dict[str, Any]:
     if tf.compat.v1.executing_eagerly_outside_functions():
         return {slot: flat(variable) for slot, variable in variables.items()}
     graph: Any = tf.compat.v1.get_default_graph()
-    order = tuple(id(op) for op in graph._current_control_dependencies())
+    order = tuple(id(op) for op in control_dependencies(graph))
     read = _read.setdefault(graph, {})
-    key = (id(graph._get_control_flow_context()), order)
+    key = (id(control_flow_context(graph)), order)
     for variable in variables.values():
         if (*key, variable.name) not in read:
             read[*key, variable.name] = flat(_copy(variable))

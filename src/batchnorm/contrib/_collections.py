@@ -5,6 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from batchnorm._engines.tensorflow.private import parts
+
 __all__ = [
     "collect",
     "collect_output",
@@ -41,7 +43,7 @@ def collect_variable(variables_collections: Any, name: str, variable: Any) -> No
     """Add a variable that exists, or all its parts, to the collections asked for it."""
     for collection in variable_collections(variables_collections, name):
         members = tf.compat.v1.get_collection_ref(collection)
-        for part in list(variable) if hasattr(variable, "_variable_list") else [variable]:
+        for part in parts(variable):
             if not any(part is member for member in members):
                 members.append(part)
 

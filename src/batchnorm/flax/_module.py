@@ -7,11 +7,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn import dtypes, initializers
 
 from batchnorm._core.state import initial_state, slots
 from batchnorm._engines.jax import engine
 from batchnorm.flax import _arguments
+from batchnorm.flax.private import canonicalize_dtype, promote_dtype
 from batchnorm.functional import batch_norm
 
 __all__ = ["BatchNorm"]
@@ -19,7 +19,7 @@ __all__ = ["BatchNorm"]
 Array = Any
 # How the moving mean and variance are called in Flax; the other slots of the state keep their names.
 NAMES = {"moving_mean": "mean", "moving_variance": "var"}
-ZEROS, ONES = initializers.zeros_init(), initializers.ones_init()
+ZEROS, ONES = nnx.initializers.zeros_init(), nnx.initializers.ones_init()
 
 
 class BatchNorm(nnx.Module):
@@ -98,7 +98,7 @@ class BatchNorm(nnx.Module):
         axis_name: str | tuple[str, ...] | None = None,
         axis_index_groups: Any = None,
         use_fast_variance: bool = True,
-        promote_dtype: Any = dtypes.promote_dtype,
+        promote_dtype: Any = promote_dtype,
         rngs: nnx.Rngs,
         bias_metadata: Mapping[str, Any] = MappingProxyType({}),
         scale_metadata: Mapping[str, Any] = MappingProxyType({}),
@@ -190,7 +190,7 @@ class BatchNorm(nnx.Module):
             (x, self.mean[...], self.var[...], scale, bias), dtype=self.dtype
         )
         given = [value for value in (x, scale, bias) if value is not None]
-        dtype = dtypes.canonicalize_dtype(*given, dtype=self.dtype)
+        dtype = canonicalize_dtype(*given, dtype=self.dtype)
         _arguments.check_features(self, x.shape)
         weights = _arguments.merge_weights(x, mask, weights)
         replicas = _arguments.replicas_of(self) if training else None

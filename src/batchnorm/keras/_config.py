@@ -6,15 +6,7 @@ from typing import Any
 import keras
 
 from batchnorm.errors import refusal
-
-try:
-    from keras.src.backend.common.global_state import get_global_attribute
-except ImportError:  # Not a public name of Keras: without it no file is recognized as a whole model in .h5.
-
-    def get_global_attribute(name: str, default: Any = None) -> Any:
-        del name
-        return default
-
+from batchnorm.keras.private import loads_whole_h5
 
 __all__ = ["DEFAULTS", "plain", "translate"]
 
@@ -53,7 +45,7 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
         ValueError: the loader has dropped the axes.
     """
     config = dict(config)
-    whole_h5 = bool(get_global_attribute("use_legacy_config", False))
+    whole_h5 = loads_whole_h5()
     if whole_h5 and "axis" not in config:
         raise ValueError(
             refusal(

@@ -16,16 +16,9 @@ from batchnorm._engines.torch.ops import stat_dtype
 from batchnorm._engines.torch.plain import for_gradient, infer
 from batchnorm._engines.torch.single import train_natively
 from batchnorm.keras._known import divisible, dynamic_shape, either, is_ragged, recall, value
+from batchnorm.keras.private import in_stateless_scope
 from batchnorm.layout import Layout
 from batchnorm.options import Options
-
-try:
-    from keras.src.backend.common.stateless_scope import in_stateless_scope
-except ImportError:  # Not one of Keras' public names: without it every step goes the general way.
-
-    def in_stateless_scope() -> bool:
-        return True
-
 
 __all__ = [
     "advance",

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from batchnorm._engines.torch.private import BatchNorm
 from batchnorm.errors import refusal
 from batchnorm.torch import _state, _twin
 from batchnorm.torch._layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, Layer, configure, describe, plan
@@ -18,7 +19,6 @@ __all__ = ["convert"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
-Base = nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsage]
 READY: dict[type, type] = {
     nn.BatchNorm1d: BatchNorm1d,
     nn.BatchNorm2d: BatchNorm2d,
@@ -98,7 +98,7 @@ def _ours_for(layer: nn.Module, settings: Settings) -> type | str | None:
         return "it is one of ours with its own options; convert it back first"
     if isinstance(layer, nn.SyncBatchNorm):
         return "its statistics are those of all processes, and ours those of one"
-    if isinstance(layer, Base):
+    if isinstance(layer, BatchNorm):
         cls = parametrize.type_before_parametrizations(layer)
         found = OURS.get(cls) or _subclass_for(layer, cls)
         if isinstance(found, str) or cls is type(layer):
@@ -114,7 +114,7 @@ def _subclass_for(layer: nn.Module, cls: type) -> type | str:
     """For a subclass of `torch.nn`'s layer, a class derived from it in which ours replaces `torch.nn`'s `forward`."""
     if issubclass(cls, tuple(LAZY)):
         return "it is a subclass of a lazy layer; convert the model after its first forward pass"
-    theirs = next((base for base in READY if issubclass(cls, base)), Base)
+    theirs = next((base for base in READY if issubclass(cls, base)), BatchNorm)
     own = cls.__mro__[: cls.__mro__.index(theirs)]
     norm_act = (
         cls.__name__ == "BatchNormAct2d"

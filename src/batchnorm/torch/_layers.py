@@ -8,7 +8,7 @@ from torch import nn
 
 from batchnorm._engines.torch.dispatch import route_of_layer
 from batchnorm._engines.torch.plain import batch_norm, infer
-from batchnorm._engines.torch.private import buffers_of, in_transform, is_mapped
+from batchnorm._engines.torch.private import BatchNorm, buffers_of, in_transform, is_mapped
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm.errors import refusal
 from batchnorm.options import Options
@@ -22,12 +22,16 @@ __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Layer"]
 Tensor = torch.Tensor
 
 
-class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
+class Layer(BatchNorm):
     """What the three layers share."""
 
     settings: Settings
     _plain: bool
     _grouped: bool
+    _composed_inference: bool
+    _key: Any
+    _options: Options
+    _debiased_by: Any
     # As they may be, where torch declares what they mostly are.
     weight: Any
     bias: Any

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
+from batchnorm._engines.torch.private import fuser_methods
 from batchnorm.errors import refusal
 
 __all__ = ["OWN", "is_kept", "register", "twin"]
@@ -63,11 +64,7 @@ def twin(layer: Any, tool: str, infers: bool = False) -> Module:
 
 def register(layers: dict[type, type]) -> None:
     """Let `fuse_modules` take our layers wherever it takes `torch.nn`'s; `layers` is {theirs: ours}."""
-    try:
-        from torch.ao.quantization import fuser_method_mappings
-    except ImportError:
-        return
-    table: dict[Any, Any] = getattr(fuser_method_mappings, "_DEFAULT_OP_LIST_TO_FUSER_METHOD", {})
+    table = fuser_methods()
     for types, fuse in list(table.items()):
         if any(each in layers for each in types):
             table[tuple(layers.get(each, each) for each in types)] = _fuser(fuse, tuple(layers.values()))

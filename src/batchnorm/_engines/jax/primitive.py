@@ -13,9 +13,8 @@ import jax
 import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
-from batchnorm._engines.jax import ops
+from batchnorm._engines.jax import ops, private
 from batchnorm._kernels.axis_groups import kernel_sizes
 from batchnorm._kernels.jax import target
 from batchnorm.layout import Layout
@@ -80,28 +79,28 @@ def define(
         return [ShapedArray(*shapes[kind]) for kind in results.split()]
 
     def push(primals: Any, tangents: Any, *, plan: Plan) -> Any:
-        tangents = tuple(map(ad.instantiate_zeros, tangents))
+        tangents = tuple(map(private.instantiate_zeros, tangents))
         return jax.jvp(partial(function, plan), tuple(primals), tangents)
 
     def spread(arrays: Any, axes: Any, *, plan: Plan) -> Any:
         results = jax.vmap(partial(function, plan), tuple(axes))(*arrays)
         return results, [0] * len(results)
 
-    plainly = mlir.lower_fun(lambda *arrays, plan: function(plan, *arrays), multiple_results=True)
+    plainly = private.lower_plainly(lambda *arrays, plan: function(plan, *arrays))
 
     def on_cpu(context: Any, *arrays: Any, plan: Plan) -> Any:
-        if context.module_context.lowering_parameters.for_export:
+        if private.is_exported(context):
             return plainly(context, *arrays, plan=plan)
         recipe = plan.recipe(context.avals_in[0].dtype)
         return jax.ffi.ffi_lowering(target(name))(context, *arrays, recipe=recipe)
 
     primitive.def_abstract_eval(as_shapes)
     primitive.def_impl(lambda *arrays, plan: _compiled(primitive, plan)(*arrays))
-    ad.primitive_jvps[primitive] = push
-    batching.primitive_batchers[primitive] = spread
-    mlir.register_lowering(primitive, plainly)
+    private.primitive_jvps[primitive] = push
+    private.primitive_batchers[primitive] = spread
+    private.register_lowering(primitive, plainly)
     if is_native:
-        mlir.register_lowering(primitive, on_cpu, platform="cpu")
+        private.register_lowering(primitive, on_cpu, platform="cpu")
     return primitive
 
 
@@ -123,8 +122,10 @@ def linear_in(
     def rule(cotangents: Any, *arrays: Any, plan: Plan) -> list[Array | None]:
         others = [array for place, array in enumerate(arrays) if place not in places]
         found = dict(
-            zip(places, transpose(plan, [*map(ad.instantiate_zeros, cotangents)], others), strict=True)
+            zip(places, transpose(plan, [*map(private.instantiate_zeros, cotangents)], others), strict=True)
         )
-        return [found[place] if ad.is_undefined_primal(array) else None for place, array in enumerate(arrays)]
+        return [
+            found[place] if private.is_undefined_primal(array) else None for place, array in enumerate(arrays)
+        ]
 
-    ad.primitive_transposes[primitive] = rule
+    private.primitive_transposes[primitive] = rule

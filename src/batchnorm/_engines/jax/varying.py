@@ -4,14 +4,15 @@ from typing import Any
 
 import jax
 
+from batchnorm._engines.jax import private
+
 __all__ = ["as_varying", "varying_axes"]
 
 
 def varying_axes(value: Any) -> frozenset[str]:
     """The mapped axes over which a value, or an abstract one, differs from device to device."""
     kind = value if isinstance(value, jax.ShapeDtypeStruct) else jax.typeof(value)
-    axes: Any = kind.manual_axis_type.varying
-    return frozenset(axes)
+    return private.varying_axes(kind)
 
 
 def as_varying(value: Any, like: Any) -> Any:

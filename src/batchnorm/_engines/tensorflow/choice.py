@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops.parallel_for.pfor import RegisterPFor, wrap
 
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.compiled import is_function
+from batchnorm._engines.tensorflow.private import RegisterPFor, wrap
 from batchnorm.layout import Layout
 
 __all__ = ["either"]

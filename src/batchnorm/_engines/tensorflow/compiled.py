@@ -5,13 +5,19 @@ A loop is compiled when its shape first appears and stays for the life of the pr
 arrays of known shape and of some size get one, on a host that computes on its CPU, and only so many of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util_v2
-from tensorflow.python.ops.control_flow_v2_func_graphs import ControlFlowFuncGraph
+
+from batchnorm._engines.tensorflow.private import (
+    ControlFlowFuncGraph,
+    compiles_or_loops,
+    enclosing_graphs,
+    is_defun,
+    output_all_intermediates,
+)
 
 __all__ = ["LEAST_ELEMENTS", "is_confined", "is_cpu", "is_function", "is_laid_open", "kernel", "pays"]
 
@@ -60,13 +66,13 @@ def is_confined() -> bool:
 
     XLA compiles loops inside a larger program badly, and TensorFlow 1 cannot differentiate its loops through a call.
     """
-    return any(context.IsXLAContext() or context.IsWhileContext() for context in _contexts())
+    return any(map(compiles_or_loops, enclosing_graphs()))
 
 
 def is_function() -> bool:
     """Whether a `tf.function` is being built, which may be called from another one later."""
-    graph = next((graph for graph in _graphs() if not isinstance(graph, ControlFlowFuncGraph)), None)
-    return graph is not None and graph.building_function and not hasattr(graph, "_captured")
+    graph = next((graph for graph in enclosing_graphs() if not isinstance(graph, ControlFlowFuncGraph)), None)
+    return graph is not None and graph.building_function and not is_defun(graph)
 
 
 def is_laid_open() -> bool:
@@ -75,21 +81,4 @@ def is_laid_open() -> bool:
     There each tensor becomes a result of its own, which TensorFlow then derives op by op.
     """
     graph = tf.compat.v1.get_default_graph()
-    return isinstance(graph, ControlFlowFuncGraph) and control_flow_util_v2.output_all_intermediates()
-
-
-def _graphs() -> Iterator[Any]:
-    """The graph being built and those around it."""
-    graph: Any = tf.compat.v1.get_default_graph()
-    while graph is not None:
-        yield graph
-        graph = getattr(graph, "outer_graph", None)
-
-
-def _contexts() -> Iterator[Any]:
-    """The control flow around what is being built."""
-    for graph in _graphs():
-        context = graph._get_control_flow_context()
-        while context is not None:
-            yield context
-            context = context.outer_context
+    return isinstance(graph, ControlFlowFuncGraph) and output_all_intermediates()

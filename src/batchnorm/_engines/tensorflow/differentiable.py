@@ -10,9 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import forwardprop_util, record
 
 from batchnorm._core.engine import Batch, Gradients, Inputs, Saved, State
+from batchnorm._engines.tensorflow.private import (
+    could_possibly_record,
+    pack_tangents,
+    record_operation,
+    should_record_backprop,
+    stop_recording,
+)
 
 __all__ = ["differentiable"]
 
@@ -38,7 +44,7 @@ def differentiable(
         arrays = [_in_graph(_as_tensor(getattr(inputs, name))) for name in fields]
         scalars = {name: _in_graph(_as_tensor(value)) for name, value in (inputs.scalars or {}).items()}
         inputs = _with(inputs, fields, arrays)._replace(scalars=scalars)
-        with record.stop_recording():
+        with stop_recording():
             y, batch, saved = forward(inputs)
             if not is_eager:
                 batch, saved = _constant(batch), _apart(saved)
@@ -55,7 +61,7 @@ def differentiable(
                 state={slot: _near(inputs.state[slot]) for slot in sorted(read)},
                 scalars={name: _near(value) for name, value in scalars.items()},
             )
-            with record.stop_recording():
+            with stop_recording():
                 found = _chosen(backward(near, saved, sources[0]), fields)
             return _derived(found, sources, lambda *upstream: pull_again(near, sources, upstream))
 
@@ -87,9 +93,9 @@ def _derived(
     Eager mode avoids `tf.custom_gradient`, whose bookkeeping takes longer than the arithmetic on small arrays.
     """
     if not tf.executing_eagerly():
-        with record.stop_recording():
+        with stop_recording():
             results = tf.custom_gradient(lambda *_: (results, pull))(*arrays)
-    record.record_operation("BatchNormalization", results, list(arrays), pull, push)
+    record_operation("BatchNormalization", results, list(arrays), pull, push)
     return results
 
 
@@ -111,12 +117,12 @@ def _as_tensor(value: Tensor) -> Tensor:
 
 def _are_pushed(arrays: list[Tensor]) -> bool:
     """Whether an accumulator of forward mode holds a tangent of one of them."""
-    return record.could_possibly_record() and bool(forwardprop_util.pack_tangents(arrays).tangents)
+    return could_possibly_record() and bool(pack_tangents(arrays).tangents)
 
 
 def _are_watched(arrays: list[Tensor]) -> bool:
     """Whether a tape watches one of them."""
-    return record.could_possibly_record() and record.should_record_backprop(arrays)
+    return could_possibly_record() and should_record_backprop(arrays)
 
 
 class _Noted(dict[str, Any]):

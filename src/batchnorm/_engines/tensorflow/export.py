@@ -11,18 +11,16 @@ TensorFlow has no hook for this, so two of its functions are wrapped: the method
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
-from tensorflow.python.framework import meta_graph, op_def_registry
 
 from batchnorm._core import fused
 from batchnorm._core.engine import GradTerms, Moments
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.native import epsilon_of, layout_of
 from batchnorm._engines.tensorflow.passes import composed
+from batchnorm._engines.tensorflow.private import op_definition, protos, wrap_meta_graph, wrap_serialization
 from batchnorm.layout import Layout
 
 __all__ = ["install", "standardize"]
@@ -30,17 +28,12 @@ __all__ = ["install", "standardize"]
 Tensor = Any
 Node = Any
 PREFIX = "BatchnormKernels"
-# These classes are created when TensorFlow is imported, so type checkers do not see them.
-_protos = SimpleNamespace(**vars(function_pb2) | vars(graph_pb2) | vars(node_def_pb2))
 
 
 def install() -> None:
     """Make TensorFlow write every graph in standard operations from now on."""
-    graph: Any = tf.Graph
-    if getattr(graph._as_graph_def, "_is_standard", False):
-        return
-    graph._as_graph_def = _wrap_serialization(graph._as_graph_def)
-    meta_graph.create_meta_graph_def = _wrap_meta_graph(meta_graph.create_meta_graph_def)
+    wrap_serialization(_standard_serialization)
+    wrap_meta_graph(_standard_meta_graph)
 
 
 def standardize(graph_def: Any) -> Any:
@@ -60,21 +53,20 @@ def standardize(graph_def: Any) -> Any:
     return graph_def
 
 
-def _wrap_serialization(serialize: Callable[..., Any]) -> Callable[..., Any]:
+def _standard_serialization(serialize: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(serialize)
     def standard(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, int]:
         graph_def, version = serialize(self, *args, **kwargs)
         return standardize(graph_def), version
 
-    standard._is_standard = True  # pyright: ignore[reportAttributeAccessIssue]
     return standard
 
 
-def _wrap_meta_graph(create: Callable[..., Any]) -> Callable[..., Any]:
+def _standard_meta_graph(create: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(create)
     def standard(meta_info_def: Any = None, graph_def: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(graph_def, _protos.GraphDef):
-            copied = _protos.GraphDef()
+        if isinstance(graph_def, protos.GraphDef):
+            copied = protos.GraphDef()
             copied.CopyFrom(graph_def)
             graph_def = standardize(copied)
         return create(meta_info_def, graph_def, *args, **kwargs)
@@ -88,7 +80,7 @@ def _replace(nodes: Iterable[Node], functions: dict[str, Any]) -> dict[str, dict
     for node in nodes:
         if not node.op.startswith(PREFIX):
             continue
-        definition: Any = op_def_registry.get(node.op)
+        definition: Any = op_definition(node.op)
         outputs[node.name] = {arg.name: number for number, arg in enumerate(definition.output_arg)}
         taken, given = _types(definition.input_arg, node), _types(definition.output_arg, node)
         function = _function_for(_described(node), tuple(taken))
@@ -122,7 +114,7 @@ def _renamed(name: str, outputs: dict[str, dict[str, int]]) -> str:
 
 def _described(node: Node) -> bytes:
     """The op and its attributes without the node's own: the key of its function, and all that this is made from."""
-    bare = _protos.NodeDef(op=node.op)
+    bare = protos.NodeDef(op=node.op)
     for name in sorted(node.attr):
         if not name.startswith("_"):
             bare.attr[name].CopyFrom(node.attr[name])
@@ -132,7 +124,7 @@ def _described(node: Node) -> bytes:
 @functools.lru_cache(maxsize=1024)
 def _function_for(described: bytes, types: tuple[int, ...]) -> Any:
     """The function that does what the op does, as a `FunctionDef` with a unique name."""
-    node = _protos.NodeDef.FromString(described)
+    node = protos.NodeDef.FromString(described)
     attributes = node.attr
     plan = {name: attributes[name].i for name in ("ghost_order", "ghost_size")}
     plan["bounds"] = list(attributes["bounds"].list.i)
@@ -147,7 +139,7 @@ def _function_for(described: bytes, types: tuple[int, ...]) -> Any:
 
     with tf.Graph().as_default():
         traced: Any = tf.function(standard, autograph=False).get_concrete_function(*specs)
-    function = _protos.FunctionDef()
+    function = protos.FunctionDef()
     function.CopyFrom(traced.function_def)
     function.signature.name = ""
     body = function.SerializeToString(deterministic=True)

@@ -11,7 +11,7 @@ import torch
 
 from batchnorm._engines.torch import native, ops
 from batchnorm._engines.torch.block import as_own, inverse_order, plan_block
-from batchnorm._engines.torch.private import is_watched
+from batchnorm._engines.torch.private import is_watched, version_of
 from batchnorm._engines.torch.single import train_natively
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
 from batchnorm.errors import refusal
@@ -118,7 +118,7 @@ def _is_far(owner: object, mean: Tensor, variance: Tensor, epsilon: float) -> bo
     """Whether a mean is further from zero than a few deviations. It is computed when the statistics have changed."""
     if type(mean) not in EXACT_TYPES or mean.is_inference() or variance.is_inference():
         return False
-    known = (id(mean), mean._version, id(variance), variance._version, epsilon)
+    known = (id(mean), version_of(mean), id(variance), version_of(variance), epsilon)
     if _distances.get(owner, (None,))[0] != known:
         with torch.no_grad():
             far = (mean * torch.rsqrt(variance + epsilon)).abs().amax()

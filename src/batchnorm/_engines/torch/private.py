@@ -9,7 +9,9 @@ import torch
 from torch.autograd import forward_ad
 
 __all__ = [
+    "BatchNorm",
     "buffers_of",
+    "fuser_methods",
     "has_storage",
     "in_forward_mode",
     "in_transform",
@@ -19,9 +21,13 @@ __all__ = [
     "is_watched",
     "is_zero_tensor",
     "unsafe_view",
+    "version_of",
 ]
 
 Tensor = torch.Tensor
+
+# What torch.nn's batch norms and SyncBatchNorm have in common, and programs ask for.
+BatchNorm = torch.nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 
 def in_transform() -> bool:
@@ -77,3 +83,17 @@ def is_mapped(value: Any) -> bool:
 def buffers_of(module: torch.nn.Module) -> dict[str, Any]:
     """The module's own buffers by name, None included: where statistics that a program has removed still stand."""
     return module._buffers  # pyright: ignore[reportPrivateUsage]
+
+
+def version_of(value: Tensor) -> int:
+    """How many times the tensor was written: what was computed from it is still right if this is the same."""
+    return value._version
+
+
+def fuser_methods() -> dict[Any, Any]:
+    """The table by which `torch.ao.quantization.fuse_modules` finds what to do with types; empty if it is gone."""
+    try:
+        from torch.ao.quantization import fuser_method_mappings
+    except ImportError:
+        return {}
+    return getattr(fuser_method_mappings, "_DEFAULT_OP_LIST_TO_FUSER_METHOD", {})

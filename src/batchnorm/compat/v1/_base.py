@@ -11,7 +11,7 @@ InputSpec: Any
 
 # TensorFlow checks the same, and goes on without Keras 2 if it is not installed.
 if os.environ.get("TF_USE_LEGACY_KERAS") in ("true", "True", "1") and find_spec("tf_keras"):
-    from batchnorm.compat.v1._tf_keras import InputSpec, Layer
+    from batchnorm.compat.v1.private import InputSpec, Layer
 else:
     from batchnorm.compat.v1._standalone import Layer
     from batchnorm.compat.v1._surface import InputSpec

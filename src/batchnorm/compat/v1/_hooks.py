@@ -13,8 +13,9 @@ from batchnorm._core.engine import Batch, Moments
 from batchnorm._core.renorm import correct, deviation
 from batchnorm._core.state import Rule, decrement
 from batchnorm._engines.tensorflow import engine, ops
+from batchnorm._engines.tensorflow.private import is_ref
 from batchnorm._graph.scalars import in_dtype
-from batchnorm._graph.variables import flat, is_ref
+from batchnorm._graph.variables import flat
 from batchnorm.compat.v1._arguments import make_options, parameter_dtype
 from batchnorm.errors import refusal
 from batchnorm.layout import plan_layout

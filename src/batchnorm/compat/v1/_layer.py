@@ -9,13 +9,14 @@ import tensorflow as tf
 
 from batchnorm._core.state import slots
 from batchnorm._engines.tensorflow import ops
+from batchnorm._engines.tensorflow.private import is_ref
 from batchnorm._graph.names import name_output, output_name, update_names
 from batchnorm._graph.normalize import Call, call_adjustment, normalize
 from batchnorm._graph.objects import constraint, initializer, regularizer, serialize
 from batchnorm._graph.recompute import is_recomputing, recall
 from batchnorm._graph.training import resolve_training
 from batchnorm._graph.updates import FINAL, Assign, apply_updates, update_ops
-from batchnorm._graph.variables import flat, is_ref, snapshot
+from batchnorm._graph.variables import flat, snapshot
 from batchnorm.compat.v1._arguments import check_axis, check_unknown, make_options
 from batchnorm.compat.v1._base import InputSpec, Layer
 from batchnorm.compat.v1._composed import normalize_by_hooks

@@ -11,18 +11,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from batchnorm._engines.tensorflow.private import add_variable, autograph, parts
 from batchnorm._graph.eager import active_tracker, check_variables_have_a_home
 from batchnorm._graph.objects import for_variables
 from batchnorm._graph.scope import snake_case, unique_object_name
-from batchnorm._graph.variables import existing_variables, parts
+from batchnorm._graph.variables import existing_variables
 from batchnorm.compat.v1._arguments import read_policy, warn_of_ignored
 from batchnorm.compat.v1._inputs import check_shape
 from batchnorm.compat.v1._surface import Surface
 from batchnorm.errors import refusal
 
 __all__ = ["Layer"]
-
-_autograph: Any = tf.__internal__.autograph  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Layer(Surface):
@@ -144,7 +143,8 @@ class Layer(Surface):
         known = existing_variables()
         self._set_scope()
         with self._entered():
-            made: Any = self._add_variable_with_custom_getter(  # pyright: ignore[reportAttributeAccessIssue]
+            made: Any = add_variable(
+                self,
                 name,
                 shape=shape,
                 dtype=tf.as_dtype(dtype or self.dtype or tf.float32),
@@ -237,7 +237,7 @@ class Layer(Surface):
         return inputs
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._call_in_scope(_autograph.control_status_ctx(), inputs, *args, **kwargs)
+        return self._call_in_scope(autograph.control_status_ctx(), inputs, *args, **kwargs)
 
     # AutoGraph would rewrite everything below at each trace, and nothing of ours branches on a tensor.
     @tf.autograph.experimental.do_not_convert
@@ -277,7 +277,7 @@ class Layer(Surface):
         ours = getattr(type(self).call, "__module__", "").startswith("batchnorm.") and "call" not in vars(
             self
         )
-        return self.call if ours else _autograph.tf_convert(self.call, around)
+        return self.call if ours else autograph.tf_convert(self.call, around)
 
     def _maybe_build(self, inputs: Any) -> None:
         if self.built:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from batchnorm._engines.tensorflow.private import BOOKKEEPING, MODULE_IGNORES
 from batchnorm._graph.updates import reaches
 from batchnorm.compat.v1._arguments import Policy
 from batchnorm.errors import refusal
@@ -29,7 +30,7 @@ class Surface(tf.Module):
     # the layer.
     _TF_MODULE_IGNORED_PROPERTIES = frozenset(
         {
-            *tf.Module._TF_MODULE_IGNORED_PROPERTIES,  # pyright: ignore
+            *MODULE_IGNORES,
             *("_trainable_weights", "_non_trainable_weights", "_seen", "_updates", "_losses"),
             *("_eager_losses", "_callable_losses", "_initial_weights"),
         }
@@ -245,7 +246,7 @@ class Surface(tf.Module):
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         for name, value in self.__dict__.items():
-            if name.startswith("_self_"):
+            if name.startswith(BOOKKEEPING):
                 continue
             if name in self._TF_MODULE_IGNORED_PROPERTIES and isinstance(value, list):
                 value = list(value)

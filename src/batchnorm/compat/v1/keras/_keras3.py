@@ -1,7 +1,6 @@
 """How a Keras 3 layer takes up the variables of its store: through a nested layer that holds them."""
 
-import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -10,6 +9,7 @@ import tensorflow as tf
 
 from batchnorm.compat.v1.keras._store import Owner, VariableStore
 from batchnorm.errors import refusal
+from batchnorm.keras.private import held, open_for_changes, take_up, track_layer
 
 __all__ = ["keras3_store"]
 
@@ -39,7 +39,7 @@ class StoredVariable(keras.Variable):
 
     def check_live(self) -> None:
         """Raise ValueError in a stateless call: the values it is given would not be seen."""
-        if self._value is not None and self.value is not self.stored:
+        if held(self) is not None and self.value is not self.stored:
             raise ValueError(
                 refusal(
                     f"A stateless call used the variable {self._path!r}",
@@ -70,9 +70,7 @@ class StoredWeights(keras.layers.Layer):
             return
         face = StoredVariable(name, variable)
         self.faces[name] = face
-        self._track_variable(face)
-        for faces in (self._trainable_variables, self._non_trainable_variables):
-            faces.sort(key=lambda known: known.path)
+        take_up(self, face)
 
     def added_layer(self, name: str, layer: Any) -> bool:
         """Take a nested Keras 3 layer up as any other; others are left to the store."""
@@ -123,24 +121,11 @@ def keras3_store(layer: Any) -> VariableStore:
             )
         )
     weights = StoredWeights()
-    owner = Owner(lambda: _open_for_changes(layer), weights.found, weights.added_layer)
+    owner = Owner(lambda: open_for_changes(layer), weights.found, weights.added_layer)
     store = VariableStore(owner)
     weights.losses_of_store = store.get_regularization_losses
-    with _open_for_changes(layer):
-        layer._tracker.track(weights)
+    with open_for_changes(layer):
+        track_layer(layer, weights)
     # An attribute for Keras' files to find, but not TensorFlow's checkpoints, which have the store itself.
     object.__setattr__(layer, "_tf1_style_weights", weights)
     return store
-
-
-@contextlib.contextmanager
-def _open_for_changes(layer: Any) -> Generator[None]:
-    """Let a built layer take up variables and layers: TensorFlow 1 code makes them when it runs."""
-    tracker = layer._tracker
-    was_locked = tracker.locked
-    tracker.unlock()
-    try:
-        yield
-    finally:
-        if was_locked:
-            tracker.lock()

@@ -3,14 +3,13 @@
 import sys
 from typing import Any
 
-from tensorflow.python.ops import variable_scope as tf_variable_scope
-
+from batchnorm._engines.tensorflow.private import ScopeStore, opens_for_reuse, scope_store
 from batchnorm._graph.eager import Tracker, active_tracker
 
 __all__ = ["remember_reuse"]
 
 
-class _RememberingScopes(tf_variable_scope._VariableScopeStore):  # pyright: ignore[reportPrivateUsage]
+class _RememberingScopes(ScopeStore):
     """TensorFlow's record of the current scope, which also looks at how the scope was opened.
 
     A scope made in eager code says AUTO_REUSE whatever it was asked, and passes nothing on to the variable
@@ -24,21 +23,14 @@ class _RememberingScopes(tf_variable_scope._VariableScopeStore):  # pyright: ign
     @current_scope.setter
     def current_scope(self, scope: Any) -> None:
         opener = sys._getframe(1).f_locals.get("self")  # pyright: ignore[reportPrivateUsage]
-        if isinstance(active_tracker(), Tracker) and _opens_for_reuse(opener, scope):
+        if isinstance(active_tracker(), Tracker) and opens_for_reuse(opener, scope):
             scope.reuse_variables()
         self.__dict__["current_scope"] = scope
 
 
 def remember_reuse() -> None:
     """Let the current graph's scopes keep their `reuse=True` while a tracker is active."""
-    scopes: Any = tf_variable_scope.get_variable_scope_store()
+    scopes = scope_store()
     if type(scopes) is not _RememberingScopes:
         # Not a second record beside the first: open context managers hold on to the one they found.
         scopes.__class__ = _RememberingScopes
-
-
-def _opens_for_reuse(opener: Any, scope: Any) -> bool:
-    if getattr(opener, "_old", scope) is scope:  # it is leaving, back to the scope around it
-        return False
-    given = getattr(opener, "_name_or_scope", None)
-    return getattr(opener, "_reuse", None) is True or getattr(given, "reuse", None) is True

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops import variable_scope as tf_variable_scope
 
+from batchnorm._engines.tensorflow.private import scope_store, variable_stores
 from batchnorm._graph.eager import Tracker, active_tracker, tracking
 from batchnorm.compat.v1.keras._request import Request, call_getter, check_fits, make
 from batchnorm.compat.v1.keras._reuse import remember_reuse
@@ -67,7 +67,7 @@ class VariableStore(Tracker, tf.Module):
         """Serve every `get_variable` below, with default names counted as if this were the only call."""
         outermost = active_tracker() is None
         current = tf.compat.v1.get_variable_scope()
-        stores: list[Any] = tf.compat.v1.get_collection_ref(tf_variable_scope._VARSTORE_KEY)  # pyright: ignore[reportPrivateUsage]
+        stores = variable_stores()
         remember_reuse()
         # A scope that is entered as an object gives the counters of default names back as they were.
         again = tf.compat.v1.variable_scope(
@@ -77,9 +77,7 @@ class VariableStore(Tracker, tf.Module):
         try:
             with tracking(self), self._owner.changing(), again:
                 if outermost:
-                    tf_variable_scope.get_variable_scope_store().close_variable_subscopes(
-                        current.name or None
-                    )
+                    scope_store().close_variable_subscopes(current.name or None)
                 yield
                 self._find_layer_variables()
         finally:
@@ -201,9 +199,16 @@ class VariableStore(Tracker, tf.Module):
             for variable in variables:
                 if isinstance(variable, tf.Variable):
                     self._owner.found(f"{name}/{variable.name.removesuffix(':0')}", variable)
-                elif variable._value is not None:  # a Keras 3 variable around TensorFlow's
-                    hidden.append(variable._value)
+                elif (held := _held(variable)) is not None:
+                    hidden.append(held)
         self._set_plainly(_layer_variables=hidden)
+
+
+def _held(variable: Any) -> Any:
+    """TensorFlow's variable inside one of Keras 3, which is imported by now."""
+    from batchnorm.keras.private import held
+
+    return held(variable)
 
 
 def _describe(home: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from batchnorm._engines.tensorflow.private import make_decorator
 from batchnorm._graph.eager import active_tracker
 from batchnorm.compat.v1.keras._store import Owner, VariableStore
 from batchnorm.errors import refusal
@@ -55,7 +56,7 @@ def track_tf1_style_variables(method: Callable[..., Any]) -> Callable[..., Any]:
         with _store(self).scope():
             return method(self, *args, **kwargs)
 
-    return tf.__internal__.decorator.make_decorator(method, tracked)
+    return make_decorator(method, tracked)
 
 
 def get_or_create_layer(name: str, create_layer_method: Callable[[], Any]) -> Any:
