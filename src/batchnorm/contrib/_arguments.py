@@ -15,7 +15,15 @@ from batchnorm.errors import refusal
 from batchnorm.layout import canonical_axes
 from batchnorm.options import Options, Renorm
 
-__all__ = ["Asked", "Path", "channels_of", "check_data_format", "choose_path", "make_options", "training_of"]
+__all__ = [
+    "Arguments",
+    "Path",
+    "channels_of",
+    "check_data_format",
+    "choose_path",
+    "make_options",
+    "training_of",
+]
 
 UPDATE_OPS = tf.compat.v1.GraphKeys.UPDATE_OPS
 DATA_FORMATS = ("NHWC", "NCHW")
@@ -29,12 +37,12 @@ class Path(Enum):
     """
 
     FUSED = "contrib's own, around the fused kernel"
-    CORE = "the v1 layer"
+    V1_LAYER = "the v1 layer"
     LEGACY = "contrib's own, without a fused kernel"
 
 
 @dataclass(frozen=True)
-class Asked:
+class Arguments:
     """The arguments that shape one call, as given. `batch_norm` documents them."""
 
     decay: Any
@@ -59,34 +67,34 @@ class Asked:
     renorm_form: Literal["current", "debiased"]
 
 
-def choose_path(asked: Asked, rank: int | None) -> Path:
+def choose_path(arguments: Arguments, rank: int | None) -> Path:
     """The original's rule, but for one thing: any string that equals UPDATE_OPS is that collection's name."""
-    collected = isinstance(asked.updates_collections, str) and asked.updates_collections == UPDATE_OPS
-    plain = asked.batch_weights is None and not asked.renorm and asked.adjustment is None
-    fusable = (asked.fused is None or asked.fused) and plain and rank in (2, 4)
-    if fusable and (rank == 2 or asked.zero_debias_moving_mean or not collected):
+    collected = isinstance(arguments.updates_collections, str) and arguments.updates_collections == UPDATE_OPS
+    plain = arguments.batch_weights is None and not arguments.renorm and arguments.adjustment is None
+    fusable = (arguments.fused is None or arguments.fused) and plain and rank in (2, 4)
+    if fusable and (rank == 2 or arguments.zero_debias_moving_mean or not collected):
         return Path.FUSED
-    if asked.batch_weights is None and collected and not asked.zero_debias_moving_mean:
-        return Path.CORE
+    if arguments.batch_weights is None and collected and not arguments.zero_debias_moving_mean:
+        return Path.V1_LAYER
     return Path.LEGACY
 
 
-def make_options(asked: Asked, path: Path, axis: int, trains: bool) -> Options:
+def make_options(arguments: Arguments, path: Path, axis: int, trains: bool) -> Options:
     """The core's options for one of contrib's own paths."""
     renorm = None
-    if asked.renorm:
-        renorm = Renorm(make_clip(asked.renorm_clipping), asked.renorm_decay, asked.renorm_form)
+    if arguments.renorm:
+        renorm = Renorm(make_clip(arguments.renorm_clipping), arguments.renorm_decay, arguments.renorm_form)
     return Options(
         axes=(axis,),
-        decay=asked.decay,
-        epsilon=asked.epsilon,
-        with_gamma=bool(asked.scale),
-        with_beta=bool(asked.center),
+        decay=arguments.decay,
+        epsilon=arguments.epsilon,
+        with_gamma=bool(arguments.scale),
+        with_beta=bool(arguments.center),
         variance="sample" if path is Path.FUSED else "population",
         renorm=renorm,
         # The shadow variables of the debiasing exist only where there are updates.
-        debias_mean=bool(asked.zero_debias_moving_mean) and trains,
-        fused=None if path is Path.FUSED or asked.fused is None else bool(asked.fused),
+        debias_mean=bool(arguments.zero_debias_moving_mean) and trains,
+        fused=None if path is Path.FUSED or arguments.fused is None else bool(arguments.fused),
     )
 
 
@@ -122,16 +130,14 @@ def check_data_format(data_format: Any) -> None:
         )
 
 
-def channels_of(asked: Asked, x: Any) -> tuple[int, int]:
+def channels_of(arguments: Arguments, x: Any) -> tuple[int, int]:
     """The channel axis of a floating tensor of known rank, and how many channels there are.
 
     Raises:
         TypeError: the tensor is not floating.
         ValueError: its rank or the number of its channels is not known, or it has no such axis.
     """
-    given = (
-        f"An input of dtype {x.dtype.base_dtype.name} and shape {x.shape} was given with {asked.data_format}"
-    )
+    given = f"An input of dtype {x.dtype.base_dtype.name} and shape {x.shape} was given with {arguments.data_format}"
     if not x.dtype.is_floating:
         raise TypeError(
             refusal(given, "Only floating numbers can be normalized", "Cast it, e.g. to tf.float32")
@@ -140,7 +146,7 @@ def channels_of(asked: Asked, x: Any) -> tuple[int, int]:
         raise ValueError(
             refusal(given, "The input has undefined rank", "Set it with tensor.set_shape or tf.ensure_shape")
         )
-    (axis,) = canonical_axes((1 if asked.data_format == "NCHW" else -1,), x.shape.rank)
+    (axis,) = canonical_axes((1 if arguments.data_format == "NCHW" else -1,), x.shape.rank)
     channels = x.shape.as_list()[axis]
     if channels is None:
         raise ValueError(

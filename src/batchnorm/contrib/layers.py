@@ -10,10 +10,10 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from batchnorm._graph.eager import check_variables_have_a_home
-from batchnorm.contrib._arguments import Asked, Path, check_data_format, choose_path
+from batchnorm.contrib._arguments import Arguments, Path, check_data_format, choose_path
 from batchnorm.contrib._collections import collect_output, model_variable_getter
-from batchnorm.contrib._own import normalize_on_own_path
-from batchnorm.contrib._through_layer import through_layer
+from batchnorm.contrib._direct import normalize_directly
+from batchnorm.contrib._via_v1_layer import normalize_via_v1_layer
 from batchnorm.contrib.framework import stand_in
 from batchnorm.errors import refusal
 
@@ -99,7 +99,7 @@ def batch_norm(
     check_variables_have_a_home("batch_norm")
     check_data_format(data_format)
     _check_reuse(reuse, scope)
-    asked = Asked(
+    arguments = Arguments(
         decay=decay,
         center=center,
         scale=scale,
@@ -122,10 +122,14 @@ def batch_norm(
         renorm_form=renorm_form,
     )
     x = tf.convert_to_tensor(inputs)
-    path = choose_path(asked, x.shape.rank)
+    path = choose_path(arguments, x.shape.rank)
     getter = None if path is Path.FUSED else model_variable_getter
     with tf.compat.v1.variable_scope(scope, "BatchNorm", [x], reuse=reuse, custom_getter=getter) as opened:
-        y = through_layer(asked, x, opened) if path is Path.CORE else normalize_on_own_path(asked, path, x)
+        y = (
+            normalize_via_v1_layer(arguments, x, opened)
+            if path is Path.V1_LAYER
+            else normalize_directly(arguments, path, x)
+        )
         if activation_fn is not None:
             y = activation_fn(y)
     collect_output(outputs_collections, opened.name, y)
