@@ -218,14 +218,17 @@ def test_a_batch_without_a_valid_row_changes_nothing() -> None:
 
 REFUSED = {
     "momentum": ({"momentum": 1.5}, "momentum=1.5 was asked for. It is the share"),
-    "bound": ({"renorm": True, "renorm_clipping": {"max": 1}}, "A renorm_clipping with 'max' was given."),
+    "bound": (
+        {"renorm": True, "renorm_clipping": {"max": 1}},
+        "renorm_clipping={'max': 1} was given. It has the invalid keys ['max'].",
+    ),
     "crossed": (
         {"renorm": True, "renorm_clipping": {"rmin": 2, "rmax": 1}},
-        "renorm_clipping={'rmin': 2, 'rmax': 1} was asked for. No r fits",
+        "renorm_clipping with rmin=2.0 and rmax=1.0 was given. No r lies",
     ),
     "dmax": (
         {"renorm": True, "renorm_clipping": {"dmax": -1}},
-        "renorm_clipping={'dmax': -1} was asked for. d lies in",
+        "renorm_clipping with dmax=-1.0 was given. d lies in",
     ),
     "no renorm": (
         {"renorm_clipping": {"dmax": 1}},

@@ -71,19 +71,18 @@ REFUSED = {
     "clip key": (
         {"renorm": True, "renorm_clipping": {"rmx": 2}},
         ValueError,
-        "Received invalid keys: renorm_clipping={'rmx': 2} was asked for. There is no bound 'rmx'. "
-        "Use ('rmax', 'rmin', 'dmax').",
+        "renorm_clipping={'rmx': 2} was given. It has the invalid keys ['rmx']. Use any of rmin, rmax, dmax.",
     ),
     "clip order": (
         {"renorm": True, "renorm_clipping": {"rmax": 0.5, "rmin": 1}},
         ValueError,
-        "renorm_clipping={'rmax': 0.5, 'rmin': 1} was asked for. rmax should be at least rmin, or no r fits. "
-        "Exchange the two or drop one.",
+        "renorm_clipping with rmin=1 and rmax=0.5 was given. No r lies between them, so rmax should be at least "
+        "rmin. Exchange the two or drop one.",
     ),
     "clip sign": (
         {"renorm": True, "renorm_clipping": {"dmax": -1}},
         ValueError,
-        "renorm_clipping={'dmax': -1}",
+        "renorm_clipping with dmax=-1",
     ),
     "renorm and sample": (
         {"renorm": True, "variance": "sample"},

@@ -228,7 +228,7 @@ REFUSED = {
     "unknown bound": (
         {"renorm": True, "renorm_clipping": {"rmaxx": 1}},
         ValueError,
-        "There is no bound 'rmaxx'",
+        r"invalid keys \['rmaxx'\]",
     ),
     "crossed bounds": (
         {"renorm": True, "renorm_clipping": {"rmin": 2.0, "rmax": 1.0}},

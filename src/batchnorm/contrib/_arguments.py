@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
+from batchnorm._faces.clip import read_clip
 from batchnorm._graph.training import resolve_training
-from batchnorm.compat.v1._arguments import make_clip
 from batchnorm.errors import refusal
 from batchnorm.layout import canonical_axes
 from batchnorm.options import Options, Renorm
@@ -83,7 +83,7 @@ def make_options(arguments: Arguments, path: Path, axis: int, trains: bool) -> O
     """The core's options for one of contrib's own paths."""
     renorm = None
     if arguments.renorm:
-        renorm = Renorm(make_clip(arguments.renorm_clipping), arguments.renorm_decay, arguments.renorm_form)
+        renorm = Renorm(read_clip(arguments.renorm_clipping), arguments.renorm_decay, arguments.renorm_form)
     return Options(
         axes=(axis,),
         decay=arguments.decay,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from batchnorm._engines.jax import AxisName, Grouped
+from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm.errors import refusal
 from batchnorm.layout import canonical_axes, product
 from batchnorm.options import Clip, Ghost, Options, Renorm
@@ -30,7 +31,6 @@ __all__ = [
 Array = Any
 Bounds = Mapping[str, Any]
 Clipping = Bounds | Callable[[Array], Bounds] | None
-CLIP_KEYS = ("rmin", "rmax", "dmax")
 SHARE = ("It is the share that a moving average keeps of its old value", "Pass a number such as 0.99")
 
 
@@ -40,7 +40,8 @@ def options_of(module: Any, synchronized: bool = False) -> Options:
     if module.renorm:
         clip: Any = module.renorm_clipping
         if callable(clip):
-            clip = _clip_at(clip, module.step[...])
+            # The gradient takes the schedule's bounds as constants.
+            clip = read_clip(clip(module.step[...]), jax.lax.stop_gradient)
         renorm = Renorm(clip, module.renorm_momentum, module.renorm_form)
     size, ghost = module.virtual_batch_size, None
     if size is not None:
@@ -140,24 +141,7 @@ def read_clipping(clipping: Clipping, renorm: bool) -> Clip | Callable[[Array], 
         )
     if callable(clipping):
         return clipping
-    clip = _clip(clipping or {}, float)
-    if clip.rmin is not None and clip.rmax is not None and clip.rmax < clip.rmin:
-        raise ValueError(
-            refusal(
-                f"renorm_clipping={clipping!r} was asked for",
-                "No r fits bounds of which the upper is below the lower",
-                "Exchange rmin and rmax",
-            )
-        )
-    if clip.dmax is not None and clip.dmax < 0:
-        raise ValueError(
-            refusal(
-                f"renorm_clipping={clipping!r} was asked for",
-                "d lies in [-dmax, dmax], so dmax cannot be negative",
-                "Pass its size",
-            )
-        )
-    return clip
+    return check_bounds(read_clip(clipping, float))
 
 
 def first_given(*values: bool | None) -> bool:
@@ -216,21 +200,3 @@ def _check_fit(what: str, given: tuple[int, ...], spread: tuple[int, ...], shape
                 "Pass weights of shape [batch], or a mask with an axis of size 1 wherever it repeats",
             )
         )
-
-
-def _clip_at(schedule: Callable[..., Any], step: Array) -> Clip:
-    """The schedule's bounds at a step, as constants of the gradient."""
-    return _clip(schedule(step), jax.lax.stop_gradient)
-
-
-def _clip(bounds: Bounds, read: Callable[[Any], Any]) -> Clip:
-    unknown = sorted(set(bounds) - set(CLIP_KEYS))
-    if unknown:
-        raise ValueError(
-            refusal(
-                f"A renorm_clipping with {unknown[0]!r} was given",
-                "There is no such bound",
-                f"Name bounds among {', '.join(CLIP_KEYS)}",
-            )
-        )
-    return Clip(**{key: read(value) for key, value in bounds.items() if value is not None})

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from numpy.exceptions import AxisError
 
+from batchnorm._faces.clip import BOUNDS
 from batchnorm.errors import refusal
 from batchnorm.keras._backend import framework
 from batchnorm.layout import canonical_axes, plan_layout
@@ -15,7 +16,6 @@ from batchnorm.options import Clip, Ghost, Options, Renorm
 
 __all__ = [
     "build_axes",
-    "check_clipping",
     "options_of",
     "read_axis",
     "read_share",
@@ -28,7 +28,6 @@ FUSED_AXES = (-4, -3, -1, 1, 3, 4)
 FUSED_RANKS = (4, 5)
 FUSED_DTYPES = ("float16", "bfloat16", "float32")
 SHARE = ("It is the share that a moving average keeps of its old value", "Pass a number such as 0.99")
-CLIP_KEYS = ("rmax", "rmin", "dmax")
 # The types of arguments that stay what they are.
 KNOWN = frozenset((bool, int, float, str, tuple, type(None)))
 
@@ -60,31 +59,10 @@ def read_size(size: Any) -> Any:
     return operator.index(size) if hasattr(size, "__index__") and not isinstance(size, bool) else size
 
 
-def check_clipping(clipping: dict[str, Any]) -> None:
-    """Refuse bounds on renorm's corrections that are unknown or contradict each other."""
-    asked = f"renorm_clipping={clipping!r} was asked for"
-    unknown = sorted(set(clipping) - set(CLIP_KEYS))
-    if unknown:
-        raise ValueError(
-            refusal(
-                f"Received invalid keys: {asked}", f"There is no bound {unknown[0]!r}", f"Use {CLIP_KEYS}"
-            )
-        )
-    rmax, rmin, dmax = (clipping.get(key) for key in CLIP_KEYS)
-    if rmax is not None and rmin is not None and rmax < rmin:
-        raise ValueError(
-            refusal(asked, "rmax should be at least rmin, or no r fits", "Exchange the two or drop one")
-        )
-    if dmax is not None and dmax < 0:
-        raise ValueError(
-            refusal(asked, "dmax should be non-negative, as d lies in [-dmax, dmax]", "Pass its size")
-        )
-
-
 def options_of(layer: Any) -> Options:
     """What the layer's attributes ask for by now; programs do assign `layer.momentum` on a built layer."""
     clipping = layer.renorm_clipping if layer.renorm else None
-    bounds = None if clipping is None else [_read_bound(clipping.get(key)) for key in CLIP_KEYS]
+    bounds = None if clipping is None else [_read_bound(clipping.get(name)) for name in BOUNDS]
     axis = layer.axis
     asked = (
         (axis,) if isinstance(axis, int) else tuple(axis),
@@ -136,7 +114,7 @@ def _options(
         with_gamma=with_gamma,
         with_beta=with_beta,
         variance=variance,
-        renorm=Renorm(Clip(**dict(zip(CLIP_KEYS, bounds, strict=True))), renorm_momentum) if bounds else None,
+        renorm=Renorm(Clip(*bounds), renorm_momentum) if bounds else None,
         ghost=None if ghost_size is None else ghost,
         debias_mean=debias_mean,
         synchronized=synchronized,

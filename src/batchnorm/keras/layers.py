@@ -9,6 +9,7 @@ from keras import constraints, initializers, regularizers
 from batchnorm._core import step
 from batchnorm._core.engine import Inputs
 from batchnorm._core.given import given
+from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm.keras import _arguments, _config, _variables
 from batchnorm.keras._adjustment import call_adjustment, check_adjustment, serialize_adjustment
 from batchnorm.keras._backend import framework
@@ -129,7 +130,7 @@ class BatchNormalization(keras.layers.Layer):
         self.renorm = renorm
         if renorm:
             renorm_clipping = renorm_clipping or {}
-            _arguments.check_clipping(renorm_clipping)
+            check_bounds(read_clip(renorm_clipping), lambda bound: bound is not None)
         self.renorm_clipping = renorm_clipping
         self.renorm_momentum = _arguments.read_share("renorm_momentum", renorm_momentum)
         self.synchronized = synchronized

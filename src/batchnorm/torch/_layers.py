@@ -10,10 +10,11 @@ from batchnorm._engines.torch.library import prefers_library
 from batchnorm._engines.torch.native import TYPES
 from batchnorm._engines.torch.plain import batch_norm, infer, prefers_native
 from batchnorm._engines.torch.tracing import is_traced
+from batchnorm._faces.clip import read_clip
 from batchnorm.errors import refusal
 from batchnorm.options import Options
 from batchnorm.torch import _recompute, _state, _training
-from batchnorm.torch._settings import Clipping, Settings, options_of, read_clip
+from batchnorm.torch._settings import Clipping, Settings, options_of
 from batchnorm.torch._twin import twin
 from batchnorm.torch._weights import merge_weights
 

@@ -3,17 +3,16 @@
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 from batchnorm import _kernels
+from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm.errors import refusal
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
-__all__ = ["Clipping", "Settings", "options_of", "read_clip"]
+__all__ = ["Clipping", "Settings", "options_of"]
 
 Clipping = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] | None
-
-CLIP_KEYS = ("rmin", "rmax", "dmax")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.renorm and not callable(self.renorm_clipping):
-            read_clip(self.renorm_clipping)
+            check_bounds(read_clip(self.renorm_clipping))
         if self.adjustment is not None and not callable(self.adjustment):
             raise TypeError(
                 refusal(
@@ -89,35 +88,6 @@ class Settings:
     def given(self) -> dict[str, Any]:
         """What differs from the defaults."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
-
-
-def read_clip(bounds: Mapping[str, Any] | None) -> Clip:
-    """Bounds on renorm's corrections.
-
-    Raises:
-        ValueError: a bound is unknown, or two contradict each other.
-    """
-    bounds = bounds or {}
-    unknown = sorted(set(bounds) - set(CLIP_KEYS))
-    if unknown:
-        why = f"There is no bound {unknown[0]!r}"
-        raise ValueError(refusal(_asked(bounds), why, f"Use {', '.join(map(repr, CLIP_KEYS))}"))
-    rmin, rmax, dmax = (bounds.get(name) for name in CLIP_KEYS)
-    # Those of a schedule may be tensors, whose values are not known while a program is traced.
-    if _is_number(rmin) and _is_number(rmax) and rmax < rmin:
-        why = "No r lies between rmin and rmax"
-        raise ValueError(refusal(_asked(bounds), why, "Exchange the two or drop one"))
-    if _is_number(dmax) and dmax < 0:
-        raise ValueError(refusal(_asked(bounds), "d lies in [-dmax, dmax]", "Pass a dmax of at least 0"))
-    return Clip(rmin, rmax, dmax)
-
-
-def _asked(bounds: Mapping[str, Any]) -> str:
-    return f"renorm_clipping={bounds!r} was asked for"
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float)
 
 
 def options_of(

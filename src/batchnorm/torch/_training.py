@@ -18,11 +18,12 @@ from batchnorm._engines.torch.plain import check_epsilon, for_gradient, grouped_
 from batchnorm._engines.torch.snapshot import snapshot
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm._engines.ways import insist
+from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, canonical_axes, plan_layout
 from batchnorm.options import Options
 from batchnorm.torch import _recompute, _state
-from batchnorm.torch._settings import options_of, read_clip
+from batchnorm.torch._settings import options_of
 from batchnorm.torch._weights import merge_weights
 
 __all__ = ["infer", "train", "train_grouped"]
@@ -157,7 +158,7 @@ def _at_step(layer: Any, options: Options, count: Tensor | None) -> Options:
         )
     # The step is counted before the gradient is computed, which may need the bounds.
     count = snapshot({"count": count})["count"]
-    clip = read_clip(schedule(count))  # pyright: ignore[reportArgumentType]
+    clip = check_bounds(read_clip(schedule(count)))  # pyright: ignore[reportArgumentType]
     with_gamma, with_beta = layer.weight is not None, layer.bias is not None
     return options_of(layer.settings, layer.momentum, layer.eps, clip, with_gamma, with_beta)
 

@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from batchnorm._faces.clip import read_clip
 from batchnorm.errors import refusal
-from batchnorm.options import Clip, Ghost, Options, Renorm
+from batchnorm.options import Ghost, Options, Renorm
 
 __all__ = [
     "Policy",
     "check_axis",
     "check_unknown",
-    "make_clip",
     "make_options",
     "parameter_dtype",
     "read_policy",
@@ -29,7 +29,6 @@ IGNORED = {
     "batch_size": "The first call settles the shape",
 }
 SYNCHRONIZED = "The v1 layer computes its statistics on each replica separately, as it always did"
-CLIP_KEYS = ("rmin", "rmax", "dmax")
 
 
 def check_axis(axis: Any) -> Any:
@@ -62,7 +61,7 @@ def make_options(layer: Any, axes: tuple[int, ...] | None = None, variance: Any 
     size = layer.virtual_batch_size
     renorm = None
     if layer.renorm:
-        renorm = Renorm(make_clip(layer.renorm_clipping), layer.renorm_momentum, layer.renorm_form)
+        renorm = Renorm(read_clip(layer.renorm_clipping), layer.renorm_momentum, layer.renorm_form)
     return Options(
         axes=tuple(asked) if axes is None else axes,
         decay=layer.momentum,
@@ -104,25 +103,6 @@ def warn_of_ignored(given: dict[str, Any]) -> None:
 
 def _warn(name: str, why: str) -> None:
     warnings.warn(refusal(f"BatchNormalization was given {name}", why, "Leave it out"), stacklevel=4)
-
-
-def make_clip(clipping: dict[str, Any] | None) -> Clip:
-    """The clip record from the historical dictionary.
-
-    Raises:
-        ValueError: a key other than rmin, rmax and dmax.
-    """
-    clipping = clipping or {}
-    unknown = sorted(set(clipping) - set(CLIP_KEYS))
-    if unknown:
-        raise ValueError(
-            refusal(
-                f"renorm_clipping contains keys {sorted(clipping)}",
-                f"Received invalid keys {unknown}: only r and d of batch renormalization are clipped",
-                f"Use keys out of {', '.join(CLIP_KEYS)}",
-            )
-        )
-    return Clip(**clipping)
 
 
 class Policy(NamedTuple):
