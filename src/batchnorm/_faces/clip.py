@@ -10,7 +10,6 @@ from batchnorm.options import Clip
 
 __all__ = ["BOUNDS", "check_bounds", "read_clip"]
 
-
 BOUNDS = tuple(field.name for field in fields(Clip))
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from batchnorm._engines.tensorflow import ops
 from batchnorm._graph.names import name_output
-from batchnorm._graph.normalize import Call, call_adjustment, normalize
+from batchnorm._graph.normalize import Call, adjustment_for, normalize
 from batchnorm._graph.recompute import is_recomputing, recall
 from batchnorm._graph.updates import FINAL, SHADOWS, apply_updates, updated_values
 from batchnorm._graph.variables import flat, snapshot
@@ -31,7 +31,7 @@ def normalize_directly(arguments: Arguments, path: Path, x: Any) -> Any:
     gamma, beta, variables = make_variables(arguments, options, channels, dtype, ops.stat_dtype(x))
     adjustment = None
     if arguments.adjustment is not None and training is not False:
-        adjustment = call_adjustment(arguments.adjustment, x, ops.stat_dtype(x))
+        adjustment = adjustment_for(arguments.adjustment, x, ops.stat_dtype(x))
     with tf.compat.v1.name_scope("read"):
         state = _read(variables)
         gamma, beta = (None if value is None else _wide(flat(value)) for value in (gamma, beta))

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from batchnorm._core.adjustment import Adjustment
 from batchnorm._engines.jax import AxisName, Grouped
+from batchnorm._faces.adjustment import call_adjustment
 from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm.errors import refusal
 from batchnorm.layout import canonical_axes, product
@@ -20,7 +22,6 @@ __all__ = [
     "first_given",
     "merge_weights",
     "options_of",
-    "read_adjustment",
     "read_axis",
     "read_clipping",
     "read_groups",
@@ -41,7 +42,7 @@ def options_of(module: Any, synchronized: bool = False) -> Options:
         clip: Any = module.renorm_clipping
         if callable(clip):
             # The gradient takes the schedule's bounds as constants.
-            clip = read_clip(clip(module.step[...]), jax.lax.stop_gradient)
+            clip = read_clip(clip(module.step[...]), jax.lax.stop_gradient)  # pyright: ignore[reportArgumentType]
         renorm = Renorm(clip, module.renorm_momentum, module.renorm_form)
     size, ghost = module.virtual_batch_size, None
     if size is not None:
@@ -68,12 +69,11 @@ def replicas_of(module: Any) -> AxisName | None:
     return Grouped(module.axis_name, module.axis_index_groups)
 
 
-def adjustment_of(module: Any, x: Array) -> tuple[Array, Array] | None:
+def adjustment_of(module: Any, x: Array) -> Adjustment[Array] | None:
     """The factor and the offset for this input."""
     if module.adjustment is None:
         return None
-    scale, bias = module.adjustment(x.shape)
-    return jnp.asarray(scale), jnp.asarray(bias)
+    return call_adjustment(module.adjustment, x.shape, x.ndim, jnp.asarray)
 
 
 def read_axis(axis: Any) -> int | tuple[int, ...]:
@@ -115,18 +115,6 @@ def read_groups(groups: Any, axis_name: Any) -> tuple[tuple[int, ...], ...] | No
             )
         )
     return tuple(tuple(map(int, group)) for group in groups)
-
-
-def read_adjustment(adjustment: Any) -> Any:
-    if adjustment is not None and not callable(adjustment):
-        raise TypeError(
-            refusal(
-                f"adjustment={adjustment!r} was asked for",
-                "It is called with the shape of the input at every training step",
-                "Pass a function that returns (scale, bias)",
-            )
-        )
-    return adjustment
 
 
 def read_clipping(clipping: Clipping, renorm: bool) -> Clip | Callable[[Array], Bounds]:

@@ -11,6 +11,7 @@ from flax.nnx.nn import dtypes, initializers
 
 from batchnorm._core.state import initial_state, slots
 from batchnorm._engines.jax import engine
+from batchnorm._faces.adjustment import check_adjustment
 from batchnorm.flax import _arguments
 from batchnorm.functional import batch_norm
 
@@ -136,7 +137,8 @@ class BatchNorm(nnx.Module):
         self.ghost_order: Any = ghost_order
         self.ghost_remainder: Any = ghost_remainder
         self.ghost_averages: Any = ghost_averages
-        self.adjustment = _arguments.read_adjustment(adjustment)
+        check_adjustment(adjustment)
+        self.adjustment = adjustment
         self.variance: Any = variance
         self.zero_debias = zero_debias
         self.fused = fused

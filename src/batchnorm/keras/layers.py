@@ -9,9 +9,10 @@ from keras import constraints, initializers, regularizers
 from batchnorm._core import step
 from batchnorm._core.engine import Inputs
 from batchnorm._core.given import given
+from batchnorm._faces.adjustment import check_adjustment
 from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm.keras import _arguments, _config, _variables
-from batchnorm.keras._adjustment import call_adjustment, check_adjustment, serialize_adjustment
+from batchnorm.keras._adjustment import adjustment_for, serialize_adjustment
 from batchnorm.keras._backend import framework
 from batchnorm.keras._legacy import warn_beside_keras_2
 from batchnorm.keras._moments import ask_moments, overrides_moments, own_moments, remember_own
@@ -233,7 +234,7 @@ class BatchNormalization(keras.layers.Layer):
             weights = merge_weights(x, mask, sample_weight, dtype)
         adjustment = None
         if self.adjustment is not None:
-            adjustment = call_adjustment(self.adjustment, tools.dynamic_shape(x), len(x.shape), dtype)
+            adjustment = adjustment_for(self.adjustment, tools.dynamic_shape(x), len(x.shape), dtype)
         inputs = tools.recall(self._inputs(x, weights, options))
         y, batch = step.train(engine, options, layout, inputs, adjustment)
         variables = {slot: getattr(self, name) for slot, name in _variables.state_names(options).items()}

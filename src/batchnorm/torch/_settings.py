@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from batchnorm import _kernels
+from batchnorm._faces.adjustment import check_adjustment
 from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm.errors import refusal
 from batchnorm.options import Clip, Ghost, Options, Renorm
@@ -36,14 +37,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.renorm and not callable(self.renorm_clipping):
             check_bounds(read_clip(self.renorm_clipping))
-        if self.adjustment is not None and not callable(self.adjustment):
-            raise TypeError(
-                refusal(
-                    f"adjustment={self.adjustment!r} was asked for",
-                    "It is called with the shape of the input at every training step",
-                    "Pass a function that returns (scale, bias)",
-                )
-            )
+        check_adjustment(self.adjustment)
         if self.fused and self.renorm and not _kernels.available():
             raise ValueError(
                 refusal(

@@ -10,7 +10,7 @@ import tensorflow as tf
 from batchnorm._core.state import slots
 from batchnorm._engines.tensorflow import ops
 from batchnorm._graph.names import name_output, output_name, update_names
-from batchnorm._graph.normalize import Call, call_adjustment, normalize
+from batchnorm._graph.normalize import Call, adjustment_for, normalize
 from batchnorm._graph.objects import constraint, initializer, regularizer, serialize
 from batchnorm._graph.recompute import is_recomputing, recall
 from batchnorm._graph.training import resolve_training
@@ -245,7 +245,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
         options = make_options(self, self._record.axes, "sample" if sample else "population")
         adjustment = None
         if self.adjustment is not None and training is not False:
-            adjustment = call_adjustment(self.adjustment, x, dtype)
+            adjustment = adjustment_for(self.adjustment, x, dtype)
         with tf.compat.v1.name_scope("read"):
             state = {slot: flat(getattr(self, slot)) for slot in FINAL}
             others = {slot: getattr(self, slot) for slot in slots(options) if slot not in FINAL}
