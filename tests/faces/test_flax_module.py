@@ -274,7 +274,7 @@ def test_insisting_on_kernels_is_granted_or_refused_in_the_call() -> None:
 
 
 def test_wrong_types_are_refused_at_construction() -> None:
-    with pytest.raises(TypeError, match=r"^axis='c' was asked for\. An axis is named by an int\. Pass"):
+    with pytest.raises(TypeError, match=r"^axis='c' was asked for\. An axis is named by an int, .*\. Pass"):
         BatchNorm(3, axis="c", rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match=r"^adjustment=2 was asked for\. It is called with .*\. Pass"):
         BatchNorm(3, adjustment=2, rngs=nnx.Rngs(0))

@@ -48,8 +48,8 @@ REFUSED = {
     "axis 1.7": (
         {"axis": 1.7},
         TypeError,
-        "axis=1.7 was asked for. An axis is named by an int, and 1.7 is a float that names none. "
-        "Pass an int such as -1, or a list of ints.",
+        "axis=1.7 was asked for. An axis is named by an int, and 1.7 is a float. "
+        "Pass an int such as -1, or a list of ints such as [1, 3].",
     ),
     "axis '1'": ({"axis": [0, "1"]}, TypeError, "axis=[0, '1'] was asked for. An axis is named by an int, "),
     "axis None": ({"axis": None}, TypeError, "axis=None was asked for. "),

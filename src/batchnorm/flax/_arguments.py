@@ -1,7 +1,6 @@
 """The module's arguments as the core's Options, and what can be refused before there is any input."""
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +9,9 @@ import jax.numpy as jnp
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._engines.jax import AxisName, Grouped
 from batchnorm._faces.adjustment import call_adjustment
+from batchnorm._faces.axes import axes_of
 from batchnorm._faces.clip import check_bounds, read_clip
+from batchnorm._faces.weights import FIRST_AXES, check_fit, multiply
 from batchnorm.errors import refusal
 from batchnorm.layout import canonical_axes, product
 from batchnorm.options import Clip, Ghost, Options, Renorm
@@ -22,7 +23,6 @@ __all__ = [
     "first_given",
     "merge_weights",
     "options_of",
-    "read_axis",
     "read_clipping",
     "read_groups",
     "read_share",
@@ -32,6 +32,10 @@ __all__ = [
 Array = Any
 Bounds = Mapping[str, Any]
 Clipping = Bounds | Callable[[Array], Bounds] | None
+OF_MASKS = (
+    "A mask broadcasts to the input as in NumPy",
+    "Pass a mask with an axis of size 1 wherever it repeats",
+)
 SHARE = ("It is the share that a moving average keeps of its old value", "Pass a number such as 0.99")
 
 
@@ -48,7 +52,7 @@ def options_of(module: Any, synchronized: bool = False) -> Options:
     if size is not None:
         ghost = Ghost(size, module.ghost_order, module.ghost_remainder, module.ghost_averages)
     return Options(
-        axes=axes_of(module),
+        axes=axes_of(module.axis),
         decay=module.momentum,
         epsilon=module.epsilon,
         with_gamma=module.use_scale,
@@ -74,25 +78,6 @@ def adjustment_of(module: Any, x: Array) -> Adjustment[Array] | None:
     if module.adjustment is None:
         return None
     return call_adjustment(module.adjustment, x.shape, x.ndim, jnp.asarray)
-
-
-def read_axis(axis: Any) -> int | tuple[int, ...]:
-    """The axis as an int, or several as a tuple, as they were written."""
-    try:
-        return tuple(map(operator.index, axis)) if isinstance(axis, Sequence) else operator.index(axis)
-    except TypeError:
-        raise TypeError(
-            refusal(
-                f"axis={axis!r} was asked for",
-                "An axis is named by an int",
-                "Pass an int such as -1, or several",
-            )
-        ) from None
-
-
-def axes_of(module: Any) -> tuple[int, ...]:
-    """The channel axes, of which there may be one or several."""
-    return (module.axis,) if isinstance(module.axis, int) else module.axis
 
 
 def read_share(name: str, value: Any) -> Any:
@@ -148,7 +133,7 @@ def first_given(*values: bool | None) -> bool:
 
 def check_features(module: Any, shape: tuple[int, ...]) -> None:
     """Refuse an input whose channels are not as many as the module has."""
-    axes, features = axes_of(module), module.num_features
+    axes, features = axes_of(module.axis), module.num_features
     found = product(shape[axis] for axis in canonical_axes(axes, len(shape)))
     if found != features:
         raise ValueError(
@@ -162,29 +147,11 @@ def check_features(module: Any, shape: tuple[int, ...]) -> None:
 
 def merge_weights(x: Array, mask: Array | None, weights: Array | None) -> Array | None:
     """The mask and the weights as one array of the rank of x, or None."""
-    merged = None
+    axes = range(x.ndim)
     if mask is not None:
-        mask = jnp.asarray(mask)
-        _check_fit("A mask", mask.shape, (1,) * (x.ndim - mask.ndim) + mask.shape, x.shape)
-        merged = jnp.reshape(mask != 0, (1,) * (x.ndim - mask.ndim) + mask.shape)
-    if weights is None:
-        return merged
-    weights = jnp.asarray(weights)
-    spread = weights.shape + (1,) * (x.ndim - weights.ndim)
-    _check_fit("Weights", weights.shape, spread, x.shape)
-    weights = jnp.reshape(weights, spread)
-    return weights if merged is None else weights * merged
-
-
-def _check_fit(what: str, given: tuple[int, ...], spread: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    fits = len(spread) == len(shape) and all(
-        size in (1, wanted) for size, wanted in zip(spread, shape, strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            refusal(
-                f"{what} of shape {given} came with an input of shape {tuple(shape)}",
-                "A mask broadcasts to the input as in NumPy, and the axes of weights stand for the input's first ones",
-                "Pass weights of shape [batch], or a mask with an axis of size 1 wherever it repeats",
-            )
-        )
+        mask = jnp.atleast_1d(jnp.asarray(mask))
+        mask = jnp.reshape(mask != 0, check_fit("A mask", mask.shape, x.shape, axes[-mask.ndim :], OF_MASKS))
+    if weights is not None:
+        weights = jnp.atleast_1d(jnp.asarray(weights))
+        weights = jnp.reshape(weights, check_fit("Weights", weights.shape, x.shape, axes, FIRST_AXES))
+    return multiply(mask, weights)

@@ -12,6 +12,7 @@ from flax.nnx.nn import dtypes, initializers
 from batchnorm._core.state import initial_state, slots
 from batchnorm._engines.jax import engine
 from batchnorm._faces.adjustment import check_adjustment
+from batchnorm._faces.axes import read_axis
 from batchnorm.flax import _arguments
 from batchnorm.functional import batch_norm
 
@@ -118,7 +119,7 @@ class BatchNorm(nnx.Module):
     ) -> None:
         self.num_features = num_features
         self.use_running_average = use_running_average
-        self.axis = _arguments.read_axis(axis)
+        self.axis = read_axis(axis, sequences=(Sequence,))
         self.momentum = _arguments.read_share("momentum", momentum)
         self.epsilon = epsilon
         self.dtype = dtype

@@ -1,12 +1,12 @@
 """What a layer is asked for beyond `torch.nn`'s, and all of it as the core's Options."""
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from batchnorm import _kernels
 from batchnorm._faces.adjustment import check_adjustment
+from batchnorm._faces.axes import axes_of, read_axis, read_size
 from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm.errors import refusal
 from batchnorm.options import Clip, Ghost, Options, Renorm
@@ -51,13 +51,12 @@ class Settings:
     @property
     def axes(self) -> tuple[int, ...]:
         axis: Any = self.axis
-        return tuple(operator.index(each) for each in axis) if isinstance(axis, list | tuple) else (axis,)
+        return axes_of(read_axis(axis)) if isinstance(axis, list | tuple) else (axis,)
 
     @property
     def size(self) -> Any:
-        """The ghost batch size: NumPy's ints become Python's, and what is no int is left for `Ghost` to refuse."""
-        size: Any = self.virtual_batch_size
-        return operator.index(size) if hasattr(size, "__index__") and not isinstance(size, bool) else size
+        """The ghost batch size."""
+        return read_size(self.virtual_batch_size)
 
     @property
     def estimator(self) -> Literal["population", "sample"]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from batchnorm._faces.axes import axes_of, read_axis
 from batchnorm._faces.clip import read_clip
 from batchnorm.errors import refusal
 from batchnorm.options import Ghost, Options, Renorm
@@ -33,37 +34,24 @@ SYNCHRONIZED = "The v1 layer computes its statistics on each replica separately,
 
 def check_axis(axis: Any) -> Any:
     """The axis as an int, or as a list of ints that is the layer's own."""
-    if isinstance(axis, int):
-        return int(axis)
-    if isinstance(axis, (list, tuple)):
-        if not axis:
-            raise ValueError(
-                refusal(
-                    "axis=[] was asked for",
-                    "Without a channel axis there is nothing to keep statistics for",
-                    "Name at least one axis, such as axis=-1",
-                )
-            )
-        if all(isinstance(each, int) for each in axis):  # pyright: ignore[reportUnknownVariableType]
-            return [int(each) for each in axis]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    raise TypeError(
-        refusal(
-            f"axis={axis!r} was asked for",
-            f"Expected an int or a list/tuple of ints for the argument 'axis', but received: {axis!r}",
-            "Pass an int such as -1, or a list of ints such as [1, 3]",
-        )
-    )
+
+    def index(each: Any) -> int:
+        if not isinstance(each, int):
+            raise TypeError
+        return int(each)
+
+    found = read_axis(axis, index)
+    return list(found) if isinstance(found, tuple) else found
 
 
 def make_options(layer: Any, axes: tuple[int, ...] | None = None, variance: Any = "population") -> Options:
     """The core's options for a layer, on the given non-negative axes once those are known."""
-    asked = layer.axis if isinstance(layer.axis, list) else [layer.axis]
     size = layer.virtual_batch_size
     renorm = None
     if layer.renorm:
         renorm = Renorm(read_clip(layer.renorm_clipping), layer.renorm_momentum, layer.renorm_form)
     return Options(
-        axes=tuple(asked) if axes is None else axes,
+        axes=axes_of(layer.axis) if axes is None else axes,
         decay=layer.momentum,
         epsilon=layer.epsilon,
         with_gamma=bool(layer.scale),

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from batchnorm._core.state import slots
 from batchnorm._engines.tensorflow import ops
+from batchnorm._faces.axes import axes_of
 from batchnorm._graph.names import name_output, output_name, update_names
 from batchnorm._graph.normalize import Call, adjustment_for, normalize
 from batchnorm._graph.objects import constraint, initializer, regularizer, serialize
@@ -181,7 +182,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
         super().build(input_shape)
 
     def _check_axes(self, shape: tf.TensorShape) -> tuple[int, ...]:
-        asked = self.axis if isinstance(self.axis, list) else [self.axis]
+        asked = axes_of(self.axis)
         self._record.axis = self.axis
         axes = canonical_axes(asked, shape.rank)
         refuse_ghost_axis(axes, make_options(self).ghost)
