@@ -1,19 +1,19 @@
 """The arguments of one `batch_norm` call, and what they decide before anything is made."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from numbers import Real
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from batchnorm._faces.clip import read_clip
 from batchnorm._graph.training import resolve_training
+from batchnorm.compat.v1._arguments import LayerArguments, shared_options
 from batchnorm.errors import refusal
 from batchnorm.layout import canonical_axes
-from batchnorm.options import Options, Renorm
+from batchnorm.options import Options
 
 __all__ = [
     "Arguments",
@@ -41,30 +41,19 @@ class Path(Enum):
     LEGACY = "contrib's own, without a fused kernel"
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """The arguments that shape one call, as given. `batch_norm` documents them."""
+@dataclass(frozen=True, kw_only=True)
+class Arguments(LayerArguments):
+    """The arguments that shape one call, as given. `batch_norm` documents them; `decay` is the layer's `momentum`."""
 
-    decay: Any
-    center: bool
-    scale: bool
-    epsilon: float
     param_initializers: Mapping[str, Any] | None
     param_regularizers: Mapping[str, Any] | None
     updates_collections: Any
     is_training: Any
     reuse: Any
     variables_collections: Any
-    trainable: bool
     batch_weights: Any
-    fused: bool | None
     data_format: str
     zero_debias_moving_mean: bool
-    renorm: bool
-    renorm_clipping: dict[str, Any] | None
-    renorm_decay: Any
-    adjustment: Callable[[Any], Any] | None
-    renorm_form: Literal["current", "debiased"]
 
 
 def choose_path(arguments: Arguments, rank: int | None) -> Path:
@@ -81,17 +70,10 @@ def choose_path(arguments: Arguments, rank: int | None) -> Path:
 
 def make_options(arguments: Arguments, path: Path, axis: int, trains: bool) -> Options:
     """The core's options for one of contrib's own paths."""
-    renorm = None
-    if arguments.renorm:
-        renorm = Renorm(read_clip(arguments.renorm_clipping), arguments.renorm_decay, arguments.renorm_form)
-    return Options(
+    return shared_options(
+        arguments,
         axes=(axis,),
-        decay=arguments.decay,
-        epsilon=arguments.epsilon,
-        with_gamma=bool(arguments.scale),
-        with_beta=bool(arguments.center),
         variance="sample" if path is Path.FUSED else "population",
-        renorm=renorm,
         # The shadow variables of the debiasing exist only where there are updates.
         debias_mean=bool(arguments.zero_debias_moving_mean) and trains,
         fused=None if path is Path.FUSED or arguments.fused is None else bool(arguments.fused),

@@ -1,10 +1,12 @@
 """The path on which contrib's function is the v1 layer, called in contrib's scope."""
 
+from dataclasses import fields
 from typing import Any
 
 import tensorflow as tf
 
 from batchnorm._graph.training import resolve_training
+from batchnorm.compat.v1._arguments import LayerArguments
 from batchnorm.compat.v1.layers import BatchNormalization
 from batchnorm.contrib._arguments import Arguments, channels_of
 from batchnorm.contrib._collections import collect_variable
@@ -16,27 +18,14 @@ __all__ = ["normalize_via_v1_layer"]
 def normalize_via_v1_layer(arguments: Arguments, x: Any, scope: Any) -> Any:
     """y, by a new layer whose variables are those of `scope`."""
     axis, _ = channels_of(arguments, x)
-    initializers = DEFAULT_INITIALIZERS | dict(arguments.param_initializers or {})
+    initializers: dict[str, Any] = DEFAULT_INITIALIZERS | dict(arguments.param_initializers or {})
     regularizers = arguments.param_regularizers or {}
     layer = BatchNormalization(
         axis=axis,
-        momentum=arguments.decay,
-        epsilon=arguments.epsilon,
-        center=arguments.center,
-        scale=arguments.scale,
-        beta_initializer=initializers["beta"],
-        gamma_initializer=initializers["gamma"],
-        moving_mean_initializer=initializers["moving_mean"],
-        moving_variance_initializer=initializers["moving_variance"],
+        **{field.name: getattr(arguments, field.name) for field in fields(LayerArguments)},
+        **{f"{name}_initializer": initializers[name] for name in DEFAULT_INITIALIZERS},
         beta_regularizer=regularizers.get("beta"),
         gamma_regularizer=regularizers.get("gamma"),
-        renorm=arguments.renorm,
-        renorm_clipping=arguments.renorm_clipping,
-        renorm_momentum=arguments.renorm_decay,
-        renorm_form=arguments.renorm_form,
-        fused=arguments.fused,
-        trainable=arguments.trainable,
-        adjustment=arguments.adjustment,
         name=scope.name,
         _scope=scope,
         _reuse=arguments.reuse,

@@ -5,6 +5,7 @@ docs/differences.md.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, Literal
 
 import tensorflow as tf
@@ -96,40 +97,20 @@ def batch_norm(
             no vector as long as the batch; `reuse` without `scope`; an unknown key in `renorm_clipping`; an eager call
             outside a tracker.
     """
+    given = dict(locals())  # the arguments, as long as nothing else is assigned
     check_variables_have_a_home("batch_norm")
     check_data_format(data_format)
     _check_reuse(reuse, scope)
-    arguments = Arguments(
-        decay=decay,
-        center=center,
-        scale=scale,
-        epsilon=epsilon,
-        param_initializers=param_initializers,
-        param_regularizers=param_regularizers,
-        updates_collections=updates_collections,
-        is_training=is_training,
-        reuse=reuse,
-        variables_collections=variables_collections,
-        trainable=trainable,
-        batch_weights=batch_weights,
-        fused=fused,
-        data_format=data_format,
-        zero_debias_moving_mean=zero_debias_moving_mean,
-        renorm=renorm,
-        renorm_clipping=renorm_clipping,
-        renorm_decay=renorm_decay,
-        adjustment=adjustment,
-        renorm_form=renorm_form,
-    )
+    same = {field.name: given[field.name] for field in fields(Arguments) if field.name in given}
+    arguments = Arguments(momentum=decay, renorm_momentum=renorm_decay, **same)
     x = tf.convert_to_tensor(inputs)
     path = choose_path(arguments, x.shape.rank)
     getter = None if path is Path.FUSED else model_variable_getter
     with tf.compat.v1.variable_scope(scope, "BatchNorm", [x], reuse=reuse, custom_getter=getter) as opened:
-        y = (
-            normalize_via_v1_layer(arguments, x, opened)
-            if path is Path.V1_LAYER
-            else normalize_directly(arguments, path, x)
-        )
+        if path is Path.V1_LAYER:
+            y = normalize_via_v1_layer(arguments, x, opened)
+        else:
+            y = normalize_directly(arguments, path, x)
         if activation_fn is not None:
             y = activation_fn(y)
     collect_output(outputs_collections, opened.name, y)

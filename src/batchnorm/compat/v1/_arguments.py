@@ -1,7 +1,9 @@
 """The v1 layer's arguments, checked and turned into the core's options."""
 
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
 
@@ -11,12 +13,14 @@ from batchnorm.errors import refusal
 from batchnorm.options import Ghost, Options, Renorm
 
 __all__ = [
+    "LayerArguments",
     "Policy",
     "check_axis",
     "check_unknown",
     "make_options",
     "parameter_dtype",
     "read_policy",
+    "shared_options",
     "warn_of_ignored",
 ]
 
@@ -47,19 +51,44 @@ def check_axis(axis: Any) -> Any:
 def make_options(layer: Any, axes: tuple[int, ...] | None = None, variance: Any = "population") -> Options:
     """The core's options for a layer, on the given non-negative axes once those are known."""
     size = layer.virtual_batch_size
-    renorm = None
-    if layer.renorm:
-        renorm = Renorm(read_clip(layer.renorm_clipping), layer.renorm_momentum, layer.renorm_form)
-    return Options(
+    return shared_options(
+        layer,
         axes=axes_of(layer.axis) if axes is None else axes,
-        decay=layer.momentum,
-        epsilon=layer.epsilon,
-        with_gamma=bool(layer.scale),
-        with_beta=bool(layer.center),
         variance=variance,
-        renorm=renorm,
         ghost=None if size is None else Ghost(size, layer.ghost_order),
         fused=layer.wants_kernel,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerArguments:
+    """What `tf.contrib`'s function is given that the layer has as well, by the layer's names."""
+
+    momentum: Any
+    epsilon: float
+    center: bool
+    scale: bool
+    renorm: bool
+    renorm_clipping: dict[str, Any] | None
+    renorm_momentum: Any
+    renorm_form: Literal["current", "debiased"]
+    fused: bool | None
+    trainable: bool
+    adjustment: Callable[[Any], Any] | None
+
+
+def shared_options(given: Any, **others: Any) -> Options:
+    """The core's options, from what a layer or contrib's record of arguments says, and `others`."""
+    renorm = None
+    if given.renorm:
+        renorm = Renorm(read_clip(given.renorm_clipping), given.renorm_momentum, given.renorm_form)
+    return Options(
+        decay=given.momentum,
+        epsilon=given.epsilon,
+        with_gamma=bool(given.scale),
+        with_beta=bool(given.center),
+        renorm=renorm,
+        **others,
     )
 
 
