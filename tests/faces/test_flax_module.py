@@ -295,6 +295,9 @@ def test_what_does_not_fit_is_refused_at_the_call() -> None:
         ValueError, match=r"^Weights of shape \(5,\) came with an input of shape \(6, 2, 3\)\. "
     ):
         module(batch(), weights=jnp.ones(5))
+    module = BatchNorm(3, adjustment=lambda shape: (jnp.ones((1, *shape)), 0.0), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"^The adjustment returned a tensor of rank 4\. It must broadcast"):
+        module(batch())
     ghosts = BatchNorm(3, virtual_batch_size=4, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"virtual_batch_size must divide the batch size"):
         ghosts(batch())
