@@ -5,6 +5,7 @@ from typing import Any
 
 from batchnorm._core.engine import Ops
 from batchnorm._engines.lookup import NUMPY, Framework
+from batchnorm._faces.weights import FIRST_AXES, check_fit
 from batchnorm.errors import refusal
 from batchnorm.options import Options
 
@@ -130,20 +131,8 @@ def spread_weights(framework: Framework, ops: Ops[Array], x: Array, weights: Arr
     if weights is None:
         return None
     check_owner(framework, weights, "weights")
-    given, sizes = tuple(weights.shape), ops.shape(x)
-    pairs = zip(given, sizes, strict=False)
-    if not given or len(given) > len(sizes) or not all(_fits(size, wanted) for size, wanted in pairs):
-        raise ValueError(
-            refusal(
-                f"Weights of shape {given} came with an input of shape {sizes}",
-                "Their axes stand for the first axes of the input, and each must have the same size or 1",
-                "Pass one weight per example, [batch], or weights that broadcast to the input",
-            )
-        )
+    sizes = ops.shape(x)
+    full = check_fit("Weights", tuple(weights.shape), sizes, range(len(sizes)), FIRST_AXES)
     weights = ops.cast(weights, ops.stat_dtype(x))
-    return ops.reshape(weights, (*ops.shape(weights), *[1] * (len(sizes) - len(given))))
-
-
-def _fits(size: Any, wanted: Any) -> bool:
-    known = isinstance(size, int) and isinstance(wanted, int)
-    return not known or size in (1, wanted)
+    known = ops.shape(weights)
+    return ops.reshape(weights, (*known, *full[len(known) :]))

@@ -48,8 +48,8 @@ REFUSED = {
     "axis 1.7": (
         {"axis": 1.7},
         TypeError,
-        "axis=1.7 was asked for. An axis is named by an int, and 1.7 is a float that names none. "
-        "Pass an int such as -1, or a list of ints.",
+        "axis=1.7 was asked for. An axis is named by an int, and 1.7 is a float. "
+        "Pass an int such as -1, or a list of ints such as [1, 3].",
     ),
     "axis '1'": ({"axis": [0, "1"]}, TypeError, "axis=[0, '1'] was asked for. An axis is named by an int, "),
     "axis None": ({"axis": None}, TypeError, "axis=None was asked for. "),
@@ -71,19 +71,18 @@ REFUSED = {
     "clip key": (
         {"renorm": True, "renorm_clipping": {"rmx": 2}},
         ValueError,
-        "Received invalid keys: renorm_clipping={'rmx': 2} was asked for. There is no bound 'rmx'. "
-        "Use ('rmax', 'rmin', 'dmax').",
+        "renorm_clipping={'rmx': 2} was given. It has the invalid keys ['rmx']. Use any of rmin, rmax, dmax.",
     ),
     "clip order": (
         {"renorm": True, "renorm_clipping": {"rmax": 0.5, "rmin": 1}},
         ValueError,
-        "renorm_clipping={'rmax': 0.5, 'rmin': 1} was asked for. rmax should be at least rmin, or no r fits. "
-        "Exchange the two or drop one.",
+        "renorm_clipping with rmin=1 and rmax=0.5 was given. No r lies between them, so rmax should be at least "
+        "rmin. Exchange the two or drop one.",
     ),
     "clip sign": (
         {"renorm": True, "renorm_clipping": {"dmax": -1}},
         ValueError,
-        "renorm_clipping={'dmax': -1}",
+        "renorm_clipping with dmax=-1",
     ),
     "renorm and sample": (
         {"renorm": True, "variance": "sample"},

@@ -182,7 +182,7 @@ def test_adjustment(shape):
         (
             (tf.ones([3], tf.float64), 0),
             TypeError,
-            "The adjustment returned a tensor of float64. The statistics of this layer are float32. "
+            "The adjustment returned a tensor of float64. The statistics are float32. "
             "Return tensors of float32, or Python numbers.",
         ),
     ],

@@ -170,13 +170,13 @@ def test_a_batch_of_nothing_leaves_the_state(name, batch):
 def test_a_mask_or_weights_that_do_not_fit_are_refused(training):
     x, layer = inputs(4, 3, 5), BatchNormalization()
     refused = {
-        "A mask of shape (4, 3, 5) came with inputs of shape (4, 3, 5). A mask has the shape of the inputs "
+        "A mask of shape (4, 3, 5) came with an input of shape (4, 3, 5). A mask has the shape of the inputs "
         "without the last axis. Pass a mask with one axis less than the inputs.": {
             "mask": np.ones((4, 3, 5), bool)
         },
-        "A mask of shape (4, 2, 1) came with inputs of shape (4, 3, 5).": {"mask": np.ones((4, 2), bool)},
-        "A sample_weight of shape (3,) came with inputs of shape (4, 3, 5). Its axes stand for the first "
-        "axes of the inputs, and each must have the same size or 1. ": {
+        "A mask of shape (4, 2) came with an input of shape (4, 3, 5).": {"mask": np.ones((4, 2), bool)},
+        "A sample_weight of shape (3,) came with an input of shape (4, 3, 5). The axes of weights stand for the "
+        "first axes of the input, and each must have the same size or 1. ": {
             "sample_weight": np.ones(3, "float32")
         },
         "A sample_weight of shape () came with": {"sample_weight": np.float32(2)},

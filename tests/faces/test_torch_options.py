@@ -228,7 +228,7 @@ REFUSED = {
     "unknown bound": (
         {"renorm": True, "renorm_clipping": {"rmaxx": 1}},
         ValueError,
-        "There is no bound 'rmaxx'",
+        r"invalid keys \['rmaxx'\]",
     ),
     "crossed bounds": (
         {"renorm": True, "renorm_clipping": {"rmin": 2.0, "rmax": 1.0}},
@@ -281,7 +281,7 @@ def test_inputs_are_refused_in_a_call() -> None:
         bt.BatchNorm1d(4, virtual_batch_size=1)(torch.randn(6, 4))
     with pytest.raises(TypeError, match="The adjustment returned 3"):
         bt.BatchNorm2d(4, adjustment=lambda shape: 3)(x)
-    with pytest.raises(ValueError, match="The adjustment returned a tensor of shape"):
+    with pytest.raises(ValueError, match="The adjustment returned a tensor of rank 5"):
         bt.BatchNorm2d(4, adjustment=lambda shape: (torch.ones(1, 1, 1, 1, 1), 0.0))(x)
 
 

@@ -206,7 +206,7 @@ def test_eager_call_outside_a_tracker():
     [
         ({"momentun": 0.9}, TypeError, "given momentun. It has no such argument"),
         ({"axis": 1.5}, TypeError, "axis=1.5 was asked for"),
-        ({"axis": []}, ValueError, "Name at least one axis"),
+        ({"axis": []}, ValueError, "at least one axis, named by an int"),
         ({"renorm": True, "renorm_clipping": {"rmx": 1}}, ValueError, "invalid keys"),
         ({"virtual_batch_size": 0}, ValueError, "Pass a positive int"),
         ({"momentum": None}, TypeError, "Pass a number such as 0.99"),

@@ -11,12 +11,13 @@ from batchnorm._core.engine import Batch, Inputs
 from batchnorm._core.step import infer, train
 from batchnorm._engines.tensorflow import engine, native, ops
 from batchnorm._engines.tensorflow.inference import MOST_BROADCAST
+from batchnorm._faces.adjustment import call_adjustment, check_dtype
 from batchnorm._graph.scalars import in_dtype
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout
 from batchnorm.options import Ghost, Options
 
-__all__ = ["Call", "call_adjustment", "infer_by", "normalize", "plan"]
+__all__ = ["Call", "adjustment_for", "infer_by", "normalize", "plan"]
 
 
 # A size known only at run time; its products are unknown too.
@@ -69,33 +70,15 @@ def normalize(options: Options, call: Call) -> tuple[Any, Batch[Any] | None]:
     return y, Batch(*told)
 
 
-def call_adjustment(function: Callable[[Any], Any], x: Any, dtype: Any) -> Adjustment[Any]:
-    """What the user's function returns for the shape of x, checked.
+def adjustment_for(function: Callable[[Any], Any], x: Any, dtype: Any) -> Adjustment[Any]:
+    """What the user's function returns for the shape of x, as tensors of the parameters' dtype."""
 
-    Raises:
-        TypeError: it did not return a pair, or one of another dtype than the parameters.
-        ValueError: one of the pair is None.
-    """
-    result = function(tf.shape(x))
-    asked = f"adjustment returned {result!r}"
-    if not isinstance(result, (tuple, list)) or len(result) != 2:
-        raise TypeError(
-            refusal(asked, "It must return a pair: a factor and an offset", "Return (scale, bias)")
-        )
-    if any(part is None for part in result):
-        raise ValueError(
-            refusal(asked, "Both parts are needed", "Return 1.0 for no factor or 0.0 for no offset")
-        )
-    for part in result:
-        if tf.is_tensor(part) and part.dtype != dtype:
-            raise TypeError(
-                refusal(
-                    asked,
-                    f"The parameters are {dtype.name}, and a part of it is {part.dtype.name}",
-                    f"Cast it to tf.{dtype.name}",
-                )
-            )
-    return Adjustment(*(tf.convert_to_tensor(part, dtype) for part in result))
+    def convert(part: Any) -> Any:
+        if tf.is_tensor(part):
+            check_dtype(part.dtype.name, dtype.name)
+        return tf.convert_to_tensor(part, dtype)
+
+    return call_adjustment(function, tf.shape(x), x.shape.rank, convert)
 
 
 def _train(options: Options, call: Call) -> tuple[Any, Batch[Any], bool]:

@@ -1,21 +1,29 @@
 """The arguments of one `batch_norm` call, and what they decide before anything is made."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from numbers import Real
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from batchnorm._graph.training import resolve_training
-from batchnorm.compat.v1._arguments import make_clip
+from batchnorm.compat.v1._arguments import LayerArguments, shared_options
 from batchnorm.errors import refusal
 from batchnorm.layout import canonical_axes
-from batchnorm.options import Options, Renorm
+from batchnorm.options import Options
 
-__all__ = ["Asked", "Path", "channels_of", "check_data_format", "choose_path", "make_options", "training_of"]
+__all__ = [
+    "Arguments",
+    "Path",
+    "channels_of",
+    "check_data_format",
+    "choose_path",
+    "make_options",
+    "training_of",
+]
 
 UPDATE_OPS = tf.compat.v1.GraphKeys.UPDATE_OPS
 DATA_FORMATS = ("NHWC", "NCHW")
@@ -29,64 +37,46 @@ class Path(Enum):
     """
 
     FUSED = "contrib's own, around the fused kernel"
-    CORE = "the v1 layer"
+    V1_LAYER = "the v1 layer"
     LEGACY = "contrib's own, without a fused kernel"
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The arguments that shape one call, as given. `batch_norm` documents them."""
+@dataclass(frozen=True, kw_only=True)
+class Arguments(LayerArguments):
+    """The arguments that shape one call, as given. `batch_norm` documents them; `decay` is the layer's `momentum`."""
 
-    decay: Any
-    center: bool
-    scale: bool
-    epsilon: float
     param_initializers: Mapping[str, Any] | None
     param_regularizers: Mapping[str, Any] | None
     updates_collections: Any
     is_training: Any
     reuse: Any
     variables_collections: Any
-    trainable: bool
     batch_weights: Any
-    fused: bool | None
     data_format: str
     zero_debias_moving_mean: bool
-    renorm: bool
-    renorm_clipping: dict[str, Any] | None
-    renorm_decay: Any
-    adjustment: Callable[[Any], Any] | None
-    renorm_form: Literal["current", "debiased"]
 
 
-def choose_path(asked: Asked, rank: int | None) -> Path:
+def choose_path(arguments: Arguments, rank: int | None) -> Path:
     """The original's rule, but for one thing: any string that equals UPDATE_OPS is that collection's name."""
-    collected = isinstance(asked.updates_collections, str) and asked.updates_collections == UPDATE_OPS
-    plain = asked.batch_weights is None and not asked.renorm and asked.adjustment is None
-    fusable = (asked.fused is None or asked.fused) and plain and rank in (2, 4)
-    if fusable and (rank == 2 or asked.zero_debias_moving_mean or not collected):
+    collected = isinstance(arguments.updates_collections, str) and arguments.updates_collections == UPDATE_OPS
+    plain = arguments.batch_weights is None and not arguments.renorm and arguments.adjustment is None
+    fusable = (arguments.fused is None or arguments.fused) and plain and rank in (2, 4)
+    if fusable and (rank == 2 or arguments.zero_debias_moving_mean or not collected):
         return Path.FUSED
-    if asked.batch_weights is None and collected and not asked.zero_debias_moving_mean:
-        return Path.CORE
+    if arguments.batch_weights is None and collected and not arguments.zero_debias_moving_mean:
+        return Path.V1_LAYER
     return Path.LEGACY
 
 
-def make_options(asked: Asked, path: Path, axis: int, trains: bool) -> Options:
+def make_options(arguments: Arguments, path: Path, axis: int, trains: bool) -> Options:
     """The core's options for one of contrib's own paths."""
-    renorm = None
-    if asked.renorm:
-        renorm = Renorm(make_clip(asked.renorm_clipping), asked.renorm_decay, asked.renorm_form)
-    return Options(
+    return shared_options(
+        arguments,
         axes=(axis,),
-        decay=asked.decay,
-        epsilon=asked.epsilon,
-        with_gamma=bool(asked.scale),
-        with_beta=bool(asked.center),
         variance="sample" if path is Path.FUSED else "population",
-        renorm=renorm,
         # The shadow variables of the debiasing exist only where there are updates.
-        debias_mean=bool(asked.zero_debias_moving_mean) and trains,
-        fused=None if path is Path.FUSED or asked.fused is None else bool(asked.fused),
+        debias_mean=bool(arguments.zero_debias_moving_mean) and trains,
+        fused=None if path is Path.FUSED or arguments.fused is None else bool(arguments.fused),
     )
 
 
@@ -122,16 +112,14 @@ def check_data_format(data_format: Any) -> None:
         )
 
 
-def channels_of(asked: Asked, x: Any) -> tuple[int, int]:
+def channels_of(arguments: Arguments, x: Any) -> tuple[int, int]:
     """The channel axis of a floating tensor of known rank, and how many channels there are.
 
     Raises:
         TypeError: the tensor is not floating.
         ValueError: its rank or the number of its channels is not known, or it has no such axis.
     """
-    given = (
-        f"An input of dtype {x.dtype.base_dtype.name} and shape {x.shape} was given with {asked.data_format}"
-    )
+    given = f"An input of dtype {x.dtype.base_dtype.name} and shape {x.shape} was given with {arguments.data_format}"
     if not x.dtype.is_floating:
         raise TypeError(
             refusal(given, "Only floating numbers can be normalized", "Cast it, e.g. to tf.float32")
@@ -140,7 +128,7 @@ def channels_of(asked: Asked, x: Any) -> tuple[int, int]:
         raise ValueError(
             refusal(given, "The input has undefined rank", "Set it with tensor.set_shape or tf.ensure_shape")
         )
-    (axis,) = canonical_axes((1 if asked.data_format == "NCHW" else -1,), x.shape.rank)
+    (axis,) = canonical_axes((1 if arguments.data_format == "NCHW" else -1,), x.shape.rank)
     channels = x.shape.as_list()[axis]
     if channels is None:
         raise ValueError(

@@ -8,7 +8,7 @@ from batchnorm._core.state import slots
 from batchnorm._graph.objects import for_variables, initializer, regularizer
 from batchnorm._graph.updates import FINAL, SHADOWS
 from batchnorm._graph.variables import square_root_of, statistic
-from batchnorm.contrib._arguments import Asked
+from batchnorm.contrib._arguments import Arguments
 from batchnorm.contrib._collections import ALWAYS, variable_collections
 from batchnorm.options import Options
 
@@ -25,14 +25,16 @@ class Variables(NamedTuple):
     state: dict[str, Any]
 
 
-def make_variables(asked: Asked, options: Options, channels: int, dtype: Any, stat_dtype: Any) -> Variables:
+def make_variables(
+    arguments: Arguments, options: Options, channels: int, dtype: Any, stat_dtype: Any
+) -> Variables:
     """Find or make them in the current variable scope: beta, gamma, then the statistics, which have their own dtype."""
-    beta = _parameter(asked, "beta", channels, dtype) if options.with_beta else None
-    gamma = _parameter(asked, "gamma", channels, dtype) if options.with_gamma else None
+    beta = _parameter(arguments, "beta", channels, dtype) if options.with_beta else None
+    gamma = _parameter(arguments, "gamma", channels, dtype) if options.with_gamma else None
     # Re-entering the scope takes an op scope of its name, on which the historical numbers of later ones rest.
     with tf.compat.v1.variable_scope(tf.compat.v1.get_variable_scope()):
         state = {
-            slot: _statistic(asked, slot, channels, stat_dtype)
+            slot: _statistic(arguments, slot, channels, stat_dtype)
             for slot in slots(options)
             if slot not in SHADOWS
         }
@@ -46,29 +48,29 @@ def make_variables(asked: Asked, options: Options, channels: int, dtype: Any, st
     return Variables(gamma, beta, state)
 
 
-def _parameter(asked: Asked, name: str, channels: int, dtype: Any) -> Any:
-    own = regularizer((asked.param_regularizers or {}).get(name))
+def _parameter(arguments: Arguments, name: str, channels: int, dtype: Any) -> Any:
+    own = regularizer((arguments.param_regularizers or {}).get(name))
     return tf.compat.v1.get_variable(
         name,
         shape=[channels],
         dtype=dtype,
-        initializer=_initializer(asked, name),
+        initializer=_initializer(arguments, name),
         regularizer=for_variables(own or tf.compat.v1.get_variable_scope().regularizer),
-        trainable=asked.trainable,
-        collections=[*variable_collections(asked.variables_collections, name), *ALWAYS],
+        trainable=arguments.trainable,
+        collections=[*variable_collections(arguments.variables_collections, name), *ALWAYS],
     )
 
 
-def _statistic(asked: Asked, slot: str, channels: int, dtype: Any) -> Any:
+def _statistic(arguments: Arguments, slot: str, channels: int, dtype: Any) -> Any:
     if slot in FINAL:
-        collections = [*variable_collections(asked.variables_collections, slot), *ALWAYS]
-        return statistic(slot, [channels], dtype, _initializer(asked, slot), collections)
-    if asked.renorm_form == "debiased":
+        collections = [*variable_collections(arguments.variables_collections, slot), *ALWAYS]
+        return statistic(slot, [channels], dtype, _initializer(arguments, slot), collections)
+    if arguments.renorm_form == "debiased":
         return statistic(slot, [] if slot.endswith("_weight") else [channels], dtype, initializer("zeros"))
     if slot == "renorm_mean":
-        return statistic(slot, [channels], dtype, _initializer(asked, "moving_mean"))
-    return statistic(slot, [channels], dtype, square_root_of(_initializer(asked, "moving_variance")))
+        return statistic(slot, [channels], dtype, _initializer(arguments, "moving_mean"))
+    return statistic(slot, [channels], dtype, square_root_of(_initializer(arguments, "moving_variance")))
 
 
-def _initializer(asked: Asked, name: str) -> Any:
-    return initializer((asked.param_initializers or {}).get(name, DEFAULT_INITIALIZERS[name]))
+def _initializer(arguments: Arguments, name: str) -> Any:
+    return initializer((arguments.param_initializers or {}).get(name, DEFAULT_INITIALIZERS[name]))

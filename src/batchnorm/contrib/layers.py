@@ -5,15 +5,16 @@ docs/differences.md.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, Literal
 
 import tensorflow as tf
 
 from batchnorm._graph.eager import check_variables_have_a_home
-from batchnorm.contrib._arguments import Asked, Path, check_data_format, choose_path
+from batchnorm.contrib._arguments import Arguments, Path, check_data_format, choose_path
 from batchnorm.contrib._collections import collect_output, model_variable_getter
-from batchnorm.contrib._own import normalize_on_own_path
-from batchnorm.contrib._through_layer import through_layer
+from batchnorm.contrib._direct import normalize_directly
+from batchnorm.contrib._via_v1_layer import normalize_via_v1_layer
 from batchnorm.contrib.framework import stand_in
 from batchnorm.errors import refusal
 
@@ -96,36 +97,20 @@ def batch_norm(
             no vector as long as the batch; `reuse` without `scope`; an unknown key in `renorm_clipping`; an eager call
             outside a tracker.
     """
+    given = dict(locals())  # the arguments, as long as nothing else is assigned
     check_variables_have_a_home("batch_norm")
     check_data_format(data_format)
     _check_reuse(reuse, scope)
-    asked = Asked(
-        decay=decay,
-        center=center,
-        scale=scale,
-        epsilon=epsilon,
-        param_initializers=param_initializers,
-        param_regularizers=param_regularizers,
-        updates_collections=updates_collections,
-        is_training=is_training,
-        reuse=reuse,
-        variables_collections=variables_collections,
-        trainable=trainable,
-        batch_weights=batch_weights,
-        fused=fused,
-        data_format=data_format,
-        zero_debias_moving_mean=zero_debias_moving_mean,
-        renorm=renorm,
-        renorm_clipping=renorm_clipping,
-        renorm_decay=renorm_decay,
-        adjustment=adjustment,
-        renorm_form=renorm_form,
-    )
+    same = {field.name: given[field.name] for field in fields(Arguments) if field.name in given}
+    arguments = Arguments(momentum=decay, renorm_momentum=renorm_decay, **same)
     x = tf.convert_to_tensor(inputs)
-    path = choose_path(asked, x.shape.rank)
+    path = choose_path(arguments, x.shape.rank)
     getter = None if path is Path.FUSED else model_variable_getter
     with tf.compat.v1.variable_scope(scope, "BatchNorm", [x], reuse=reuse, custom_getter=getter) as opened:
-        y = through_layer(asked, x, opened) if path is Path.CORE else normalize_on_own_path(asked, path, x)
+        if path is Path.V1_LAYER:
+            y = normalize_via_v1_layer(arguments, x, opened)
+        else:
+            y = normalize_directly(arguments, path, x)
         if activation_fn is not None:
             y = activation_fn(y)
     collect_output(outputs_collections, opened.name, y)

@@ -1,13 +1,17 @@
 """The module's arguments as the core's Options, and what can be refused before there is any input."""
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from batchnorm._core.adjustment import Adjustment
 from batchnorm._engines.jax import AxisName, Grouped
+from batchnorm._faces.adjustment import call_adjustment
+from batchnorm._faces.axes import axes_of
+from batchnorm._faces.clip import check_bounds, read_clip
+from batchnorm._faces.weights import FIRST_AXES, check_fit, multiply
 from batchnorm.errors import refusal
 from batchnorm.layout import canonical_axes, product
 from batchnorm.options import Clip, Ghost, Options, Renorm
@@ -19,8 +23,6 @@ __all__ = [
     "first_given",
     "merge_weights",
     "options_of",
-    "read_adjustment",
-    "read_axis",
     "read_clipping",
     "read_groups",
     "read_share",
@@ -30,7 +32,10 @@ __all__ = [
 Array = Any
 Bounds = Mapping[str, Any]
 Clipping = Bounds | Callable[[Array], Bounds] | None
-CLIP_KEYS = ("rmin", "rmax", "dmax")
+OF_MASKS = (
+    "A mask broadcasts to the input as in NumPy",
+    "Pass a mask with an axis of size 1 wherever it repeats",
+)
 SHARE = ("It is the share that a moving average keeps of its old value", "Pass a number such as 0.99")
 
 
@@ -40,13 +45,14 @@ def options_of(module: Any, synchronized: bool = False) -> Options:
     if module.renorm:
         clip: Any = module.renorm_clipping
         if callable(clip):
-            clip = _clip_at(clip, module.step[...])
+            # The gradient takes the schedule's bounds as constants.
+            clip = read_clip(clip(module.step[...]), jax.lax.stop_gradient)  # pyright: ignore[reportArgumentType]
         renorm = Renorm(clip, module.renorm_momentum, module.renorm_form)
     size, ghost = module.virtual_batch_size, None
     if size is not None:
         ghost = Ghost(size, module.ghost_order, module.ghost_remainder, module.ghost_averages)
     return Options(
-        axes=axes_of(module),
+        axes=axes_of(module.axis),
         decay=module.momentum,
         epsilon=module.epsilon,
         with_gamma=module.use_scale,
@@ -67,31 +73,11 @@ def replicas_of(module: Any) -> AxisName | None:
     return Grouped(module.axis_name, module.axis_index_groups)
 
 
-def adjustment_of(module: Any, x: Array) -> tuple[Array, Array] | None:
+def adjustment_of(module: Any, x: Array) -> Adjustment[Array] | None:
     """The factor and the offset for this input."""
     if module.adjustment is None:
         return None
-    scale, bias = module.adjustment(x.shape)
-    return jnp.asarray(scale), jnp.asarray(bias)
-
-
-def read_axis(axis: Any) -> int | tuple[int, ...]:
-    """The axis as an int, or several as a tuple, as they were written."""
-    try:
-        return tuple(map(operator.index, axis)) if isinstance(axis, Sequence) else operator.index(axis)
-    except TypeError:
-        raise TypeError(
-            refusal(
-                f"axis={axis!r} was asked for",
-                "An axis is named by an int",
-                "Pass an int such as -1, or several",
-            )
-        ) from None
-
-
-def axes_of(module: Any) -> tuple[int, ...]:
-    """The channel axes, of which there may be one or several."""
-    return (module.axis,) if isinstance(module.axis, int) else module.axis
+    return call_adjustment(module.adjustment, x.shape, x.ndim, jnp.asarray)
 
 
 def read_share(name: str, value: Any) -> Any:
@@ -116,18 +102,6 @@ def read_groups(groups: Any, axis_name: Any) -> tuple[tuple[int, ...], ...] | No
     return tuple(tuple(map(int, group)) for group in groups)
 
 
-def read_adjustment(adjustment: Any) -> Any:
-    if adjustment is not None and not callable(adjustment):
-        raise TypeError(
-            refusal(
-                f"adjustment={adjustment!r} was asked for",
-                "It is called with the shape of the input at every training step",
-                "Pass a function that returns (scale, bias)",
-            )
-        )
-    return adjustment
-
-
 def read_clipping(clipping: Clipping, renorm: bool) -> Clip | Callable[[Array], Bounds]:
     """Bounds as a record of numbers, checked; a schedule as it is."""
     if clipping is not None and not renorm:
@@ -140,24 +114,7 @@ def read_clipping(clipping: Clipping, renorm: bool) -> Clip | Callable[[Array], 
         )
     if callable(clipping):
         return clipping
-    clip = _clip(clipping or {}, float)
-    if clip.rmin is not None and clip.rmax is not None and clip.rmax < clip.rmin:
-        raise ValueError(
-            refusal(
-                f"renorm_clipping={clipping!r} was asked for",
-                "No r fits bounds of which the upper is below the lower",
-                "Exchange rmin and rmax",
-            )
-        )
-    if clip.dmax is not None and clip.dmax < 0:
-        raise ValueError(
-            refusal(
-                f"renorm_clipping={clipping!r} was asked for",
-                "d lies in [-dmax, dmax], so dmax cannot be negative",
-                "Pass its size",
-            )
-        )
-    return clip
+    return check_bounds(read_clip(clipping, float))
 
 
 def first_given(*values: bool | None) -> bool:
@@ -176,7 +133,7 @@ def first_given(*values: bool | None) -> bool:
 
 def check_features(module: Any, shape: tuple[int, ...]) -> None:
     """Refuse an input whose channels are not as many as the module has."""
-    axes, features = axes_of(module), module.num_features
+    axes, features = axes_of(module.axis), module.num_features
     found = product(shape[axis] for axis in canonical_axes(axes, len(shape)))
     if found != features:
         raise ValueError(
@@ -190,47 +147,11 @@ def check_features(module: Any, shape: tuple[int, ...]) -> None:
 
 def merge_weights(x: Array, mask: Array | None, weights: Array | None) -> Array | None:
     """The mask and the weights as one array of the rank of x, or None."""
-    merged = None
+    axes = range(x.ndim)
     if mask is not None:
-        mask = jnp.asarray(mask)
-        _check_fit("A mask", mask.shape, (1,) * (x.ndim - mask.ndim) + mask.shape, x.shape)
-        merged = jnp.reshape(mask != 0, (1,) * (x.ndim - mask.ndim) + mask.shape)
-    if weights is None:
-        return merged
-    weights = jnp.asarray(weights)
-    spread = weights.shape + (1,) * (x.ndim - weights.ndim)
-    _check_fit("Weights", weights.shape, spread, x.shape)
-    weights = jnp.reshape(weights, spread)
-    return weights if merged is None else weights * merged
-
-
-def _check_fit(what: str, given: tuple[int, ...], spread: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    fits = len(spread) == len(shape) and all(
-        size in (1, wanted) for size, wanted in zip(spread, shape, strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            refusal(
-                f"{what} of shape {given} came with an input of shape {tuple(shape)}",
-                "A mask broadcasts to the input as in NumPy, and the axes of weights stand for the input's first ones",
-                "Pass weights of shape [batch], or a mask with an axis of size 1 wherever it repeats",
-            )
-        )
-
-
-def _clip_at(schedule: Callable[..., Any], step: Array) -> Clip:
-    """The schedule's bounds at a step, as constants of the gradient."""
-    return _clip(schedule(step), jax.lax.stop_gradient)
-
-
-def _clip(bounds: Bounds, read: Callable[[Any], Any]) -> Clip:
-    unknown = sorted(set(bounds) - set(CLIP_KEYS))
-    if unknown:
-        raise ValueError(
-            refusal(
-                f"A renorm_clipping with {unknown[0]!r} was given",
-                "There is no such bound",
-                f"Name bounds among {', '.join(CLIP_KEYS)}",
-            )
-        )
-    return Clip(**{key: read(value) for key, value in bounds.items() if value is not None})
+        mask = jnp.atleast_1d(jnp.asarray(mask))
+        mask = jnp.reshape(mask != 0, check_fit("A mask", mask.shape, x.shape, axes[-mask.ndim :], OF_MASKS))
+    if weights is not None:
+        weights = jnp.atleast_1d(jnp.asarray(weights))
+        weights = jnp.reshape(weights, check_fit("Weights", weights.shape, x.shape, axes, FIRST_AXES))
+    return multiply(mask, weights)

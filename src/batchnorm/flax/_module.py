@@ -10,6 +10,8 @@ from flax import nnx
 
 from batchnorm._core.state import initial_state, slots
 from batchnorm._engines.jax import engine
+from batchnorm._faces.adjustment import check_adjustment
+from batchnorm._faces.axes import read_axis
 from batchnorm.flax import _arguments
 from batchnorm.flax.private import canonicalize_dtype, promote_dtype
 from batchnorm.functional import batch_norm
@@ -117,7 +119,7 @@ class BatchNorm(nnx.Module):
     ) -> None:
         self.num_features = num_features
         self.use_running_average = use_running_average
-        self.axis = _arguments.read_axis(axis)
+        self.axis = read_axis(axis, sequences=(Sequence,))
         self.momentum = _arguments.read_share("momentum", momentum)
         self.epsilon = epsilon
         self.dtype = dtype
@@ -136,7 +138,8 @@ class BatchNorm(nnx.Module):
         self.ghost_order: Any = ghost_order
         self.ghost_remainder: Any = ghost_remainder
         self.ghost_averages: Any = ghost_averages
-        self.adjustment = _arguments.read_adjustment(adjustment)
+        check_adjustment(adjustment)
+        self.adjustment = adjustment
         self.variance: Any = variance
         self.zero_debias = zero_debias
         self.fused = fused

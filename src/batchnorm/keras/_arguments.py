@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from numpy.exceptions import AxisError
 
+from batchnorm._faces.axes import axes_of
+from batchnorm._faces.clip import BOUNDS
 from batchnorm.errors import refusal
 from batchnorm.keras._backend import framework
 from batchnorm.layout import canonical_axes, plan_layout
@@ -15,11 +17,9 @@ from batchnorm.options import Clip, Ghost, Options, Renorm
 
 __all__ = [
     "build_axes",
-    "check_clipping",
+    "index_of",
     "options_of",
-    "read_axis",
     "read_share",
-    "read_size",
     "resolve_fused",
 ]
 
@@ -28,20 +28,14 @@ FUSED_AXES = (-4, -3, -1, 1, 3, 4)
 FUSED_RANKS = (4, 5)
 FUSED_DTYPES = ("float16", "bfloat16", "float32")
 SHARE = ("It is the share that a moving average keeps of its old value", "Pass a number such as 0.99")
-CLIP_KEYS = ("rmax", "rmin", "dmax")
 # The types of arguments that stay what they are.
 KNOWN = frozenset((bool, int, float, str, tuple, type(None)))
 
 
-def read_axis(axis: Any) -> int | tuple[int, ...]:
-    """The axis as an int, or several as a tuple, as they were written.
-
-    Raises:
-        TypeError: one is no whole number. (Keras 3 takes int(axis), so that 1.7 and "1" pass for 1 there.)
-    """
-    if isinstance(axis, list | tuple):
-        return tuple(_read_one_axis(each, axis) for each in axis)
-    return _read_one_axis(axis, axis)
+def index_of(axis: Any) -> int:
+    """One axis; whole floats name one too, as in Keras 3, which takes int(axis) even of 1.7 and "1"."""
+    whole: Any = int(axis) if isinstance(axis, float) and axis.is_integer() else axis
+    return int(operator.index(whole))
 
 
 def read_share(name: str, value: Any) -> float:
@@ -55,39 +49,13 @@ def read_share(name: str, value: Any) -> float:
     return share
 
 
-def read_size(size: Any) -> Any:
-    """A ghost batch size: NumPy's ints become Python's, and what is no int is left for `Ghost` to refuse."""
-    return operator.index(size) if hasattr(size, "__index__") and not isinstance(size, bool) else size
-
-
-def check_clipping(clipping: dict[str, Any]) -> None:
-    """Refuse bounds on renorm's corrections that are unknown or contradict each other."""
-    asked = f"renorm_clipping={clipping!r} was asked for"
-    unknown = sorted(set(clipping) - set(CLIP_KEYS))
-    if unknown:
-        raise ValueError(
-            refusal(
-                f"Received invalid keys: {asked}", f"There is no bound {unknown[0]!r}", f"Use {CLIP_KEYS}"
-            )
-        )
-    rmax, rmin, dmax = (clipping.get(key) for key in CLIP_KEYS)
-    if rmax is not None and rmin is not None and rmax < rmin:
-        raise ValueError(
-            refusal(asked, "rmax should be at least rmin, or no r fits", "Exchange the two or drop one")
-        )
-    if dmax is not None and dmax < 0:
-        raise ValueError(
-            refusal(asked, "dmax should be non-negative, as d lies in [-dmax, dmax]", "Pass its size")
-        )
-
-
 def options_of(layer: Any) -> Options:
     """What the layer's attributes ask for by now; programs do assign `layer.momentum` on a built layer."""
     clipping = layer.renorm_clipping if layer.renorm else None
-    bounds = None if clipping is None else [_read_bound(clipping.get(key)) for key in CLIP_KEYS]
+    bounds = None if clipping is None else [_read_bound(clipping.get(name)) for name in BOUNDS]
     axis = layer.axis
     asked = (
-        (axis,) if isinstance(axis, int) else tuple(axis),
+        axes_of(axis),
         layer.momentum,
         layer.renorm_momentum if layer.renorm else None,
         layer.epsilon,
@@ -136,7 +104,7 @@ def _options(
         with_gamma=with_gamma,
         with_beta=with_beta,
         variance=variance,
-        renorm=Renorm(Clip(**dict(zip(CLIP_KEYS, bounds, strict=True))), renorm_momentum) if bounds else None,
+        renorm=Renorm(Clip(*bounds), renorm_momentum) if bounds else None,
         ghost=None if ghost_size is None else ghost,
         debias_mean=debias_mean,
         synchronized=synchronized,
@@ -205,20 +173,6 @@ def build_axes(options: Options, shape: Sequence[int | None]) -> tuple[int, ...]
 def _read_bound(bound: Any) -> Any:
     """What a bound is by now: a schedule keeps it in a variable."""
     return framework().value(bound) if isinstance(bound, keras.Variable) else bound
-
-
-def _read_one_axis(axis: Any, whole: Any) -> int:
-    given: Any = int(axis) if isinstance(axis, float) and axis.is_integer() else axis
-    try:
-        return int(operator.index(given))
-    except TypeError:
-        raise TypeError(
-            refusal(
-                f"axis={whole!r} was asked for",
-                f"An axis is named by an int, and {axis!r} is a {type(axis).__name__} that names none",
-                "Pass an int such as -1, or a list of ints",
-            )
-        ) from None
 
 
 def _refuse_fused(options: Options, axis: Any, adjustment: Any, dtype: str) -> None:

@@ -9,8 +9,12 @@ from keras import constraints, initializers, regularizers
 from batchnorm._core import step
 from batchnorm._core.engine import Inputs
 from batchnorm._core.given import given
+from batchnorm._faces.adjustment import check_adjustment
+from batchnorm._faces.axes import read_axis, read_size
+from batchnorm._faces.clip import check_bounds, read_clip
+from batchnorm._faces.weights import multiply
 from batchnorm.keras import _arguments, _config, _variables
-from batchnorm.keras._adjustment import call_adjustment, check_adjustment, serialize_adjustment
+from batchnorm.keras._adjustment import adjustment_for, serialize_adjustment
 from batchnorm.keras._backend import framework
 from batchnorm.keras._legacy import warn_beside_keras_2
 from batchnorm.keras._moments import ask_moments, overrides_moments, own_moments, remember_own
@@ -113,7 +117,7 @@ class BatchNormalization(keras.layers.Layer):
         warn_beside_keras_2()
         super().__init__(**kwargs)
         self.supports_masking = True
-        self.axis = _arguments.read_axis(axis)
+        self.axis = read_axis(axis, _arguments.index_of)
         self.momentum = _arguments.read_share("momentum", momentum)
         self.epsilon = float(epsilon)
         self.center = center
@@ -129,12 +133,12 @@ class BatchNormalization(keras.layers.Layer):
         self.renorm = renorm
         if renorm:
             renorm_clipping = renorm_clipping or {}
-            _arguments.check_clipping(renorm_clipping)
+            check_bounds(read_clip(renorm_clipping), lambda bound: bound is not None)
         self.renorm_clipping = renorm_clipping
         self.renorm_momentum = _arguments.read_share("renorm_momentum", renorm_momentum)
         self.synchronized = synchronized
         self.wants_kernel = fused
-        self.virtual_batch_size = _arguments.read_size(virtual_batch_size)
+        self.virtual_batch_size = read_size(virtual_batch_size)
         self.ghost_order = ghost_order
         check_adjustment(adjustment)
         self.adjustment = adjustment
@@ -232,7 +236,7 @@ class BatchNormalization(keras.layers.Layer):
             weights = merge_weights(x, mask, sample_weight, dtype)
         adjustment = None
         if self.adjustment is not None:
-            adjustment = call_adjustment(self.adjustment, tools.dynamic_shape(x), len(x.shape), dtype)
+            adjustment = adjustment_for(self.adjustment, tools.dynamic_shape(x), len(x.shape), dtype)
         inputs = tools.recall(self._inputs(x, weights, options))
         y, batch = step.train(engine, options, layout, inputs, adjustment)
         variables = {slot: getattr(self, name) for slot, name in _variables.state_names(options).items()}
@@ -256,8 +260,7 @@ class BatchNormalization(keras.layers.Layer):
         mask, sample_weight = tools.pad_weights(mask, sample_weight)
         given = merge_weights(dense, mask, sample_weight, dtype)
         weights = merge_weights(dense, None, inside, dtype)
-        weights = weights if given is None else weights * given
-        return restore(BatchNormalization.call(self, dense, training, None, weights))
+        return restore(BatchNormalization.call(self, dense, training, None, multiply(given, weights)))
 
     def _infer(self, inputs: Tensor) -> Tensor:
         options, x, tools = _arguments.options_of(self), _as_float(inputs), framework()

@@ -10,10 +10,11 @@ from batchnorm._engines.torch.dispatch import route_of_layer
 from batchnorm._engines.torch.plain import batch_norm, infer
 from batchnorm._engines.torch.private import BatchNorm, buffers_of, in_transform, is_mapped
 from batchnorm._engines.torch.tracing import is_traced
+from batchnorm._faces.clip import read_clip
 from batchnorm.errors import refusal
 from batchnorm.options import Options
 from batchnorm.torch import _recompute, _state, _training
-from batchnorm.torch._settings import Clipping, Settings, options_of, read_clip
+from batchnorm.torch._settings import Clipping, Settings, options_of
 from batchnorm.torch._twin import twin
 from batchnorm.torch._weights import merge_weights
 

@@ -1,19 +1,19 @@
 """What a layer is asked for beyond `torch.nn`'s, and all of it as the core's Options."""
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 from batchnorm import _kernels
+from batchnorm._faces.adjustment import check_adjustment
+from batchnorm._faces.axes import axes_of, read_axis, read_size
+from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm.errors import refusal
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
-__all__ = ["Clipping", "Settings", "options_of", "read_clip"]
+__all__ = ["Clipping", "Settings", "options_of"]
 
 Clipping = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] | None
-
-CLIP_KEYS = ("rmin", "rmax", "dmax")
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.renorm and not callable(self.renorm_clipping):
-            read_clip(self.renorm_clipping)
-        if self.adjustment is not None and not callable(self.adjustment):
-            raise TypeError(
-                refusal(
-                    f"adjustment={self.adjustment!r} was asked for",
-                    "It is called with the shape of the input at every training step",
-                    "Pass a function that returns (scale, bias)",
-                )
-            )
+            check_bounds(read_clip(self.renorm_clipping))
+        check_adjustment(self.adjustment)
         if self.fused and self.renorm and not _kernels.available():
             raise ValueError(
                 refusal(
@@ -58,13 +51,12 @@ class Settings:
     @property
     def axes(self) -> tuple[int, ...]:
         axis: Any = self.axis
-        return tuple(operator.index(each) for each in axis) if isinstance(axis, list | tuple) else (axis,)
+        return axes_of(read_axis(axis)) if isinstance(axis, list | tuple) else (axis,)
 
     @property
     def size(self) -> Any:
-        """The ghost batch size: NumPy's ints become Python's, and what is no int is left for `Ghost` to refuse."""
-        size: Any = self.virtual_batch_size
-        return operator.index(size) if hasattr(size, "__index__") and not isinstance(size, bool) else size
+        """The ghost batch size."""
+        return read_size(self.virtual_batch_size)
 
     @property
     def estimator(self) -> Literal["population", "sample"]:
@@ -89,35 +81,6 @@ class Settings:
     def given(self) -> dict[str, Any]:
         """What differs from the defaults."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
-
-
-def read_clip(bounds: Mapping[str, Any] | None) -> Clip:
-    """Bounds on renorm's corrections.
-
-    Raises:
-        ValueError: a bound is unknown, or two contradict each other.
-    """
-    bounds = bounds or {}
-    unknown = sorted(set(bounds) - set(CLIP_KEYS))
-    if unknown:
-        why = f"There is no bound {unknown[0]!r}"
-        raise ValueError(refusal(_asked(bounds), why, f"Use {', '.join(map(repr, CLIP_KEYS))}"))
-    rmin, rmax, dmax = (bounds.get(name) for name in CLIP_KEYS)
-    # Those of a schedule may be tensors, whose values are not known while a program is traced.
-    if _is_number(rmin) and _is_number(rmax) and rmax < rmin:
-        why = "No r lies between rmin and rmax"
-        raise ValueError(refusal(_asked(bounds), why, "Exchange the two or drop one"))
-    if _is_number(dmax) and dmax < 0:
-        raise ValueError(refusal(_asked(bounds), "d lies in [-dmax, dmax]", "Pass a dmax of at least 0"))
-    return Clip(rmin, rmax, dmax)
-
-
-def _asked(bounds: Mapping[str, Any]) -> str:
-    return f"renorm_clipping={bounds!r} was asked for"
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float)
 
 
 def options_of(

@@ -17,11 +17,13 @@ from batchnorm._engines.torch.plain import check_epsilon, for_gradient, grouped_
 from batchnorm._engines.torch.snapshot import snapshot
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
 from batchnorm._engines.ways import insist
+from batchnorm._faces.adjustment import call_adjustment
+from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, canonical_axes, plan_layout
 from batchnorm.options import Options
 from batchnorm.torch import _recompute, _state
-from batchnorm.torch._settings import options_of, read_clip
+from batchnorm.torch._settings import options_of
 from batchnorm.torch._weights import merge_weights
 
 __all__ = ["infer", "train", "train_grouped"]
@@ -156,33 +158,16 @@ def _at_step(layer: Any, options: Options, count: Tensor | None) -> Options:
         )
     # The step is counted before the gradient is computed, which may need the bounds.
     count = snapshot({"count": count})["count"]
-    clip = read_clip(schedule(count))  # pyright: ignore[reportArgumentType]
+    clip = check_bounds(read_clip(schedule(count)))  # pyright: ignore[reportArgumentType]
     with_gamma, with_beta = layer.weight is not None, layer.bias is not None
     return options_of(layer.settings, layer.momentum, layer.eps, clip, with_gamma, with_beta)
 
 
 def _call(function: Callable[[Any], Any], x: Tensor, dtype: torch.dtype) -> Adjustment[Tensor]:
     """The factor and the offset for an input of this shape, of its rank and the statistics' dtype."""
-    result = function(x.shape)
-    if not isinstance(result, tuple | list) or len(result) != 2:
-        raise TypeError(
-            refusal(
-                f"The adjustment returned {result!r}",
-                "It takes a factor and an offset",
-                "Return (scale, bias)",
-            )
-        )
-    return Adjustment(*(_of_rank(value, x, dtype) for value in result))
 
+    def convert(value: Any) -> Tensor:
+        value = torch.as_tensor(value, dtype=dtype, device=x.device)
+        return value.reshape(*([1] * (x.dim() - value.dim())), *value.shape)
 
-def _of_rank(value: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
-    value = torch.as_tensor(value, dtype=dtype, device=x.device)
-    if value.dim() > x.dim():
-        raise ValueError(
-            refusal(
-                f"The adjustment returned a tensor of shape {tuple(value.shape)}",
-                f"It must broadcast to the input, whose shape is {tuple(x.shape)}",
-                "Return for instance one value per example, [batch, 1, ..., 1]",
-            )
-        )
-    return value.reshape(*([1] * (x.dim() - value.dim())), *value.shape)
+    return call_adjustment(function, x.shape, x.dim(), convert)

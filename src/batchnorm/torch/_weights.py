@@ -4,11 +4,16 @@ from collections.abc import Sequence
 
 import torch
 
-from batchnorm.errors import refusal
+from batchnorm._faces.weights import check_fit, multiply
 
 __all__ = ["merge_weights"]
 
 Tensor = torch.Tensor
+RULE = (
+    "It has the rank of the input and broadcasts to it, or its axes stand for the first axes of the input that are "
+    "no channel axes",
+    "Pass one number per example, [batch], one per position, [batch, *positions], or one that broadcasts",
+)
 
 
 def merge_weights(
@@ -19,34 +24,13 @@ def merge_weights(
     Raises:
         ValueError: one does not fit the input.
     """
-    merged = None
-    if mask is not None:
-        merged = _spread("mask", mask, shape, axes).to(torch.bool).to(dtype)
-    if weight is not None:
-        given = _spread("weight", weight, shape, axes).to(dtype)
-        merged = given if merged is None else merged * given
-    return merged
+    masked = None if mask is None else _spread("A mask", mask, shape, axes).to(torch.bool).to(dtype)
+    weights = None if weight is None else _spread("A weight", weight, shape, axes).to(dtype)
+    return multiply(masked, weights)
 
 
 def _spread(name: str, given: Tensor, shape: Sequence[int], axes: Sequence[int]) -> Tensor:
     """Of the input's rank as it is; else its axes are the first of those that are no channel axes."""
     rank = len(shape)
-    places = [axis for axis in range(rank) if axis not in axes]
-    if given.dim() == rank:
-        places = list(range(rank))
-    sizes = tuple(given.shape)
-    if not 0 < len(sizes) <= len(places) or any(
-        size not in (1, shape[axis]) for size, axis in zip(sizes, places, strict=False)
-    ):
-        raise ValueError(
-            refusal(
-                f"A {name} of shape {sizes} came with an input of shape {tuple(shape)}",
-                "It has the rank of the input and broadcasts to it, or its axes stand for the first axes of the "
-                "input that are no channel axes",
-                "Pass one number per example, [batch], one per position, [batch, *positions], or one that broadcasts",
-            )
-        )
-    full = [1] * rank
-    for size, axis in zip(sizes, places, strict=False):
-        full[axis] = size
-    return given.reshape(full)
+    places = [axis for axis in range(rank) if axis not in axes or given.dim() == rank]
+    return given.reshape(check_fit(name, given.shape, shape, places, RULE))

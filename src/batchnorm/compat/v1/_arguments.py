@@ -1,21 +1,26 @@
 """The v1 layer's arguments, checked and turned into the core's options."""
 
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
 
+from batchnorm._faces.axes import axes_of, read_axis
+from batchnorm._faces.clip import read_clip
 from batchnorm.errors import refusal
-from batchnorm.options import Clip, Ghost, Options, Renorm
+from batchnorm.options import Ghost, Options, Renorm
 
 __all__ = [
+    "LayerArguments",
     "Policy",
     "check_axis",
     "check_unknown",
-    "make_clip",
     "make_options",
     "parameter_dtype",
     "read_policy",
+    "shared_options",
     "warn_of_ignored",
 ]
 
@@ -29,50 +34,61 @@ IGNORED = {
     "batch_size": "The first call settles the shape",
 }
 SYNCHRONIZED = "The v1 layer computes its statistics on each replica separately, as it always did"
-CLIP_KEYS = ("rmin", "rmax", "dmax")
 
 
 def check_axis(axis: Any) -> Any:
     """The axis as an int, or as a list of ints that is the layer's own."""
-    if isinstance(axis, int):
-        return int(axis)
-    if isinstance(axis, (list, tuple)):
-        if not axis:
-            raise ValueError(
-                refusal(
-                    "axis=[] was asked for",
-                    "Without a channel axis there is nothing to keep statistics for",
-                    "Name at least one axis, such as axis=-1",
-                )
-            )
-        if all(isinstance(each, int) for each in axis):  # pyright: ignore[reportUnknownVariableType]
-            return [int(each) for each in axis]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    raise TypeError(
-        refusal(
-            f"axis={axis!r} was asked for",
-            f"Expected an int or a list/tuple of ints for the argument 'axis', but received: {axis!r}",
-            "Pass an int such as -1, or a list of ints such as [1, 3]",
-        )
-    )
+
+    def index(each: Any) -> int:
+        if not isinstance(each, int):
+            raise TypeError
+        return int(each)
+
+    found = read_axis(axis, index)
+    return list(found) if isinstance(found, tuple) else found
 
 
 def make_options(layer: Any, axes: tuple[int, ...] | None = None, variance: Any = "population") -> Options:
     """The core's options for a layer, on the given non-negative axes once those are known."""
-    asked = layer.axis if isinstance(layer.axis, list) else [layer.axis]
     size = layer.virtual_batch_size
-    renorm = None
-    if layer.renorm:
-        renorm = Renorm(make_clip(layer.renorm_clipping), layer.renorm_momentum, layer.renorm_form)
-    return Options(
-        axes=tuple(asked) if axes is None else axes,
-        decay=layer.momentum,
-        epsilon=layer.epsilon,
-        with_gamma=bool(layer.scale),
-        with_beta=bool(layer.center),
+    return shared_options(
+        layer,
+        axes=axes_of(layer.axis) if axes is None else axes,
         variance=variance,
-        renorm=renorm,
         ghost=None if size is None else Ghost(size, layer.ghost_order),
         fused=layer.wants_kernel,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerArguments:
+    """What `tf.contrib`'s function is given that the layer has as well, by the layer's names."""
+
+    momentum: Any
+    epsilon: float
+    center: bool
+    scale: bool
+    renorm: bool
+    renorm_clipping: dict[str, Any] | None
+    renorm_momentum: Any
+    renorm_form: Literal["current", "debiased"]
+    fused: bool | None
+    trainable: bool
+    adjustment: Callable[[Any], Any] | None
+
+
+def shared_options(given: Any, **others: Any) -> Options:
+    """The core's options, from what a layer or contrib's record of arguments says, and `others`."""
+    renorm = None
+    if given.renorm:
+        renorm = Renorm(read_clip(given.renorm_clipping), given.renorm_momentum, given.renorm_form)
+    return Options(
+        decay=given.momentum,
+        epsilon=given.epsilon,
+        with_gamma=bool(given.scale),
+        with_beta=bool(given.center),
+        renorm=renorm,
+        **others,
     )
 
 
@@ -104,25 +120,6 @@ def warn_of_ignored(given: dict[str, Any]) -> None:
 
 def _warn(name: str, why: str) -> None:
     warnings.warn(refusal(f"BatchNormalization was given {name}", why, "Leave it out"), stacklevel=4)
-
-
-def make_clip(clipping: dict[str, Any] | None) -> Clip:
-    """The clip record from the historical dictionary.
-
-    Raises:
-        ValueError: a key other than rmin, rmax and dmax.
-    """
-    clipping = clipping or {}
-    unknown = sorted(set(clipping) - set(CLIP_KEYS))
-    if unknown:
-        raise ValueError(
-            refusal(
-                f"renorm_clipping contains keys {sorted(clipping)}",
-                f"Received invalid keys {unknown}: only r and d of batch renormalization are clipped",
-                f"Use keys out of {', '.join(CLIP_KEYS)}",
-            )
-        )
-    return Clip(**clipping)
 
 
 class Policy(NamedTuple):

@@ -14,6 +14,7 @@ from batchnorm._core.renorm import correct, deviation
 from batchnorm._core.state import Rule, decrement
 from batchnorm._engines.tensorflow import engine, ops
 from batchnorm._engines.tensorflow.private import is_ref
+from batchnorm._faces.axes import axes_of
 from batchnorm._graph.scalars import in_dtype
 from batchnorm._graph.variables import flat
 from batchnorm.compat.v1._arguments import make_options, parameter_dtype
@@ -65,10 +66,10 @@ class Hooks:
 
     def _raise_if_fused_cannot_be_used(self: Any) -> None:
         """Raise ValueError if the original had no fused kernel, whatever the input's rank."""
-        axes = self.axis if isinstance(self.axis, list) else [self.axis]
+        axes = axes_of(self.axis)
         hindrances = {
             "renorm": self.renorm,
-            f"axis={self.axis!r}": len(axes) > 1 or axes[0] not in FUSED_AXES,
+            f"axis={self.axis!r}": len(axes) > 1 or not set(axes) <= set(FUSED_AXES),
             "virtual_batch_size": self.virtual_batch_size is not None,
             "an adjustment": self.adjustment is not None,
             f"computing in {self.compute_dtype}": self.compute_dtype not in FUSED_DTYPES,

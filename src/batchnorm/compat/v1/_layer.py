@@ -10,8 +10,9 @@ import tensorflow as tf
 from batchnorm._core.state import slots
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.private import is_ref
+from batchnorm._faces.axes import axes_of
 from batchnorm._graph.names import name_output, output_name, update_names
-from batchnorm._graph.normalize import Call, call_adjustment, normalize
+from batchnorm._graph.normalize import Call, adjustment_for, normalize
 from batchnorm._graph.objects import constraint, initializer, regularizer, serialize
 from batchnorm._graph.recompute import is_recomputing, recall
 from batchnorm._graph.training import resolve_training
@@ -182,7 +183,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
         super().build(input_shape)
 
     def _check_axes(self, shape: tf.TensorShape) -> tuple[int, ...]:
-        asked = self.axis if isinstance(self.axis, list) else [self.axis]
+        asked = axes_of(self.axis)
         self._record.axis = self.axis
         axes = canonical_axes(asked, shape.rank)
         refuse_ghost_axis(axes, make_options(self).ghost)
@@ -246,7 +247,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
         options = make_options(self, self._record.axes, "sample" if sample else "population")
         adjustment = None
         if self.adjustment is not None and training is not False:
-            adjustment = call_adjustment(self.adjustment, x, dtype)
+            adjustment = adjustment_for(self.adjustment, x, dtype)
         with tf.compat.v1.name_scope("read"):
             state = {slot: flat(getattr(self, slot)) for slot in FINAL}
             others = {slot: getattr(self, slot) for slot in slots(options) if slot not in FINAL}

@@ -8,30 +8,30 @@ import tensorflow as tf
 
 from batchnorm._engines.tensorflow import ops
 from batchnorm._graph.names import name_output
-from batchnorm._graph.normalize import Call, call_adjustment, normalize
+from batchnorm._graph.normalize import Call, adjustment_for, normalize
 from batchnorm._graph.recompute import is_recomputing, recall
 from batchnorm._graph.updates import FINAL, SHADOWS, apply_updates, updated_values
 from batchnorm._graph.variables import flat, snapshot
-from batchnorm.contrib._arguments import Asked, Path, channels_of, make_options, training_of
+from batchnorm.contrib._arguments import Arguments, Path, channels_of, make_options, training_of
 from batchnorm.contrib._collections import collect
 from batchnorm.contrib._variables import make_variables
 from batchnorm.errors import refusal
 
-__all__ = ["normalize_on_own_path"]
+__all__ = ["normalize_directly"]
 
 
-def normalize_on_own_path(asked: Asked, path: Path, x: Any) -> Any:
+def normalize_directly(arguments: Arguments, path: Path, x: Any) -> Any:
     """y. The updates are collected, or run along with it where `updates_collections` is None."""
-    axis, channels = channels_of(asked, x)
-    weights = _weights(asked.batch_weights, x)
-    training = training_of(asked.is_training)
-    options = make_options(asked, path, axis, trains=training is not False)
+    axis, channels = channels_of(arguments, x)
+    weights = _weights(arguments.batch_weights, x)
+    training = training_of(arguments.is_training)
+    options = make_options(arguments, path, axis, trains=training is not False)
     # The legacy path always kept gamma and beta in the input's dtype, even 16 bits; the arithmetic is wider.
     dtype = x.dtype.base_dtype if path is Path.LEGACY else ops.stat_dtype(x)
-    gamma, beta, variables = make_variables(asked, options, channels, dtype, ops.stat_dtype(x))
+    gamma, beta, variables = make_variables(arguments, options, channels, dtype, ops.stat_dtype(x))
     adjustment = None
-    if asked.adjustment is not None and training is not False:
-        adjustment = call_adjustment(asked.adjustment, x, ops.stat_dtype(x))
+    if arguments.adjustment is not None and training is not False:
+        adjustment = adjustment_for(arguments.adjustment, x, ops.stat_dtype(x))
     with tf.compat.v1.name_scope("read"):
         state = _read(variables)
         gamma, beta = (None if value is None else _wide(flat(value)) for value in (gamma, beta))
@@ -40,7 +40,7 @@ def normalize_on_own_path(asked: Asked, path: Path, x: Any) -> Any:
     first = [state[slot] for slot in state if slot not in FINAL]
     update = partial(updated_values, options, variables, after=first)
     in_graph = not tf.compat.v1.executing_eagerly_outside_functions()
-    along = in_graph and asked.updates_collections is None and not is_recomputing()
+    along = in_graph and arguments.updates_collections is None and not is_recomputing()
 
     def step() -> tuple[Any, Any]:
         y, batch = normalize(options, call)
@@ -56,7 +56,7 @@ def normalize_on_own_path(asked: Asked, path: Path, x: Any) -> Any:
         apply_updates(options, variables, batch)
     elif batch is not None and not along:
         for value in _to_collect(variables, training, first, partial(update, batch)):
-            collect(asked.updates_collections, value)
+            collect(arguments.updates_collections, value)
     return y
 
 

@@ -1,0 +1,57 @@
+"""Bounds on renorm's corrections, which every API takes as a mapping with any of rmin, rmax and dmax."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from numbers import Real
+from typing import Any
+
+from batchnorm.errors import refusal
+from batchnorm.options import Clip
+
+__all__ = ["BOUNDS", "check_bounds", "read_clip"]
+
+BOUNDS = tuple(field.name for field in fields(Clip))
+
+
+def read_clip(bounds: Mapping[str, Any] | None, convert: Callable[[Any], Any] = lambda bound: bound) -> Clip:
+    """The mapping as a record, with `convert` applied to each bound.
+
+    Raises:
+        ValueError: a key other than rmin, rmax and dmax.
+    """
+    bounds = bounds or {}
+    unknown = sorted(set(bounds) - set(BOUNDS))
+    if unknown:
+        raise ValueError(
+            refusal(
+                f"renorm_clipping={bounds!r} was given",
+                f"It has the invalid keys {unknown}",
+                f"Use any of {', '.join(BOUNDS)}",
+            )
+        )
+    return Clip(**{name: convert(bound) for name, bound in bounds.items() if bound is not None})
+
+
+def check_bounds(clip: Clip, is_known: Callable[[Any], bool] = lambda bound: isinstance(bound, Real)) -> Clip:
+    """Return the record, unless bounds that `is_known` accepts contradict each other: others may be traced.
+
+    Raises:
+        ValueError: rmax is less than rmin, or dmax is negative.
+    """
+    if is_known(clip.rmin) and is_known(clip.rmax) and clip.rmax < clip.rmin:
+        raise ValueError(
+            refusal(
+                f"renorm_clipping with rmin={clip.rmin!r} and rmax={clip.rmax!r} was given",
+                "No r lies between them, so rmax should be at least rmin",
+                "Exchange the two or drop one",
+            )
+        )
+    if is_known(clip.dmax) and clip.dmax < 0:
+        raise ValueError(
+            refusal(
+                f"renorm_clipping with dmax={clip.dmax!r} was given",
+                "d lies in [-dmax, dmax], so dmax should be non-negative",
+                "Pass its size",
+            )
+        )
+    return clip
