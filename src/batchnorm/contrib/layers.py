@@ -55,7 +55,8 @@ def batch_norm(
 
     Training: y = γ·(a_s·(r·x̂ + d) + a_b) + β with x̂ = (x − μ) / √(σ² + ε) over the batch. Inference:
     y = γ·(x − M) / √(V + ε) + β with the moving mean and variance. It serves as `normalizer_fn` of other layers, and
-    `arg_scope` sets its defaults. Every option goes with every other.
+    `arg_scope` sets its defaults. The options can be combined freely, except that `renorm=True` with
+    `renorm_form="debiased"` excludes `zero_debias_moving_mean`.
 
     The moving variance holds the sample variance where the original took its fused kernel: at ranks 2 and 4, and at
     rank 5 with the default `updates_collections` and no debiasing; but not with `fused=False`, `batch_weights`,
@@ -94,8 +95,8 @@ def batch_norm(
     Raises:
         TypeError: an input that is not floating, or an `is_training` that is no boolean.
         ValueError: a `data_format` other than the two; an unknown rank or number of channels; `batch_weights` that are
-            no vector as long as the batch; `reuse` without `scope`; an unknown key in `renorm_clipping`; an eager call
-            outside a tracker.
+            no vector as long as the batch; `reuse` without `scope`; an unknown key in `renorm_clipping`; debiased
+            renorm with `zero_debias_moving_mean`; an eager call outside a tracker.
     """
     given = dict(locals())  # the arguments, as long as nothing else is assigned
     check_variables_have_a_home("batch_norm")
