@@ -13,7 +13,7 @@ the framework does with any other. The class of each framework computes with the
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from batchnorm._call import (
     check_floating,
@@ -33,13 +33,28 @@ from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout
 from batchnorm.options import Options
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = ["batch_norm", "init"]
 
 Array = Any
+X = TypeVar("X")
+NumPyArray = TypeVar("NumPyArray", bound="NDArray[Any]")
+NumPyState = dict[str, "NDArray[Any]"]
+Pullback = Callable[["NDArray[Any]"], Gradients["NDArray[Any]"]]
 # local_step and the weights of debiased averages count steps, not channels.
 SCALARS = ("local_step", "renorm_mean_weight", "renorm_stddev_weight")
 
 
+@overload
+def init(
+    options: Options, shape: Sequence[int], *, like: "NDArray[Any] | None" = None, dtype: Any = None
+) -> tuple[NumPyState, NumPyState]: ...
+@overload
+def init(
+    options: Options, shape: Sequence[int], *, like: X, dtype: Any = None
+) -> tuple[dict[str, X], dict[str, X]]: ...
 def init(
     options: Options, shape: Sequence[int], *, like: Array | None = None, dtype: Any = None
 ) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -87,6 +102,58 @@ def init(
     )
 
 
+@overload
+def batch_norm(
+    x: NumPyArray,
+    params: Mapping[str, Any],
+    state: Mapping[str, Any],
+    options: Options,
+    *,
+    training: bool,
+    weights: Any | None = None,
+    adjustment: tuple[Any, Any] | None = None,
+    axis_name: Any = None,
+    with_pullback: Literal[False] = False,
+) -> tuple[NumPyArray, NumPyState]: ...
+@overload
+def batch_norm(
+    x: NumPyArray,
+    params: Mapping[str, Any],
+    state: Mapping[str, Any],
+    options: Options,
+    *,
+    training: bool,
+    weights: Any | None = None,
+    adjustment: tuple[Any, Any] | None = None,
+    axis_name: Any = None,
+    with_pullback: Literal[True],
+) -> tuple[NumPyArray, NumPyState, Pullback]: ...
+@overload
+def batch_norm(
+    x: NumPyArray,
+    params: Mapping[str, Any],
+    state: Mapping[str, Any],
+    options: Options,
+    *,
+    training: bool,
+    weights: Any | None = None,
+    adjustment: tuple[Any, Any] | None = None,
+    axis_name: Any = None,
+    with_pullback: bool,
+) -> tuple[NumPyArray, NumPyState] | tuple[NumPyArray, NumPyState, Pullback]: ...
+@overload
+def batch_norm(
+    x: X,
+    params: Mapping[str, Any],
+    state: Mapping[str, Any],
+    options: Options,
+    *,
+    training: bool,
+    weights: Any | None = None,
+    adjustment: tuple[Any, Any] | None = None,
+    axis_name: Any = None,
+    with_pullback: Literal[False] = False,
+) -> tuple[X, dict[str, X]]: ...
 def batch_norm(
     x: Array,
     params: Mapping[str, Array],

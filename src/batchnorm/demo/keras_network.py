@@ -100,7 +100,7 @@ class Functional(keras.layers.Layer):
                 name: self.add_weight(
                     name=name,
                     shape=value.shape,
-                    initializer=keras.initializers.Constant(value),
+                    initializer=keras.initializers.Constant(value),  # pyright: ignore[reportArgumentType]
                     trainable=trained,
                 )
                 for name, value in record.items()
