@@ -35,6 +35,11 @@ class Explanation:
         instructions: the kernels' instruction set, such as "avx2"; None where no kernel runs.
         threads: how many threads may work on one call of a kernel; None where no kernel runs, and where that is not
             known: under `torch.compile`, and of JAX, where they are as many as XLA has.
+
+    Examples:
+        >>> from batchnorm import Explanation
+        >>> print(Explanation("NumPy", "native", instructions="avx2", threads=2))
+        NumPy: our CPU kernels (avx2, threads: 2)
     """
 
     engine: str
@@ -71,9 +76,19 @@ def explain(
         weights: those of the call, or None.
         training: whether the batch's statistics normalize.
 
+    Returns:
+        An `Explanation`; `print` shows it in a line or two.
+
     Raises:
-        TypeError: x is no floating array of a known framework, or `training` is not a bool.
+        TypeError: x is not a floating array of a known framework, or `training` is not a bool.
         ValueError: weights or ghost batches do not fit x and the options.
+
+    Examples:
+        >>> import numpy as np
+        >>> from batchnorm import Options, explain
+        >>> print(explain(np.ones((8, 3)), Options(fused=False)))
+        NumPy: plain operations of NumPy
+        why not the kernels: fused=False asks for plain operations
     """
     framework = framework_of(x, "An input x")
     ops = framework.engine.ops

@@ -74,6 +74,12 @@ def init(
     Raises:
         ValueError: the axes do not fit the shape, or the size of a channel axis is not known.
         TypeError: `like` is not an array.
+
+    Examples:
+        >>> from batchnorm import Options, init
+        >>> params, state = init(Options(axes=(1,)), (8, 3, 32, 32))
+        >>> print(params["gamma"], state["moving_mean"])
+        [1. 1. 1.] [0. 0. 0.]
     """
     import numpy
 
@@ -195,6 +201,19 @@ def batch_norm(
             another framework.
         ValueError: parameters, state, weights or ghost batches do not fit x and the options; or `fused=True` asks for
             kernels that this training step cannot use (`batchnorm.explain` says which way a call goes).
+
+    Examples:
+        >>> import numpy as np
+        >>> from batchnorm import Options, batch_norm, init
+        >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+        >>> options = Options(decay=0.9)
+        >>> params, state = init(options, x.shape, like=x)
+        >>> y, state = batch_norm(x, params, state, options, training=True)
+        >>> print(y.round(2))
+        [[-1. -1.]
+         [ 1.  1.]]
+        >>> print(state["moving_mean"].round(2))
+        [0.2 2. ]
     """
     framework = framework_of(x, "An input x")
     engine = _engine(framework, options, axis_name)

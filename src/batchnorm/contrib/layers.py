@@ -90,11 +90,24 @@ def batch_norm(
             while training.
         renorm_form: "current", or "debiased" for checkpoints of TensorFlow 1.14 and earlier.
 
+    Returns:
+        The normalized and activated tensor, in the shape of the input.
+
     Raises:
-        TypeError: an input that is not floating, or an `is_training` that is no boolean.
+        TypeError: an input that is not floating, or an `is_training` that is not a boolean.
         ValueError: a `data_format` other than the two; an unknown rank or number of channels; `batch_weights` that are
-            no vector as long as the batch; `reuse` without `scope`; an unknown key in `renorm_clipping`; an eager call
-            outside a tracker.
+            not a vector as long as the batch; `reuse` without `scope`; an unknown key in `renorm_clipping`; an
+            eager call outside a tracker.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from batchnorm.contrib.layers import batch_norm
+        >>> with tf.Graph().as_default():
+        ...     y = batch_norm(tf.constant([[1.0], [3.0]]), is_training=True, updates_collections=None)
+        ...     with tf.compat.v1.Session() as session:
+        ...         session.run(tf.compat.v1.global_variables_initializer())
+        ...         print(session.run(y).round(2).tolist())
+        [[-1.0], [1.0]]
     """
     check_variables_have_a_home("batch_norm")
     check_data_format(data_format)

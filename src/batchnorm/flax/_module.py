@@ -79,6 +79,15 @@ class BatchNorm(nnx.Module):
 
     Raises:
         ValueError: options that cannot be combined, or values outside their range.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from batchnorm.flax import BatchNorm
+        >>> module = BatchNorm(1, momentum=0.5, zero_debias=True, rngs=nnx.Rngs(0))
+        >>> y = module(jnp.array([[1.0], [3.0]]))
+        >>> [round(float(value), 2) for value in y.ravel()], float(module.mean[0])
+        ([-1.0, 1.0], 2.0)
     """
 
     def __init__(
@@ -179,6 +188,9 @@ class BatchNorm(nnx.Module):
             mask: booleans that broadcast to x as in NumPy; False leaves a number out of the statistics.
             weights: how much each number counts in the statistics, not negative: [batch], or any shape whose axes are
                 the first ones of x, of the same size or 1.
+
+        Returns:
+            y in the shape of x.
 
         Raises:
             ValueError: sizes do not fit, or neither this call nor the module says whether to use the stored

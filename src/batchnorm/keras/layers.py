@@ -77,6 +77,23 @@ class BatchNormalization(keras.layers.Layer):
             statistics.
         sample_weight: how much each example or position counts in the statistics, not negative: [batch], or
             any shape whose axes broadcast to the first ones of the inputs.
+
+    Returns:
+        The normalized inputs, in their shape and the layer's compute dtype.
+
+    Raises:
+        TypeError: an argument of a wrong type, such as an `axis` that is not an int.
+        ValueError: options that cannot be combined, a value outside its range, or inputs that do not fit the layer.
+
+    Examples:
+        >>> import numpy as np
+        >>> from batchnorm.keras.layers import BatchNormalization
+        >>> layer = BatchNormalization(momentum=0.5, virtual_batch_size=2, ghost_order="contiguous")
+        >>> y = layer(np.array([[1.0], [3.0], [10.0], [30.0]], "float32"), training=True)
+        >>> [round(float(value), 2) for value in np.ravel(y)]
+        [-1.0, 1.0, -1.0, 1.0]
+        >>> round(float(np.ravel(layer.moving_mean)[0]), 2)
+        5.5
     """
 
     def __init__(

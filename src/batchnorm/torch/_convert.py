@@ -64,6 +64,15 @@ def convert(model: Model, *, back: bool = False, force: bool = False, **options:
 
     Warns:
         UserWarning: layers were left as they are.
+
+    Examples:
+        >>> import torch
+        >>> from batchnorm.torch import BatchNorm1d, convert
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+        >>> isinstance(convert(model, zero_debias=True)[1], BatchNorm1d)
+        True
+        >>> type(convert(model, back=True, force=True)[1]) is torch.nn.BatchNorm1d
+        True
     """
     if back:
         _tell(_back(model, force, options))

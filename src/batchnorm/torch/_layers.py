@@ -284,7 +284,16 @@ def _is_mapped(value: Any) -> bool:
 
 
 class BatchNorm1d(Layer, nn.BatchNorm1d):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """`torch.nn.BatchNorm1d` with every option; see `BatchNorm2d`. Inputs are [N, C] or [N, C, L]."""
+    """`torch.nn.BatchNorm1d` with every option; see `BatchNorm2d`. Inputs are [N, C] or [N, C, L].
+
+    Examples:
+        >>> import torch
+        >>> from batchnorm.torch import BatchNorm1d
+        >>> layer = BatchNorm1d(1, virtual_batch_size=2, ghost_order="contiguous")
+        >>> y = layer(torch.tensor([[1.0], [3.0], [10.0], [30.0]]))
+        >>> [round(value, 2) for value in y.flatten().tolist()]
+        [-1.0, 1.0, -1.0, 1.0]
+    """
 
 
 class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -348,12 +357,33 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
             [N, H, W], or any shape of the input's rank that broadcasts to it. In training only.
         mask: the same as booleans; False leaves a position out of the statistics.
 
+    Returns:
+        The normalized tensor, in the shape and dtype of the input.
+
     Raises:
-        ValueError: in training there is only one value per channel and group, as in `torch.nn`; or `fused=True` asks
-            for a kernel and none can be used.
+        ValueError: the options cannot be combined; in training there is only one value per channel and group, as in
+            `torch.nn`; or `fused=True` asks for a kernel and none can be used.
         RuntimeError: training under `torch.func.vmap` would write statistics of single examples.
+
+    Examples:
+        >>> import torch
+        >>> from batchnorm.torch import BatchNorm2d
+        >>> layer = BatchNorm2d(3, renorm=True, renorm_clipping={"rmax": 3.0, "dmax": 5.0})
+        >>> layer(torch.rand(8, 3, 4, 4)).shape
+        torch.Size([8, 3, 4, 4])
+        >>> [name for name, _ in layer.named_buffers() if name.startswith("renorm")]
+        ['renorm_mean', 'renorm_stddev']
     """
 
 
 class BatchNorm3d(Layer, nn.BatchNorm3d):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """`torch.nn.BatchNorm3d` with every option; see `BatchNorm2d`. Inputs are [N, C, D, H, W]."""
+    """`torch.nn.BatchNorm3d` with every option; see `BatchNorm2d`. Inputs are [N, C, D, H, W].
+
+    Examples:
+        >>> import torch
+        >>> from batchnorm.torch import BatchNorm3d
+        >>> layer = BatchNorm3d(2, momentum=1.0, variance="population")
+        >>> y = layer(torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1, 1).expand(2, 2, 4, 4, 4))
+        >>> layer.running_mean.tolist(), layer.running_var.tolist()
+        ([2.0, 2.0], [1.0, 1.0])
+    """

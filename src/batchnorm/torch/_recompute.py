@@ -51,6 +51,15 @@ def frozen_statistics() -> Generator[None]:
 
     For any forward pass that is not to count: a second look at a batch, a probe, a target, recomputation by hand.
     Layers compiled by `torch.compile` do not see it.
+
+    Examples:
+        >>> import torch
+        >>> from batchnorm.torch import BatchNorm1d, frozen_statistics
+        >>> layer = BatchNorm1d(3)
+        >>> with frozen_statistics():
+        ...     y = layer(torch.rand(8, 3))
+        >>> int(layer.num_batches_tracked)
+        0
     """
     with _entered(_Record(), replays=True):
         yield
@@ -62,6 +71,19 @@ def checkpoint_contexts() -> tuple[AbstractContextManager[Any], AbstractContextM
         checkpoint(block, x, use_reentrant=False, context_fn=batchnorm.torch.checkpoint_contexts)
 
     The recomputation starts from the running statistics of the first run, so that renorm's corrections are the same.
+
+    Returns:
+        Two context managers, for the first run and for the recomputation.
+
+    Examples:
+        >>> import torch
+        >>> from torch.utils.checkpoint import checkpoint
+        >>> from batchnorm.torch import BatchNorm1d, checkpoint_contexts
+        >>> layer = BatchNorm1d(3)
+        >>> y = checkpoint(layer, torch.rand(8, 3), use_reentrant=False, context_fn=checkpoint_contexts)
+        >>> y.sum().backward()
+        >>> int(layer.num_batches_tracked)
+        1
     """
     record = _Record()
     return _Contexts(record, replays=False), _Contexts(record, replays=True)

@@ -78,6 +78,15 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
     Raises:
         TypeError: an argument of a wrong type, an unknown one, or an axis that is not an int.
         ValueError: options that cannot be combined, or an unknown key in `renorm_clipping`.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from batchnorm.compat.v1.layers import BatchNormalization
+        >>> with tf.Graph().as_default():
+        ...     layer = BatchNormalization(momentum=0.9, renorm=True)
+        ...     y = layer(tf.ones([4, 3]), training=True)
+        >>> y.shape.as_list(), len(layer.updates), len(layer.trainable_weights)
+        ([4, 3], 2, 2)
     """
 
     def __init__(
@@ -223,6 +232,9 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
             training: True, False, 1, 0, a boolean scalar tensor, or None for the graph's learning phase.
             mask: weights of the positions, with the input's shape without its last axis; positions of weight zero
                 are left out of the statistics.
+
+        Returns:
+            The normalized tensor, in the shape of the input.
 
         Raises:
             TypeError: an input that is not floating, or a training argument that is not a boolean.

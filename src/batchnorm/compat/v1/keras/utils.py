@@ -45,10 +45,26 @@ def track_tf1_style_variables(method: Callable[..., Any]) -> Callable[..., Any]:
     - Setting the object's `trainable` to False hides its weights from optimizers; layers inside still update
       their statistics when called with training=True.
 
+    Returns:
+        The decorated method.
+
     Raises:
         ValueError: on calling the method of any other object, or of a Keras 3 layer on another backend; and
             in its body, for a variable with another shape or dtype than the existing one, one with a
             partitioner, one that is missing under `reuse=True`, or one used in a second graph.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from batchnorm.compat.v1.keras.utils import track_tf1_style_variables
+        >>> from batchnorm.compat.v1.layers import batch_normalization
+        >>> class Model(tf.Module):
+        ...     @track_tf1_style_variables
+        ...     def __call__(self, x, training):
+        ...         return batch_normalization(x, training=training)
+        >>> model = Model()
+        >>> y = model(tf.constant([[1.0], [3.0]]), training=True)
+        >>> [round(float(value), 2) for value in y[:, 0]], len(model.trainable_variables)
+        ([-1.0, 1.0], 2)
     """
 
     def tracked(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -70,6 +86,18 @@ def get_or_create_layer(name: str, create_layer_method: Callable[[], Any]) -> An
 
     Raises:
         ValueError: in eager code or a `tf.function`, outside of a decorated method.
+
+    Examples:
+        >>> import keras
+        >>> import tensorflow as tf
+        >>> from batchnorm.compat.v1.keras.utils import get_or_create_layer, track_tf1_style_variables
+        >>> class Model(tf.Module):
+        ...     @track_tf1_style_variables
+        ...     def __call__(self, x):
+        ...         return get_or_create_layer("dense", lambda: keras.layers.Dense(2))(x)
+        >>> model = Model()
+        >>> model(model(tf.ones([4, 2]))).shape, len(model.variables)
+        (TensorShape([4, 2]), 2)
     """
     tracker: Any = active_tracker()
     if tracker is not None:
@@ -92,6 +120,18 @@ def regularization_losses(tracked: Any) -> list[Any]:
 
     One for each regularized variable, and the sum for each layer of `get_or_create_layer`, unless both are of
     Keras 3. A Keras layer has these in `losses`, and those of its nested layers.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from batchnorm.compat.v1.keras.utils import regularization_losses, track_tf1_style_variables
+        >>> class Model(tf.Module):
+        ...     @track_tf1_style_variables
+        ...     def __call__(self):
+        ...         return tf.compat.v1.get_variable("w", initializer=3.0, regularizer=tf.square)
+        >>> model = Model()
+        >>> w = model()
+        >>> [float(loss) for loss in regularization_losses(model)]
+        [9.0]
     """
     store = getattr(tracked, ATTRIBUTE, None)
     return [] if store is None else store.get_regularization_losses()
