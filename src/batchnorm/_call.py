@@ -10,7 +10,7 @@ from batchnorm.errors import refusal
 __all__ = ["check_floating", "check_names", "check_owner", "check_size", "check_training", "spread_weights"]
 
 Array = Any
-# Floats of 8 bits and fewer are for products: frameworks do not add them.
+# Frameworks multiply floats of 8 bits and fewer, but do not add them.
 FLOATS = ("float16", "float32", "float64", "float96", "float128")
 
 
@@ -20,7 +20,7 @@ def check_floating(ops: Ops[Array], x: Array) -> None:
         raise TypeError(
             refusal(
                 f"An input of dtype {name} was given",
-                "Its mean and its variance are not of that kind",
+                "Its mean and variance cannot be computed in that dtype",
                 "Convert it to a floating dtype of 16 bits or more first",
             )
         )
@@ -32,7 +32,7 @@ def check_training(training: Any) -> None:
             refusal(
                 f"training={training!r} was given",
                 "It decides which function is computed, so it must be known before anything runs",
-                "Pass True or False, and branch with the framework's own conditional where the choice is made later",
+                "Pass True or False, and branch with the framework's own conditional if the choice is made later",
             )
         )
 
@@ -61,7 +61,7 @@ def check_owner(framework: Framework, value: Any, name: str) -> None:
         refusal(
             f"{name} of type {type(value).__module__}.{type(value).__qualname__} came with an array x of "
             f"{framework.title}",
-            "One framework computes one call",
+            "All arrays of a call must belong to one framework",
             f"Convert it to an array of {framework.title}",
         )
     )

@@ -8,7 +8,7 @@
     inference   y = γ·(x − M) / √(V + ε) + β
 
 State goes in and comes out; nothing is changed in place, so the function may be compiled, differentiated and mapped as
-the framework does with any other. The class of each framework computes with the same core.
+the framework does with any other. The layers of each framework use the same core.
 """
 
 import importlib
@@ -175,10 +175,11 @@ def batch_norm(
     """Normalize x, and return the state after it.
 
     Args:
-        x: floating array of NumPy, TensorFlow, PyTorch or JAX, which computes. 16-bit floats are summed in float32.
+        x: floating array of NumPy, TensorFlow, PyTorch or JAX, of any rank; its framework does the computing. 16-bit
+            floats are summed in float32.
         params: "gamma" and "beta", each [C], as `init` returns them; those that the options ask for.
         state: the moving statistics, as `init` or the last call returned them.
-        options: what is asked.
+        options: what to compute.
         training: whether to normalize by the batch's statistics and update the moving ones; otherwise the moving
             statistics normalize.
         weights: how much each number counts in the statistics, not negative; 0 leaves it out. An array whose axes
@@ -200,7 +201,7 @@ def batch_norm(
         TypeError: x is not a floating array of a known framework, `training` is not a bool, or an argument belongs to
             another framework.
         ValueError: parameters, state, weights or ghost batches do not fit x and the options; or `fused=True` asks for
-            kernels that this training step cannot use (`batchnorm.explain` says which way a call goes).
+            kernels that this training step cannot use (`batchnorm.explain` says how a call is computed).
 
     Examples:
         >>> import numpy as np
@@ -267,7 +268,7 @@ def _engine(framework: Framework, options: Options, axis_name: Any) -> Engine[Ar
     if framework.title == "JAX" and options.synchronized:
         raise ValueError(
             refusal(
-                "Options(synchronized=True) came without axis_name",
+                "Options(synchronized=True) was given without axis_name",
                 "JAX has no current strategy to ask which devices take part",
                 "Pass axis_name, the name of the mapped axis, inside shard_map or vmap; under a sharded jit leave "
                 "synchronized out, because statistics are global there",
@@ -284,7 +285,7 @@ def _check_pullback(framework: Framework, training: bool, adjustment: Any) -> No
             refusal(
                 f"with_pullback=True was asked for with a {framework.title} array, training={training} and "
                 f"{'no' if adjustment is None else 'an'} adjustment",
-                "It stands in for what NumPy lacks, in training steps without adjustment",
+                "It replaces the automatic differentiation that NumPy lacks, in training steps without adjustment",
                 "Differentiate with the framework itself, or leave the adjustment out",
             )
         )

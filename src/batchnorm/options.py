@@ -1,4 +1,4 @@
-"""What is asked of batch normalization: frozen records, each checking its own fields at construction.
+"""The options of batch normalization: frozen records, each checking its own fields at construction.
 
 Conventions that differ silently between libraries are fields with one meaning each:
 
@@ -59,7 +59,7 @@ class Renorm:
     Attributes:
         clip: bounds on r and d.
         decay: share kept by the two renorm averages.
-        form: "current" is that of TensorFlow 1.15 and later. "debiased" is that of TensorFlow 1.14 and
+        form: "current" is the form of TensorFlow 1.15 and later. "debiased" is that of TensorFlow 1.14 and
             earlier, whose checkpoints hold `renorm_mean_weight` and `renorm_stddev_weight` and whose moving
             statistics follow the debiased renorm averages.
 
@@ -139,7 +139,7 @@ class Ghost:
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that decides the numbers of one batch normalization.
+    """Everything that determines the numbers of one batch normalization.
 
     Attributes:
         axes: the kept (channel) axes; each has its own statistics. Negative values count from the end.

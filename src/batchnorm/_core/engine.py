@@ -163,7 +163,7 @@ class Ops(Protocol[A]):
 
 
 class Engine(Protocol[A]):
-    """The four passes, how to give a function our gradient, and shortcuts for what a framework has a kernel for."""
+    """The four passes, a way to give a function our gradient, and shortcuts for what a framework has kernels for."""
 
     @property
     def ops(self) -> Ops[A]: ...
@@ -174,7 +174,7 @@ class Engine(Protocol[A]):
         ...
 
     def suited(self, layout: Layout, inputs: Inputs[A], /) -> "Engine[A] | None":
-        """Another engine for a training step on just these inputs; None where this one is right."""
+        """An engine that suits a training step on these inputs better; None if there is none."""
         ...
 
     def moments(self, x: A, weights: A | None, layout: Layout) -> Moments[A]: ...

@@ -1,4 +1,4 @@
-"""A layout as the five runs that the kernels take, told by axes: what holds before any size is known.
+"""A layout as the five runs that the kernels take, described by axes, so that it can be known before any size is.
 
     [outer, group, middle, channel, inner]
 
@@ -14,9 +14,7 @@ from batchnorm.layout import Layout, Size
 
 __all__ = ["WHY_NO_RUNS", "KernelRuns", "kernel_runs", "why_not_weights"]
 
-WHY_NO_RUNS = (
-    "the channel axes lie in three or more runs apart, so that the numbers would have to be moved first"
-)
+WHY_NO_RUNS = "the channel axes form three or more separate runs, so the numbers would have to be moved first"
 
 OUTER, GROUP, MIDDLE, CHANNEL, INNER = range(5)
 
@@ -26,7 +24,7 @@ class KernelRuns(NamedTuple):
 
     Attributes:
         bounds: run k is the axes from bounds[k] to bounds[k + 1].
-        by_group: whether weights that are the same for all channels differ along the second run; None where they
+        by_group: whether weights that are the same for all channels differ along the second run; None if they
             differ along a part of it, which no kernel can take.
     """
 
@@ -35,14 +33,14 @@ class KernelRuns(NamedTuple):
 
 
 def kernel_runs(layout: Layout) -> KernelRuns | None:
-    """The layout's runs, or None where the view needs a permutation."""
+    """The layout's runs, or None if the view needs a permutation."""
     if layout.permutation is not None:
         return None
     return _plan(layout.runs, layout.reduced, len(layout.split) > len(layout.shape))
 
 
 def why_not_weights(shape: Sequence[Size], layout: Layout, by_group: bool | None) -> str | None:
-    """Why the kernels do not take weights of this shape, which has the rank of x; None where they do."""
+    """Why the kernels do not take weights of this shape, which has the rank of x; None if they do."""
     if by_group is None:
         return (
             "with these axes and ghost batches, weights differ along a part of a run of groups and channels"

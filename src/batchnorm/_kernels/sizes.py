@@ -23,7 +23,7 @@ class KernelSizes(NamedTuple):
 
 
 def kernel_sizes(layout: Layout) -> KernelSizes | None:
-    """The layout's runs, or None where the view needs a permutation or a size is not known."""
+    """The layout's runs, or None if the view needs a permutation or a size is not known."""
     return _known_sizes(layout) if all(isinstance(size, int) for size in layout.split) else None
 
 

@@ -1,7 +1,7 @@
 """`tf.contrib.layers.batch_norm`, complete.
 
-Variables, names, collections, updates and numbers are the original's; what differs, and why, stands in
-docs/differences.md.
+Variables, names, collections, updates and numbers are the original's; docs/differences.md says what differs,
+and why.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from batchnorm.errors import refusal
 __all__ = ["batch_norm"]
 
 
-# AutoGraph would rewrite the whole engine for seconds, and find nothing to convert.
+# AutoGraph would spend seconds rewriting the whole engine, and find nothing to convert.
 @stand_in("batch_norm")
 @tf.autograph.experimental.do_not_convert
 def batch_norm(
@@ -54,9 +54,9 @@ def batch_norm(
 
     Training: y = γ·(a_s·(r·x̂ + d) + a_b) + β with x̂ = (x − μ) / √(σ² + ε) over the batch. Inference:
     y = γ·(x − M) / √(V + ε) + β with the moving mean and variance. It serves as `normalizer_fn` of other layers, and
-    `arg_scope` sets its defaults. Every option goes with every other.
+    `arg_scope` sets its defaults. Every option can be combined with every other.
 
-    The moving variance holds the sample variance where the original took its fused kernel: at ranks 2 and 4, and at
+    The moving variance holds the sample variance where the original used its fused kernel: at ranks 2 and 4, and at
     rank 5 with the default `updates_collections` and no debiasing; but not with `fused=False`, `batch_weights`,
     `renorm` or an `adjustment`. Elsewhere it holds the population's.
 
@@ -67,10 +67,10 @@ def batch_norm(
         epsilon: added to the variance.
         activation_fn: applied last.
         param_initializers: any of beta, gamma, moving_mean and moving_variance.
-        param_regularizers: any of beta and gamma. They go before the variable scope's regularizer or, where the
-            original ran the v1 layer, beside it.
+        param_regularizers: any of beta and gamma. They take precedence over the variable scope's regularizer
+            or, where the original ran the v1 layer, are added to it.
         updates_collections: name or list of names of the collections that get the two updates, which must run with
-            each training step; None runs them whenever y is computed for training; with [] nobody runs them.
+            each training step; None runs them whenever y is computed for training; with [] they never run.
         is_training: a bool, or a boolean scalar tensor or variable.
         reuse: True finds the variables of `scope` again, AUTO_REUSE makes those missing, None follows the enclosing
             scope.
@@ -83,7 +83,7 @@ def batch_norm(
         fused: False keeps to TensorFlow's plain operations.
         data_format: "NHWC", channels last, or "NCHW", channels second, at any rank.
         zero_debias_moving_mean: the moving mean averages over the steps so far, whatever its initial value.
-        scope: variable scope or its name; without it `BatchNorm`, numbered where that is taken.
+        scope: variable scope or its name; without it `BatchNorm`, numbered if that is taken.
         renorm, renorm_clipping, renorm_decay: batch renormalization; the clipping is a dict with any of rmin, rmax
             and dmax, numbers or scalar tensors.
         adjustment: function from the input's dynamic shape to a factor and an offset, applied before gamma and beta

@@ -27,7 +27,7 @@ Array = Any
 STATISTICS = {"moving_mean": "mean", "moving_variance": "var"}
 
 
-# Makes the normalization of so many channels.
+# Makes the normalization for a number of channels.
 Normalize = Callable[[int, nnx.Rngs, Bounds], nnx.Module]
 
 
@@ -112,7 +112,7 @@ def descend(model: Model, images: Array, labels: Array, rate: Array) -> Array:
 
 
 def start(value: NDArray[Any]) -> Any:
-    """An initializer that hands out a known value."""
+    """An initializer that returns a known value."""
     return lambda key, shape, dtype: jnp.asarray(value, dtype)
 
 

@@ -17,7 +17,7 @@ from batchnorm.functional import batch_norm
 __all__ = ["BatchNorm"]
 
 Array = Any
-# How the moving mean and variance are called in Flax; the other slots of the state keep their names.
+# What Flax calls the moving mean and variance; the other slots of the state keep their names.
 NAMES = {"moving_mean": "mean", "moving_variance": "var"}
 ZEROS, ONES = initializers.zeros_init(), initializers.ones_init()
 
@@ -27,10 +27,10 @@ class BatchNorm(nnx.Module):
 
     Trained on a batch with mean μ and variance σ², y = γ·(x − μ) / √(σ² + ε) + β, with γ the `scale` and β the
     `bias`; with `use_running_average` the stored `mean` and `var` take the place of μ and σ². Parameters and statistics
-    have the names, shapes and kinds (`nnx.Param`, `nnx.BatchStat`) of Flax's, so that `nnx.update` takes the state of
-    the one into the other.
+    have the names, shapes and kinds (`nnx.Param`, `nnx.BatchStat`) of Flax's, so that `nnx.update` can move the state
+    of one into the other.
 
-    What differs from Flax: masked statistics over several devices weigh each device by how many unmasked numbers it
+    What differs from Flax: masked statistics over several devices weight each device by how many unmasked numbers it
     has; a batch without any unmasked number leaves the statistics as they are; statistics are never held or used in
     16 bits; no gradient flows into the stored statistics. Complex inputs are refused; masked numbers must be finite.
 

@@ -33,7 +33,7 @@ VARIABLE = "variable"
 
 
 def plain(value: Any) -> Any:
-    """Keras' tracked containers, our tuples, and variables among renorm's bounds as what JSON can hold."""
+    """Keras' tracked containers, our tuples, and variables among renorm's bounds, in a form that JSON can hold."""
     if isinstance(value, dict):
         return {name: plain(each) for name, each in value.items()}
     if isinstance(value, keras.Variable):

@@ -26,7 +26,7 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
     """What the three layers share."""
 
     settings: Settings
-    # As they may be, where torch declares what they mostly are.
+    # The types that they may have; torch declares those that they usually have.
     weight: Any
     bias: Any
     running_mean: Any
@@ -116,7 +116,7 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
         return self._train_plainly(input, momentum)
 
     def _train_plainly(self, input: Tensor, momentum: float | None) -> Tensor:
-        """In one call of PyTorch's, whose kernel moves the averages too. Small inputs come here: each line counts."""
+        """One call of PyTorch, whose kernel moves the averages too. Inputs are small here, so each line counts."""
         mean: Any = None
         variance: Any = None
         if self.training and self.track_running_stats:
@@ -168,7 +168,7 @@ class Layer(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUs
     def reset_running_stats(self) -> None:
         """Start the running statistics again, the added ones among them."""
         super().reset_running_stats()
-        # The constructor of torch.nn's layer comes here before there are settings.
+        # The constructor of torch.nn's layer calls this before settings exist.
         if "settings" in self.__dict__ and self.track_running_stats:
             _state.reset(self, self.options)
 
@@ -202,7 +202,7 @@ def plan(layer: Any, settings: Settings) -> Options:
     """The core's options for a layer of `torch.nn`'s or ours with these settings, the schedule left open.
 
     Raises:
-        ValueError: they do not go together.
+        ValueError: they cannot be combined.
     """
     if not layer.track_running_stats and (settings.renorm or settings.zero_debias):
         asked = "renorm" if settings.renorm else "zero_debias"
@@ -256,7 +256,7 @@ def describe(layer: Any, settings: Settings) -> None:
 
 
 def refuse_shared_statistics(layer: Any, input: Tensor) -> None:
-    """Under `torch.func.vmap` each example would want to write its own statistics into the one set there is."""
+    """Refuse training under `torch.func.vmap`, where each example would write its own statistics into the one set."""
     if not torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateUsage]
         return
     moves = layer.training and layer.track_running_stats and layer.running_mean is not None
@@ -269,7 +269,7 @@ def refuse_shared_statistics(layer: Any, input: Tensor) -> None:
                 "Each example of the map would be a batch of its own, with statistics that cannot be written into the "
                 "one running mean and variance",
                 "Call eval() for per-example gradients, map over stacked buffers too (torch.func.stack_module_state), "
-                "or pass track_running_stats=False where the statistics of each mapped batch are meant",
+                "or pass track_running_stats=False if each mapped batch should have its own statistics",
             )
         )
 

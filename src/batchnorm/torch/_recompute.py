@@ -1,7 +1,7 @@
-"""Training without a trace: blocks in which the running statistics stay, and recomputation that sees what was.
+"""Training that leaves no trace: blocks that keep the running statistics, and recomputation from the earlier ones.
 
 Activation checkpointing runs the forward pass a second time when the gradient is due. By then the running statistics
-have moved on, and they are not to move again; renorm's corrections have to be those of the first time.
+have moved on, and they must not move again; renorm's corrections must be those of the first run.
 """
 
 import threading
@@ -49,7 +49,7 @@ _frames = _Frames()
 def frozen_statistics() -> Generator[None]:
     """A block in which layers in training mode normalize by their batch and leave all running statistics alone.
 
-    For any forward pass that is not to count: a second look at a batch, a probe, a target, recomputation by hand.
+    For any forward pass that should not count: a second look at a batch, a probe, a target, recomputation by hand.
     Layers compiled by `torch.compile` do not see it.
 
     Examples:
@@ -116,14 +116,14 @@ def _entered(record: _Record, replays: bool) -> Generator[None]:
 
 
 def is_frozen() -> bool:
-    """Whether the running statistics are to stay as they are."""
+    """Whether the running statistics must stay as they are."""
     if torch.compiler.is_compiling():
         return False
     return bool(_frames.stack) and any(frame.replays for frame in _frames.stack)
 
 
 def recall(layer: torch.nn.Module, current: Seen) -> Seen:
-    """What the layer is to read: what it read the first time, where this is a second one."""
+    """The state that the layer must read: in a recomputation, what it read in the first run."""
     seen = current
     if torch.compiler.is_compiling():
         return seen

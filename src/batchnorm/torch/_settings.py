@@ -1,4 +1,4 @@
-"""What a layer is asked for beyond `torch.nn`'s, and all of it as the core's Options."""
+"""The options of a layer beyond `torch.nn`'s, and all its options as the core's."""
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +49,7 @@ class Settings:
             raise ValueError(
                 refusal(
                     "fused=True was asked for with renorm=True",
-                    "PyTorch's kernel knows no correction of the batch's statistics, and the CPU kernels are "
+                    "PyTorch's kernel cannot correct the batch's statistics, and the CPU kernels are "
                     f"{_kernels.why_missing()}",
                     "Leave fused at None, which takes the fastest way there is",
                 )
@@ -62,7 +62,7 @@ class Settings:
 
     @property
     def size(self) -> Any:
-        """The ghost batch size: NumPy's ints become Python's, and what is no int is left for `Ghost` to refuse."""
+        """The ghost batch size: NumPy's ints become Python's, and anything else is left for `Ghost` to refuse."""
         size: Any = self.virtual_batch_size
         return operator.index(size) if hasattr(size, "__index__") and not isinstance(size, bool) else size
 
@@ -80,7 +80,7 @@ class Settings:
 
     @property
     def is_grouped(self) -> bool:
-        """Whether this is what they do, but for the axes and ghost batches."""
+        """Whether this is what they do, except for the axes and ghost batches."""
         asked = (self.renorm, self.adjustment, self.zero_debias, self.fused is False)
         of_ghosts = (self.ghost_remainder, self.ghost_averages) != ("refuse", "step")
         return not any(asked) and self.estimator == "sample" and (self.size is None or not of_ghosts)
@@ -123,7 +123,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 def options_of(
     settings: Settings, momentum: Any, epsilon: float, clip: Clip | None, with_gamma: bool, with_beta: bool
 ) -> Options:
-    """All that decides the numbers. `momentum` is the share of the new, and None for a plain average."""
+    """All that determines the numbers. `momentum` is the share of the new value; None means a plain average."""
     renorm = ghost = None
     if settings.renorm:
         renorm = Renorm(clip or Clip(), 1.0 - settings.renorm_momentum, settings.renorm_form)
@@ -133,7 +133,7 @@ def options_of(
         ghost = Ghost(settings.size, settings.ghost_order, settings.ghost_remainder, averages)
     return Options(
         settings.axes,
-        # Of a plain average it changes with every step.
+        # For a plain average it changes with every step.
         decay=0.0 if momentum is None else 1.0 - momentum,
         epsilon=epsilon,
         with_gamma=with_gamma,

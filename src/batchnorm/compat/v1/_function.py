@@ -41,7 +41,7 @@ def batch_normalization(
     The formula, the arguments and the errors are those of `BatchNormalization`; `training` is that of its call.
 
     Args:
-        name: variable scope; without it `batch_normalization`, numbered where that is taken.
+        name: variable scope; without it `batch_normalization`, numbered if that is taken.
         reuse: True finds existing variables, AUTO_REUSE makes the missing ones, None follows the enclosing scope.
 
     Returns:

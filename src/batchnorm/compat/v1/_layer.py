@@ -39,7 +39,7 @@ DEFAULTS = {"virtual_batch_size": None, "ghost_order": "interleaved", "renorm_fo
 
 @dataclass
 class Record:
-    """What a layer remembers of itself, besides its public attributes."""
+    """The state of a layer besides its public attributes."""
 
     axis: Any
     axes: tuple[int, ...] | None = None
@@ -162,7 +162,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
         self.moving_mean = self.moving_variance = None
         self.wants_kernel = fused
         self._record = Record(self.axis)
-        make_options(self)  # refuses here what can be refused before an input is seen
+        make_options(self)  # checks what can be checked before an input is seen
 
     def build(self, input_shape: Any) -> None:
         """Make the variables for inputs of this shape; the first call does it by itself."""
@@ -211,7 +211,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
             warnings.warn(
                 refusal(
                     f"{type(self).__name__} overrides {skipped[0]} and normalizes images fused",
-                    "As in the original, the fused way computes the batch's moments without calling it",
+                    "As in the original, the fused path computes the batch's moments without calling it",
                     "Pass fused=False to have the override called",
                 ),
                 stacklevel=2,

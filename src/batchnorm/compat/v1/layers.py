@@ -1,7 +1,7 @@
 """`tf.compat.v1.layers.BatchNormalization` and `tf.compat.v1.layers.batch_normalization`, complete.
 
-Variables, names, collections, update ops and numbers are the originals'; what differs, and why, stands in
-docs/differences.md.
+Variables, names, collections, update ops and numbers are the originals'; docs/differences.md says what differs,
+and why.
 """
 
 from batchnorm.compat.v1._function import batch_normalization

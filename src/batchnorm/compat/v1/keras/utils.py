@@ -1,4 +1,4 @@
-"""TensorFlow 1 style variables in TensorFlow 2 objects, as `tf.compat.v1.keras.utils` has it.
+"""TensorFlow 1 style variables in TensorFlow 2 objects, as in `tf.compat.v1.keras.utils`.
 
     class Model(tf.Module):
         @track_tf1_style_variables
@@ -6,7 +6,7 @@
             with tf.compat.v1.variable_scope("net"):
                 return batch_normalization(tf.compat.v1.layers.flatten(x), training=training)
 
-Names, values and losses are the originals'; what differs, and why, stands in docs/differences.md.
+Names, values and losses are the originals'; docs/differences.md says what differs, and why.
 """
 
 import sys
@@ -77,8 +77,8 @@ def track_tf1_style_variables(method: Callable[..., Any]) -> Callable[..., Any]:
 def get_or_create_layer(name: str, create_layer_method: Callable[[], Any]) -> Any:
     """A nested Keras layer or model of the object whose decorated method is running, made by the first call.
 
-    Its variables are the object's too, and so are its losses: as they are where both are of Keras 3, else as
-    one, their sum. In a graph outside of a decorated method, every call makes a new layer.
+    Its variables are the object's too, and so are its losses: one by one if both are of Keras 3,
+    otherwise as one sum. In a graph outside of a decorated method, every call makes a new layer.
 
     Args:
         name: of the layer, within the current variable scope.
@@ -170,6 +170,6 @@ def _new_store(decorated: Any) -> VariableStore:
         refusal(
             f"A function decorated with track_tf1_style_variables was called with {decorated!r} first",
             "Nothing there can keep variables: it does not extend tf.Module, a Keras layer or a Keras model",
-            "Decorate a method of a class that does, which takes self as its first argument",
+            "Decorate a method of a class that does, and takes self as its first argument",
         )
     )
