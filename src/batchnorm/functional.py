@@ -62,14 +62,14 @@ def init(
 
     Args:
         options: the options of the calls to come.
-        shape: the inputs' shape; only the sizes of the channel axes matter.
+        shape: the shape of the inputs; only the sizes of the channel axes matter.
         like: an array of the framework to use; without it NumPy.
         dtype: the dtype of the returned arrays, by NumPy's name for it; by default that of the statistics: float64 for
             float64 inputs, otherwise float32.
 
     Returns:
-        {"gamma": ones, "beta": zeros}, those that the options ask for, and the moving statistics by their historical
-        names: means of zero and variances of one. All are [C], counters are scalars.
+        (params, state): "gamma", ones, and "beta", zeros, as far as the options ask for them; and the moving statistics
+        by their historical names, means of zero and variances of one. All are [C]; counters are scalars.
 
     Raises:
         ValueError: the axes do not fit the shape, or the size of a channel axis is not known.
@@ -177,7 +177,7 @@ def batch_norm(
     Args:
         x: floating array of NumPy, TensorFlow, PyTorch or JAX, of any rank; its framework does the computing. 16-bit
             floats are summed in float32.
-        params: "gamma" and "beta", each [C], as `init` returns them; those that the options ask for.
+        params: "gamma" and "beta", each [C], as `init` returns them; as far as the options ask for them.
         state: the moving statistics, as `init` or the last call returned them.
         options: what to compute.
         training: whether to normalize by the batch's statistics and update the moving ones; otherwise the moving

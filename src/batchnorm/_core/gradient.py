@@ -128,7 +128,7 @@ def _parameters(
 
 
 def _share(ops: Ops[A], total: A | float) -> A | float:
-    """1 / Σw, and 0 where there was no weight: the statistics were then the moving ones, which are constants."""
+    """1 / Σw, and 0 if there was no weight: the statistics were then the moving ones, which are constants."""
     if isinstance(total, (int, float)):
         return 1.0 / total if total > 0.0 else 0.0
     return ops.where(total > 0.0, 1.0 / ops.where(total > 0.0, total, 1.0), 0.0)

@@ -10,7 +10,7 @@ __all__ = ["average", "finite", "merge_replicas", "or_moving", "summarize"]
 
 
 def finite(ops: Ops[A], value: A) -> A:
-    """The value, or zero where it is infinite or not a number: an infinite mean needs no correction."""
+    """The value, or zero if it is infinite or not a number: an infinite mean needs no correction."""
     return ops.where(value - value > -1.0, value, 0.0)
 
 

@@ -35,7 +35,7 @@ class Ways(Protocol):
         ...
 
     def running(self) -> tuple[str | None, int | None]:
-        """The instruction set of the kernels, and how many threads may work on one call, where that is known."""
+        """The instruction set of the kernels, and how many threads may work on one call, if that is known."""
         ...
 
 

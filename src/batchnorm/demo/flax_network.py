@@ -32,7 +32,7 @@ Normalize = Callable[[int, nnx.Rngs, Bounds], nnx.Module]
 
 
 class Model(nnx.Module):
-    """The network with the normalization after each convolution, or with none, where the convolutions have offsets."""
+    """The network with the normalization after each convolution, or with none; the convolutions then have offsets."""
 
     def __init__(self, weights: Weights, normalize: Normalize | None) -> None:
         rngs = nnx.Rngs(0)

@@ -31,7 +31,7 @@ Normalize = Callable[[str, Bounds], keras.layers.Layer]
 
 
 class KerasNetwork:
-    """The network with the normalization after each convolution, or with none, where the convolutions have offsets."""
+    """The network with the normalization after each convolution, or with none; the convolutions then have offsets."""
 
     def __init__(self, weights: Weights, normalize: Normalize | None) -> None:
         self._bounds: dict[str, Any] = {

@@ -32,7 +32,7 @@ Normalize = Callable[[int, Mapping[str, float]], nn.Module]
 
 
 class TorchNetwork:
-    """The network with the normalization after each convolution, or with none, where the convolutions have offsets."""
+    """The network with the normalization after each convolution, or with none; the convolutions then have offsets."""
 
     def __init__(self, weights: Weights, normalize: Normalize | None) -> None:
         self._bounds = renorm_bounds(1.0)

@@ -28,7 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "ghost_remainder": "refuse",
     "ghost_averages": "step",
 }
-# What stands for a variable in a configuration; a number would lack its place among the layer's weights.
+# What represents a variable in a configuration; a number would lack its place among the layer's weights.
 VARIABLE = "variable"
 
 

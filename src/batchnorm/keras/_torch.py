@@ -57,7 +57,7 @@ def assign(variable: Any, value: Tensor) -> None:
 
 
 def advance(options: Options, variables: Mapping[str, Any], batch: Batch[Tensor], dtype: torch.dtype) -> bool:
-    """Move the moving statistics in place by NumPy's arithmetic, where they are numbers in the memory of the CPU."""
+    """Move the moving statistics in place by NumPy's arithmetic, if they are numbers in the memory of the CPU."""
     values: dict[str, Tensor] = {slot: variable.value for slot, variable in variables.items()}
     if in_stateless_scope() or any(each.dtype is not dtype for each in values.values()):
         return False

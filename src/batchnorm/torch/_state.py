@@ -47,7 +47,7 @@ def buffer_names(options: Options) -> dict[str, str]:
 
 
 def start(options: Options, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
-    """What each slot's buffer holds where training begins with these running statistics."""
+    """What each slot's buffer holds if training begins with these running statistics."""
     values = core.initial_state(ops, options, mean.detach(), variance.detach())
     # Several start from the same tensor, and each then changes independently.
     return {slot: value.clone() for slot, value in values.items()}

@@ -29,7 +29,7 @@ Array = Any
 # Smallest input size for which a call that XLA cannot fuse with its neighbors pays off.
 LARGE_INPUT = 1_024
 
-# What the kernels stand for.
+# The plain operations that the kernels replace.
 _plain: Any = Fusing(ops, differentiable, lambda values: values)  # pyright: ignore[reportArgumentType]
 
 

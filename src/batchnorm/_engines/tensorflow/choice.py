@@ -1,7 +1,7 @@
 """An op of our own beside the plain operations that do the same, for functions that XLA may compile after all.
 
 XLA cannot compile our ops. What is built for XLA from the start has none. A function that was traced before, and is
-then called from one that XLA compiles, is not traced again: therefore each op in a function stands in a branch beside
+then called from one that XLA compiles, is not traced again: therefore each op in a function is one branch beside
 the composed pass, and an index that XLA replaces by a constant of its own selects one of them.
 """
 

@@ -2,7 +2,7 @@
 
 Compiled, each is one loop, and those whose results are to be summed do the first part of it: they add up pieces,
 and what they return has the size of one. If the piece is None, nothing is compiled: they return the full size,
-and use TensorFlow's fused operation where it fits.
+and use TensorFlow's fused operation if it fits.
 """
 
 from collections.abc import Callable

@@ -9,6 +9,6 @@ from batchnorm.compat.v1._layer import BatchNormalization
 
 __all__ = ["BatchNorm", "BatchNormalization", "batch_norm", "batch_normalization"]
 
-# The shorter names under which the module of TensorFlow 1 also had them.
+# TensorFlow 1's module also had them under these shorter names.
 BatchNorm = BatchNormalization
 batch_norm = batch_normalization

@@ -17,7 +17,7 @@ __all__ = ["keras3_store"]
 class StoredVariable(keras.Variable):
     """Keras' view of a variable that TensorFlow 1 code made; its path is the TensorFlow 1 name.
 
-    Keras builds models in a scope where a variable may be announced but holds no value yet, hence the detour.
+    Keras builds models in a scope where a variable may be declared but hold no value yet, hence the detour.
     """
 
     def __init__(self, name: str, variable: Any) -> None:

@@ -161,7 +161,7 @@ class VariableStore(Tracker, tf.Module):
             )
 
     def add_regularizer(self, variable: Any, regularizer: Callable[[Any], Any]) -> None:
-        """Count `regularizer(variable)` as the variable's loss, in place of any that it had."""
+        """Count `regularizer(variable)` as the variable's loss, replacing any that it had."""
         self._add_loss(variable.name.removesuffix(":0"), lambda: regularizer(variable))
 
     def _add_loss(self, name: str, loss: Callable[[], Any]) -> None:
