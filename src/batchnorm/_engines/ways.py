@@ -80,7 +80,7 @@ def insist(
         raise ValueError(
             refusal(
                 "fused=True was asked for, and this training step cannot use the CPU kernels",
-                f"The reason is that {why}",
+                f"This is because {why}",
                 "Leave `fused` at None, which takes the fastest way there is",
             )
         )
