@@ -1,8 +1,8 @@
 """Batch normalization, complete.
 
-`batch_norm` is the pure function for the arrays of any framework, `init` makes what it starts from, and `explain` tells
-which way a call goes: to the CPU kernels, the framework's own, or plain operations. The classes are imported by their
-own paths, each of which brings its framework:
+`batch_norm` is a pure function for the arrays of any framework, `init` makes its first parameters and state, and
+`explain` says how a call is computed: by the CPU kernels, the framework's own kernel, or plain operations. The classes
+have import paths of their own, each of which imports its framework:
 
     batchnorm.compat.v1.layers        BatchNormalization, batch_normalization
     batchnorm.compat.v1.keras.utils   track_tf1_style_variables, get_or_create_layer
@@ -12,7 +12,7 @@ own paths, each of which brings its framework:
     batchnorm.torch                   BatchNorm1d, BatchNorm2d, BatchNorm3d, convert
     batchnorm.flax                    BatchNorm
 
-This module imports none of them, and no framework.
+Importing `batchnorm` itself imports none of them, and no framework.
 """
 
 from batchnorm._version import __version__

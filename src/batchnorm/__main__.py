@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code: 0, 1 where the demo's APIs disagree, 2 for what cannot be run."""
+    """Run the command line; return 0, 1 if the demo's APIs disagree, or 2 if the command cannot be run."""
     asked, unknown = make_parser().parse_known_args(arguments)
     if unknown:
         remedy = f"Run python -m batchnorm {asked.command} --help to see what there is"
@@ -67,21 +67,25 @@ def make_parser() -> argparse.ArgumentParser:
         choices=ENGINES,
         default="tensorflow",
         metavar="ENGINE",
-        help=f"what computes: {', '.join(ENGINES)} (default: %(default)s)",
+        help=f"framework to run on: {', '.join(ENGINES)} (default: %(default)s)",
     )
     demo.add_argument("--epochs", type=at_least(1), metavar="N", help="epochs of each training")
     demo.add_argument(
-        "--output", type=Path, default=Path("demo-output"), metavar="DIR", help="the picture's folder"
+        "--output", type=Path, default=Path("demo-output"), metavar="DIR", help="folder for the picture"
     )
     demo.add_argument(
-        "--seed", type=at_least(0), default=0, metavar="S", help="of split, weights and batches"
+        "--seed",
+        type=at_least(0),
+        default=0,
+        metavar="S",
+        help="seed of the split, the weights and the batches",
     )
-    demo.add_argument("--quick", action="store_true", help="only a few epochs: to see that it runs")
+    demo.add_argument("--quick", action="store_true", help="run only a few epochs, to check that it works")
     return parser
 
 
 def at_least(lowest: int) -> Callable[[str], int]:
-    """A reader of whole numbers from a lowest one on."""
+    """A parser of whole numbers that are at least `lowest`."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < lowest:
@@ -92,7 +96,7 @@ def at_least(lowest: int) -> Callable[[str], int]:
 
 
 def check_needs(engine: Engine) -> None:
-    """End with a line that names what the demo lacks on an engine."""
+    """Exit with one line that names the missing packages, if the demo lacks any on this engine."""
     missing = [name for module, name in engine.needs.items() if importlib.util.find_spec(module) is None]
     if missing:
         installed = "is not installed" if len(missing) == 1 else "are not installed"
@@ -107,11 +111,11 @@ def check_needs(engine: Engine) -> None:
 
 
 def check_output(folder: Path) -> None:
-    """Make the folder before minutes of training, or end with a line that says why it cannot be."""
+    """Make the folder before minutes of training, or exit with one line that says why it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
-            raise PermissionError("it may not be written to")
+            raise PermissionError("it is not writable")
     except OSError as error:
         reason = error.strerror or str(error)
         fail(refusal(f"--output {folder} was asked for", f"No folder there: {reason}", "Name another one"))

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 Array = Any
-# Floats of 8 bits and fewer are for products: frameworks do not add them.
+# Frameworks multiply floats of 8 bits and fewer, but do not add them.
 FLOATS = ("float16", "float32", "float64", "float96", "float128")
 
 
@@ -43,7 +43,7 @@ def check_training(training: Any) -> None:
             refusal(
                 f"training={training!r} was given",
                 "It decides which function is computed, so it must be known before anything runs",
-                "Pass True or False, and branch with the framework's own conditional where the choice is made later",
+                "Pass True or False, and branch with the framework's own conditional if the choice is made later",
             )
         )
 
@@ -104,7 +104,7 @@ def check_owner(framework: Framework, value: Any, name: str) -> None:
         refusal(
             f"{name} of type {type(value).__module__}.{type(value).__qualname__} came with an array x of "
             f"{framework.title}",
-            "One framework computes one call",
+            "All arrays of a call must belong to one framework",
             f"Convert it to an array of {framework.title}",
         )
     )

@@ -13,8 +13,8 @@ def require(module: str, title: str, extra: str, face: str) -> None:
     """Import a framework before the modules that build on it.
 
     Raises:
-        ImportError: it is not installed; the message names the extra that brings it. A framework that is
-            installed and fails by itself raises what it raised.
+        ImportError: it is not installed; the message names the extra that installs it. A framework that is
+            installed but fails to import raises its own error.
     """
     try:
         importlib.import_module(module)

@@ -1,6 +1,6 @@
 """Which options go together: one table with an answer for every pair, read by the checks, the tests and the docs.
 
-A pair works unless it stands in `REFUSED`. What works but needs a word on how stands in `REMARKS`.
+A pair works unless it is in `REFUSED`. Pairs that work but need a remark on how are in `REMARKS`.
 """
 
 from collections.abc import Iterator
@@ -81,9 +81,9 @@ REMARKS: dict[frozenset[str], str] = {
     frozenset({"ghost batches", "synchronized"}): "group k joins the k-th groups of the other replicas",
     frozenset({"averages by group", "synchronized"}): "group k joins the k-th groups of the other replicas",
     frozenset({"averages by group", "weights"}): "a group whose weights are all zero moves nothing",
-    frozenset({"several axes", "fused"}): "a call is refused where the axes lie in three or more runs apart",
+    frozenset({"several axes", "fused"}): "a call is refused if the axes form three or more separate runs",
     frozenset({"ghost batches", "fused"}): "one kernel call over groups × channels",
-    frozenset({"weights", "fused"}): "a call is refused where the weights differ between channels",
+    frozenset({"weights", "fused"}): "a call is refused if the weights differ between channels",
     frozenset({"synchronized", "fused"}): "a call is refused over a mapped axis of JAX",
     frozenset({"weights", "sample variance"}): "N is (Σw)² / Σw²",
     frozenset({"weights", "synchronized"}): "replicas are merged by their true weights",
@@ -125,7 +125,7 @@ def features(options: Any) -> frozenset[str]:
 
 
 def check(options: Any) -> None:
-    """Raise ValueError where two of the options have no meaning together."""
+    """Raise ValueError if two of the options make no sense together."""
     asked = features(options)
     for pair, (why, remedy) in REFUSED.items():
         if pair <= asked:

@@ -1,4 +1,4 @@
-"""How every refusal is worded: what was asked, why it cannot be, what to do instead."""
+"""How every refusal is worded: what was asked, why it cannot be done, what to do instead."""
 
 __all__ = ["refusal"]
 

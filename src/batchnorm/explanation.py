@@ -1,4 +1,4 @@
-"""Which way a call of `batch_norm` goes: the CPU kernels, the framework's own kernel, or plain operations."""
+"""How a call of `batch_norm` is computed: by the CPU kernels, the framework's own kernel, or plain operations."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,26 +15,31 @@ Array = Any
 
 SENTENCES = {
     "native": "our CPU kernels",
-    "mixed": "our CPU kernels, but for the passes that read the weights",
+    "mixed": "our CPU kernels, except in the passes that read the weights",
     "framework": "{engine}'s own kernel",
     "composed": "plain operations of {engine}",
-    "refused": "nothing, for fused=True is refused",
+    "refused": "refused: fused=True cannot be honored here",
 }
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which way a call goes; `str` tells it in a line or two.
+    """How a call is computed; `str` says it in a line or two.
 
     Attributes:
         engine: whose arrays they are: "NumPy", "TensorFlow", "PyTorch" or "JAX".
-        path: "native", the CPU kernels of this package; "mixed", the same but for the passes that read the weights;
+        path: "native", the CPU kernels of this package; "mixed", the same except in the passes that read the weights;
             "framework", the framework's own kernel for batch normalization; "composed", its plain operations, some of
-            which it may join or compile; "refused", where `fused=True` asks for kernels that cannot go there.
-        why: why it is not "native"; None where it is.
-        instructions: the kernels' instruction set, such as "avx2"; None where no kernel runs.
-        threads: how many threads may work on one call of a kernel; None where no kernel runs, and where that is not
-            known: under `torch.compile`, and of JAX, where they are as many as XLA has.
+            which it may fuse or compile; "refused" if `fused=True` asks for kernels that cannot be used.
+        why: why it is not "native"; None if it is.
+        instructions: the kernels' instruction set, such as "avx2"; None if no kernel runs.
+        threads: how many threads may work on one call of a kernel; None if no kernel runs or the number is not
+            known, as under `torch.compile` and in JAX, where XLA decides it.
+
+    Examples:
+        >>> from batchnorm import Explanation
+        >>> print(Explanation("NumPy", "native", instructions="avx2", threads=2))
+        NumPy: our CPU kernels (avx2, threads: 2)
     """
 
     engine: str
@@ -54,26 +59,36 @@ class Explanation:
 def explain(
     x: Array, options: Options, *, weights: Array | None = None, training: bool = True
 ) -> Explanation:
-    """Which way `batch_norm(x, ..., options, training=training, weights=weights)` goes, here and now.
+    """How `batch_norm(x, ..., options, training=training, weights=weights)` would be computed, here and now.
 
-    Nothing is computed. Inside `tf.function`, `torch.compile` and other transformations the answer is that for what is
-    being built there. What JAX's `vmap` and `export`, or XLA on a finished `tf.function`, make of it later cannot be
-    known by then, and is plain operations. The gradient goes the same way, unless it is differentiated once more:
-    higher derivatives are those of plain operations. Parameters and state are taken to be of the kind of x.
+    Nothing is computed. Inside `tf.function`, `torch.compile` and other transformations, the answer describes what is
+    being built there. It cannot foresee a later `vmap` or `export` in JAX, or XLA compiling a finished `tf.function`:
+    these use plain operations. The gradient takes the same path; higher derivatives always use plain operations.
+    Parameters and state are assumed to belong to the framework of x.
 
-    The classes of this package share the engines, with one exception: PyTorch's layers without options take PyTorch's
-    own kernel with `momentum=None`, and for inputs on which it is as quick: of less than 196,608 numbers, or 1,048,576
-    where the channels lie last in memory.
+    The layers of this package share the engines, with one exception: PyTorch's layers without options use PyTorch's
+    own kernel with `momentum=None`, and on inputs where it is as fast: those of fewer than 196,608 numbers, or of
+    1,048,576 if the channels are last in memory.
 
     Args:
         x: the input.
-        options: what is asked.
-        weights: those of the call, or None.
+        options: the options of the call.
+        weights: the weights of the call, or None.
         training: whether the batch's statistics normalize.
 
+    Returns:
+        An `Explanation`; `print` shows it in a line or two.
+
     Raises:
-        TypeError: x is no floating array of a known framework, or `training` is not a bool.
+        TypeError: x is not a floating array of a known framework, or `training` is not a bool.
         ValueError: weights or ghost batches do not fit x and the options.
+
+    Examples:
+        >>> import numpy as np
+        >>> from batchnorm import Options, explain
+        >>> print(explain(np.ones((8, 3)), Options(fused=False)))
+        NumPy: plain operations of NumPy
+        why not the kernels: fused=False asks for plain operations
     """
     check_options(options)
     framework = framework_of(x, "An input x")

@@ -8,12 +8,12 @@
     inference   y = γ·(x − M) / √(V + ε) + β
 
 State goes in and comes out; nothing is changed in place, so the function may be compiled, differentiated and mapped as
-the framework does with any other. The class of each framework computes with the same core.
+the framework does with any other. The layers of each framework use the same core.
 """
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from batchnorm._call import (
     check_floating,
@@ -35,13 +35,28 @@ from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout
 from batchnorm.options import Options
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = ["batch_norm", "init"]
 
 Array = Any
+X = TypeVar("X")
+NumPyArray = TypeVar("NumPyArray", bound="NDArray[Any]")
+NumPyState = dict[str, "NDArray[Any]"]
+Pullback = Callable[["NDArray[Any]"], Gradients["NDArray[Any]"]]
 # local_step and the weights of debiased averages count steps, not channels.
 SCALARS = ("local_step", "renorm_mean_weight", "renorm_stddev_weight")
 
 
+@overload
+def init(
+    options: Options, shape: Sequence[int], *, like: "NDArray[Any] | None" = None, dtype: Any = None
+) -> tuple[NumPyState, NumPyState]: ...
+@overload
+def init(
+    options: Options, shape: Sequence[int], *, like: X, dtype: Any = None
+) -> tuple[dict[str, X], dict[str, X]]: ...
 def init(
     options: Options, shape: Sequence[int], *, like: Array | None = None, dtype: Any = None
 ) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -49,18 +64,24 @@ def init(
 
     Args:
         options: the options of the calls to come.
-        shape: the inputs' shape; only the sizes of the channel axes matter.
+        shape: the shape of the inputs; only the sizes of the channel axes matter.
         like: an array of the framework to use; without it NumPy.
         dtype: the dtype of the returned arrays, by NumPy's name for it; by default that of the statistics: float64 for
             float64 inputs, otherwise float32.
 
     Returns:
-        {"gamma": ones, "beta": zeros}, those that the options ask for, and the moving statistics by their historical
-        names: means of zero and variances of one. All are [C], counters are scalars.
+        (params, state): "gamma", ones, and "beta", zeros, as far as the options ask for them; and the moving statistics
+        by their historical names, means of zero and variances of one. All are [C]; counters are scalars.
 
     Raises:
         ValueError: the axes do not fit the shape, or the size of a channel axis is not known.
         TypeError: `like` is not an array.
+
+    Examples:
+        >>> from batchnorm import Options, init
+        >>> params, state = init(Options(axes=(1,)), (8, 3, 32, 32))
+        >>> print(params["gamma"], state["moving_mean"])
+        [1. 1. 1.] [0. 0. 0.]
     """
     import numpy
 
@@ -98,6 +119,58 @@ def init(
     )
 
 
+@overload
+def batch_norm(
+    x: NumPyArray,
+    params: Mapping[str, Any],
+    state: Mapping[str, Any],
+    options: Options,
+    *,
+    training: bool,
+    weights: Any | None = None,
+    adjustment: tuple[Any, Any] | None = None,
+    axis_name: Any = None,
+    with_pullback: Literal[False] = False,
+) -> tuple[NumPyArray, NumPyState]: ...
+@overload
+def batch_norm(
+    x: NumPyArray,
+    params: Mapping[str, Any],
+    state: Mapping[str, Any],
+    options: Options,
+    *,
+    training: bool,
+    weights: Any | None = None,
+    adjustment: tuple[Any, Any] | None = None,
+    axis_name: Any = None,
+    with_pullback: Literal[True],
+) -> tuple[NumPyArray, NumPyState, Pullback]: ...
+@overload
+def batch_norm(
+    x: NumPyArray,
+    params: Mapping[str, Any],
+    state: Mapping[str, Any],
+    options: Options,
+    *,
+    training: bool,
+    weights: Any | None = None,
+    adjustment: tuple[Any, Any] | None = None,
+    axis_name: Any = None,
+    with_pullback: bool,
+) -> tuple[NumPyArray, NumPyState] | tuple[NumPyArray, NumPyState, Pullback]: ...
+@overload
+def batch_norm(
+    x: X,
+    params: Mapping[str, Any],
+    state: Mapping[str, Any],
+    options: Options,
+    *,
+    training: bool,
+    weights: Any | None = None,
+    adjustment: tuple[Any, Any] | None = None,
+    axis_name: Any = None,
+    with_pullback: Literal[False] = False,
+) -> tuple[X, dict[str, X]]: ...
 def batch_norm(
     x: Array,
     params: Mapping[str, Array],
@@ -113,10 +186,11 @@ def batch_norm(
     """Normalize x, and return the state after it.
 
     Args:
-        x: floating array of NumPy, TensorFlow, PyTorch or JAX, which computes. 16-bit floats are summed in float32.
-        params: "gamma" and "beta", each [C], as `init` returns them; those that the options ask for.
+        x: floating array of NumPy, TensorFlow, PyTorch or JAX, of any rank; its framework does the computing. 16-bit
+            floats are summed in float32.
+        params: "gamma" and "beta", each [C], as `init` returns them; as far as the options ask for them.
         state: the moving statistics, as `init` or the last call returned them.
-        options: what is asked.
+        options: what to compute.
         training: whether to normalize by the batch's statistics and update the moving ones; otherwise the moving
             statistics normalize.
         weights: how much each number counts in the statistics, not negative; 0 leaves it out. An array whose axes
@@ -138,7 +212,20 @@ def batch_norm(
         TypeError: x is not a floating array of a known framework, `training` is not a bool, or an argument belongs to
             another framework.
         ValueError: parameters, state, weights or ghost batches do not fit x and the options; or `fused=True` asks for
-            kernels that this training step cannot use (`batchnorm.explain` says which way a call goes).
+            kernels that this training step cannot use (`batchnorm.explain` says how a call is computed).
+
+    Examples:
+        >>> import numpy as np
+        >>> from batchnorm import Options, batch_norm, init
+        >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+        >>> options = Options(decay=0.9)
+        >>> params, state = init(options, x.shape, like=x)
+        >>> y, state = batch_norm(x, params, state, options, training=True)
+        >>> print(y.round(2))
+        [[-1. -1.]
+         [ 1.  1.]]
+        >>> print(state["moving_mean"].round(2))
+        [0.2 2. ]
     """
     check_options(options)
     framework = framework_of(x, "An input x")
@@ -193,7 +280,7 @@ def _engine(framework: Framework, options: Options, axis_name: Any) -> Engine[Ar
     if framework.title == "JAX" and options.synchronized:
         raise ValueError(
             refusal(
-                "Options(synchronized=True) came without axis_name",
+                "Options(synchronized=True) was given without axis_name",
                 "JAX has no current strategy to ask which devices take part",
                 "Pass axis_name, the name of the mapped axis, inside shard_map or vmap; under a sharded jit leave "
                 "synchronized out, because statistics are global there",
@@ -210,7 +297,7 @@ def _check_pullback(framework: Framework, training: bool, adjustment: Any) -> No
             refusal(
                 f"with_pullback=True was asked for with a {framework.title} array, training={training} and "
                 f"{'no' if adjustment is None else 'an'} adjustment",
-                "It stands in for what NumPy lacks, in training steps without adjustment",
+                "It replaces the automatic differentiation that NumPy lacks, in training steps without adjustment",
                 "Differentiate with the framework itself, or leave the adjustment out",
             )
         )

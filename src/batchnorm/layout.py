@@ -11,7 +11,7 @@ Adjacent axes of one kind merge into a run, so that every legal call is one of a
 
 Statistics are [G, C] throughout: ghost groups (1 without ghosts) by channels (the product of the kept axes, in
 row-major order). No number is moved: a view is a reshape. Only three or more kept runs cost a permutation, which
-`permutation` then names.
+`permutation` then gives.
 
 Sizes are ints where known. An unknown size may be any object that multiplies and divides (a scalar tensor).
 """
@@ -72,7 +72,7 @@ class Layout:
 
     @_once
     def permutation(self) -> tuple[int, ...] | None:
-        """The order of the axes of `split` that makes the view possible; None where they lie in it already."""
+        """The order of the axes of `split` that makes the view possible; None if they are in it already."""
         order = tuple(axis for run in self.runs for axis in run)
         return None if order == tuple(range(len(order))) else order
 
@@ -115,7 +115,7 @@ class Layout:
 
     @_once
     def unknown(self) -> dict[str, Size]:
-        """The sizes that are arrays, because only the run determines them, by their place."""
+        """The sizes that are arrays, because they are only known at run time, by position."""
         places = {"ghosts": self.ghosts}
         for name, sizes in (("shape", self.shape), ("split", self.split)):
             places.update((f"{name} {axis}", size) for axis, size in enumerate(sizes))
@@ -208,7 +208,7 @@ def _plan(shape: tuple[Size, ...], kept: tuple[int, ...], ghost: Ghost | None) -
 
 
 def refuse_ghost_axis(axes: Sequence[int], ghost: Ghost | None) -> None:
-    """Raise ValueError where ghost batches would divide a channel axis."""
+    """Raise ValueError if ghost batches would divide a channel axis."""
     if ghost is not None and 0 in axes:
         raise ValueError(
             refusal(

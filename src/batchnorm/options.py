@@ -1,4 +1,4 @@
-"""What is asked of batch normalization: frozen records, each checking its own fields at construction.
+"""The options of batch normalization: frozen records, each checking its own fields at construction.
 
 Conventions that differ silently between libraries are fields with one meaning each:
 
@@ -36,6 +36,11 @@ class Clip:
     """Bounds on renorm's corrections: r into [rmin, rmax], d into [-dmax, dmax]; `None` leaves a side open.
 
     The lower bound is applied first, so `rmax` wins if the two cross.
+
+    Examples:
+        >>> from batchnorm import Clip
+        >>> Clip(rmax=3.0, dmax=5.0)
+        Clip(rmin=None, rmax=3.0, dmax=5.0)
     """
 
     rmin: Scalar = None
@@ -59,9 +64,18 @@ class Renorm:
     Attributes:
         clip: bounds on r and d.
         decay: share kept by the two renorm averages.
-        form: "current" is that of TensorFlow 1.15 and later. "debiased" is that of TensorFlow 1.14 and
+        form: "current" is the form of TensorFlow 1.15 and later. "debiased" is that of TensorFlow 1.14 and
             earlier, whose checkpoints hold `renorm_mean_weight` and `renorm_stddev_weight` and whose moving
             statistics follow the debiased renorm averages.
+
+    Raises:
+        TypeError: `decay` is neither a number nor an array.
+        ValueError: there is no such `form`.
+
+    Examples:
+        >>> from batchnorm import Clip, Options, Renorm
+        >>> Options(renorm=Renorm(Clip(rmax=3.0, dmax=5.0), decay=0.9)).renorm.form
+        'current'
     """
 
     clip: Clip = field(default_factory=Clip)
@@ -95,6 +109,18 @@ class Ghost:
         averages: how often a step moves the moving averages: "step" moves them once, towards the mean of the groups'
             statistics; "group" moves them once per group, one after another, as a loop over chunks does. A decay of d
             with "group" corresponds to d^G with "step".
+
+    Raises:
+        TypeError: `size` is not an int.
+        ValueError: `size` is not positive, or there is no such choice for one of the others.
+
+    Examples:
+        >>> import numpy as np
+        >>> from batchnorm import Ghost, Options, batch_norm, init
+        >>> x, options = np.array([[1.0], [3.0], [10.0], [30.0]]), Options(ghost=Ghost(2, order="contiguous"))
+        >>> y, _ = batch_norm(x, *init(options, x.shape, like=x), options, training=True)
+        >>> print(y.ravel().round(2))
+        [-1.  1. -1.  1.]
     """
 
     size: int
@@ -126,7 +152,7 @@ class Ghost:
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that decides the numbers of one batch normalization.
+    """Everything that determines the numbers of one batch normalization.
 
     Attributes:
         axes: the kept (channel) axes; each has its own statistics. Negative values count from the end.
@@ -146,6 +172,19 @@ class Options:
         fused: None takes the fastest kernel that gives these numbers, False the framework's plain operations.
             True requests the kernels in training; each API checks beforehand whether they can be used, and refuses
             the call if not.
+
+    Raises:
+        TypeError: `decay` is neither a number nor an array.
+        ValueError: a value outside its range, or options that cannot be combined (see `batchnorm.combinations`).
+
+    Examples:
+        >>> from batchnorm import Options, Renorm
+        >>> Options(axes=(1,), decay=0.9, renorm=Renorm()).epsilon
+        0.001
+        >>> Options(variance="sample", renorm=Renorm())
+        Traceback (most recent call last):
+            ...
+        ValueError: Renorm and sample variance were asked for together. ...
     """
 
     axes: tuple[int, ...] = (-1,)

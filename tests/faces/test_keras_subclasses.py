@@ -58,7 +58,7 @@ def test_moments_of_several_axes_and_refusal_of_options_that_they_do_not_receive
     mean, variance = x.mean((0, 2), keepdims=True), x.var((0, 2), keepdims=True)
     expected = (x - 0.5 * mean) / np.sqrt(variance + 0.25 * mean**2 + 1e-3)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match=r"sample_weight was used with Halved, whose _moments is its own"):
+    with pytest.raises(ValueError, match=r"sample_weight was used with Halved, which overrides _moments"):
         layer(x, training=True, sample_weight=np.ones(4, "float32"))
     with pytest.raises(ValueError, match=r"virtual_batch_size was used with Halved"):
         halved(BatchNormalization)(virtual_batch_size=2)(inputs(4, 3), training=True)

@@ -86,7 +86,7 @@ def test_insisting_on_kernels_that_cannot_go_changes_nothing(name: str) -> None:
     layer = layer_of(**options, fused=True)
     before = {key: value.clone() for key, value in layer.state_dict().items()}
     with pytest.raises(
-        Exception, match=f"fused=True was asked for.* That is so because {reason}.* Leave `fused`"
+        Exception, match=f"fused=True was asked for.* This is because {reason}.* Leave `fused`"
     ):
         call(layer, torch.randn(SHAPE, dtype=torch.float64))
     if name != "no numbers":

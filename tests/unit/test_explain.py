@@ -175,7 +175,9 @@ def test_an_explanation_can_be_read() -> None:
     assert (
         str(Explanation("JAX", "composed", "so")) == "JAX: plain operations of JAX\nwhy not the kernels: so"
     )
-    assert str(Explanation("JAX", "refused", "so")).startswith("JAX: nothing, for fused=True is refused\n")
+    assert str(Explanation("JAX", "refused", "so")).startswith(
+        "JAX: refused: fused=True cannot be honored here\n"
+    )
     with pytest.raises(FrozenInstanceError):
         native.path = "mixed"  # pyright: ignore[reportAttributeAccessIssue]
 

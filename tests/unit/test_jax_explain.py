@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(why_missing() is not None, reason=f"the custom c
 
 IMAGES, APART = (32, 8, 8, 16), (2, 30, 2, 30, 2, 10)
 LAST = Options((3,))
-SMALL = "XLA joins operations on less than 1,024 numbers"
+SMALL = "XLA fuses operations on fewer than 1,024 numbers"
 # The path, what is asked, and the shapes of the input and the weights.
 CASES: dict[str, tuple[str, Options, tuple[int, ...], tuple[int, ...] | None]] = {
     "plain": ("native", LAST, IMAGES, None),

@@ -2,9 +2,9 @@
 
     y = γ·(a_s·z + a_b) + β      z the normalized (and renormalized) input
 
-Where a_s and a_b do not vary inside a channel they fold into γ' = γ·a_s and β' = γ·a_b + β, and the step costs nothing
-more. Otherwise they are applied to what a step without gamma and beta returns. Both ways are written in the
-framework's own arithmetic, so that gradients flow to a_s and a_b as well.
+If a_s and a_b do not vary within a channel, they fold into γ' = γ·a_s and β' = γ·a_b + β, and the step costs nothing
+extra. Otherwise they are applied to the result of a step without gamma and beta. Both ways use the framework's own
+arithmetic, so that gradients flow to a_s and a_b as well.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Adjustment(NamedTuple, Generic[A]):
 def fold_adjustment(
     ops: Ops[A], adjustment: Adjustment[A], inputs: Inputs[A], layout: Layout
 ) -> Inputs[A] | None:
-    """The inputs with the adjustment folded into gamma and beta; None where it varies inside a channel."""
+    """The inputs with the adjustment folded into gamma and beta; None if it varies within a channel."""
     if not all(_is_per_channel(ops.shape(value), layout) for value in adjustment):
         return None
     scale, bias = (_flatten(ops, value, layout) for value in adjustment)

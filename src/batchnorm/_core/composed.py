@@ -1,4 +1,4 @@
-"""The four passes written once, in a framework's own operations: the answer wherever no kernel can go.
+"""The four passes written once, in a framework's own operations: used wherever no kernel can be.
 
 Each function takes the framework's `ops` first. Everything is done in the view that the layout plans, in the
 statistics' dtype; every mean is subtracted before anything is squared or scaled, so that a large mean costs no digits.
@@ -121,7 +121,7 @@ def moments(
 
 
 def share(ops: Ops[A], count: A | float) -> A | float:
-    """1 / count. An empty batch divides by one: its moments then mean nothing but stay finite."""
+    """1 / count. An empty batch divides by one: its moments are then meaningless, but finite."""
     return 1.0 / (max(count, 1.0) if isinstance(count, (int, float)) else ops.maximum(count, 1.0))
 
 

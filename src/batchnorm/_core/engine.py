@@ -48,7 +48,7 @@ State = dict[str, A]
 class Moments(NamedTuple, Generic[A]):
     """Weighted moments of x, each [G, C] or broadcasting to it.
 
-    `total` is Σw and `effective` is (Σw)² / Σw²; without weights both are N, a float if N is known. Where `total` is
+    `total` is Σw and `effective` is (Σw)² / Σw²; without weights both are N, a float if N is known. If `total` is
     zero, the others are finite but meaningless.
 
     The passes subtract `center`, a number near the mean, and the arithmetic between them accounts for the remainder,
@@ -68,7 +68,7 @@ class Moments(NamedTuple, Generic[A]):
 class Batch(NamedTuple, Generic[A]):
     """What one batch contributes to the moving averages, each [C].
 
-    `estimate` is the variance to store according to `Options.variance`. `counted` is False where no example had weight,
+    `estimate` is the variance to store according to `Options.variance`. `counted` is False if no example had weight,
     and the averages stay as they are; None if every channel is known to count. `updates` is how many successive updates
     of the averages this represents; None means one. `total` is the number of numbers in the batch, a scalar known only
     at run time, if that decides whether the batch counts; otherwise None.
@@ -163,7 +163,7 @@ class Ops(Protocol[A]):
 
 
 class Engine(Protocol[A]):
-    """The four passes, how to give a function our gradient, and shortcuts for what a framework has a kernel for."""
+    """The four passes, a way to give a function our gradient, and shortcuts for what a framework has kernels for."""
 
     @property
     def ops(self) -> Ops[A]: ...
@@ -174,7 +174,7 @@ class Engine(Protocol[A]):
         ...
 
     def suited(self, layout: Layout, inputs: Inputs[A], /) -> "Engine[A] | None":
-        """Another engine for a training step on just these inputs; None where this one is right."""
+        """An engine that suits a training step on these inputs better; None if there is none."""
         ...
 
     def moments(self, x: A, weights: A | None, layout: Layout, /) -> Moments[A]: ...

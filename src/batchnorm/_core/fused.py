@@ -1,6 +1,6 @@
 """A plain training step and its gradient by an engine's passes: what a fused kernel does in one call each.
 
-For frameworks that keep both, and choose when they know where the program runs.
+For frameworks that keep both ways, and choose once they know where the program runs.
 """
 
 from batchnorm._core.affine import fold, invert_deviation

@@ -70,7 +70,7 @@ def push(
     """The tangent of y, from those of x, gamma, beta and the weights; a tangent of None is zero."""
     ops = engine.ops
     x = ops.cast(inputs.x, ops.stat_dtype(inputs.x))
-    # A gradient with respect to x there always is, a tangent of x there may not be.
+    # There is always a gradient with respect to x, but not always a tangent of x.
     dx = ops.zeros_like(x) if tangents.x is None else ops.cast(tangents.x, ops.dtype(x))  # pyright: ignore[reportUnnecessaryComparison]
     weighted = dx if inputs.weights is None else dx * inputs.weights
     moved, tilted = sums_about_mean(engine, weighted, x, saved, layout)
@@ -128,7 +128,7 @@ def _parameters(
 
 
 def _share(ops: Ops[A], total: A | float) -> A | float:
-    """1 / Σw, and 0 where there was no weight: the statistics were then the moving ones, which are constants."""
+    """1 / Σw, and 0 if there was no weight: the statistics were then the moving ones, which are constants."""
     if isinstance(total, (int, float)):
         return 1.0 / total if total > 0.0 else 0.0
     return ops.where(total > 0.0, 1.0 / ops.where(total > 0.0, total, 1.0), 0.0)

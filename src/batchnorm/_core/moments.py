@@ -10,7 +10,7 @@ __all__ = ["average", "finite", "merge_replicas", "or_moving", "summarize"]
 
 
 def finite(ops: Ops[A], value: A) -> A:
-    """The value, or zero where it is infinite or not a number: an infinite mean needs no correction."""
+    """The value, or zero if it is infinite or not a number: an infinite mean needs no correction."""
     return ops.where(value - value > -1.0, value, 0.0)
 
 
@@ -71,7 +71,7 @@ def average(
         return values, None if alive is None else ops.reshape(alive, (-1,))
     if alive is None and isinstance(layout.ghosts, int) and layout.ghosts > 0:
         return [ops.sum(value, (0,)) / float(layout.ghosts) for value in values], None
-    # An empty batch has no group at all: then nothing is alive, and nothing is counted.
+    # An empty batch has no groups, so nothing is alive and nothing is counted.
     ones = ops.zeros_like(values[0]) + 1.0
     alive = ones > 0.0 if alive is None else alive
     groups = ops.sum(ops.where(alive, ones, 0.0), (0,))
@@ -130,7 +130,7 @@ def _bessel(ops: Ops[A], effective: A | float) -> A | float:
 
 
 def _alive(ops: Ops[A], moments: Moments[A]) -> A | None:
-    """Which groups have weight, broadcasting to [G, C]; None where all are known to."""
+    """Which groups have weight, broadcasting to [G, C]; None if all are known to."""
     total = moments.total
     if not isinstance(total, (int, float)):
         return ops.reshape(total, (1, 1)) > 0.0 if ops.shape(total) == () else total > 0.0

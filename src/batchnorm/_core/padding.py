@@ -1,7 +1,7 @@
 """Batches that are not a multiple of the ghost size: padded with examples of zero weight, which are cut off again.
 
-All groups then have one size, as every pass requires, and the padding counts nowhere: not in a statistic, not in a
-moving average, not in a gradient.
+All groups then have the same size, as every pass requires, and the padding does not count: not in the statistics, the
+moving averages or the gradients.
 """
 
 from collections.abc import Sequence

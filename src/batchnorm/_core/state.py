@@ -6,7 +6,7 @@ applied to the *current* value of its slot:
     average     v ← v − (v − value)·(1 − decay)
     assignment  v ← value
 
-Faces that own variables walk the same rules, so that two steps that ran side by side both count.
+Faces that own variables apply the same rules, so that two concurrent steps both count.
 """
 
 from collections.abc import Callable, Mapping
@@ -147,7 +147,7 @@ def decrement(
 def replacement(
     ops: Ops[A], options: Options, rule: Rule, current: A, state: Mapping[str, A], batch: Batch[A]
 ) -> A:
-    """What an assignment puts in place of the current value: the same value where the batch did not count."""
+    """What an assignment puts in place of the current value: the same value if the batch did not count."""
     value = rule.value(ops, options, state, batch)
     if rule.decay is not None:
         # A separate array: other slots may take the same value.

@@ -1,6 +1,6 @@
 """One training step and one inference step: the page to read first.
 
-    moments ─ replicas ─ ghosts ─ renorm ─ affine ─ apply          y, and what the moving averages are told
+    moments ─ replicas ─ ghosts ─ renorm ─ affine ─ apply          y, and what goes into the moving averages
 
 Where each option acts:
 
@@ -13,15 +13,15 @@ Where each option acts:
     renorm                 `correct`: r and d, from the batch and the renorm averages
     epsilon, gamma, beta   `fold`: the slope and the offset of each channel
     adjustment             `fold_adjustment`, into gamma and beta; or `adjust`, on what the step returns
-    decay, debias_mean     `state.advance`, once y is on its way
-    fused                  which shortcuts of the engine may stand in for its passes
+    decay, debias_mean     `state.advance`, after y
+    fused                  which shortcuts of the engine may replace its passes
 
 Everything between two engine calls is arithmetic on groups × channels. The net effect is
 
     y = γ·(a_s·(r·x̂ + d) + a_b) + β      x̂ = (x − μ) / √(σ² + ε)
 """
 
-# Compilers that trace Python cannot evaluate the annotations of functions that are made on the way.
+# Compilers that trace Python cannot evaluate the annotations of functions defined while tracing.
 from __future__ import annotations
 
 from batchnorm._core.adjustment import Adjustment, adjust, fold_adjustment
@@ -61,7 +61,7 @@ def train(
     folded = fold_adjustment(engine.ops, adjustment, inputs, layout)
     if folded is not None:
         return _train(engine, options, layout, folded)
-    # What comes between is not rounded to 16 bits: neither y nor the adjustment's gradients could undo it.
+    # Intermediate results are not rounded to 16 bits: neither y nor the adjustment's gradients could undo that.
     ops, x = engine.ops, inputs.x
     bare = inputs._replace(x=ops.cast(x, ops.stat_dtype(x)), gamma=None, beta=None)
     y, batch = _train(engine, options, layout, bare)
@@ -97,7 +97,7 @@ def _train(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A
 def normalize(
     engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]
 ) -> tuple[A, Batch[A], Saved[A]]:
-    """The forward pass, and what the gradient will ask for."""
+    """The forward pass, and what the gradient will need."""
     ops = engine.ops
     x, gamma, beta, weights, state, _ = inputs
     alone = weights is None and not options.synchronized
@@ -124,7 +124,7 @@ def _saved(moments: Moments[A], scale: A, r: A | None, d: A | None) -> Saved[A]:
 
 
 def infer(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]) -> A:
-    """Normalize by the moving statistics: y = γ·(x − M) / √(V + ε) + β. Weights and ghosts have no part in it."""
+    """Normalize by the moving statistics: y = γ·(x − M) / √(V + ε) + β. Weights and ghosts play no part in it."""
     engine = _chosen(engine, options)
     x, gamma, beta, _, state, _ = inputs
     mean, variance = state["moving_mean"], state["moving_variance"]
@@ -136,5 +136,5 @@ def infer(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]
 
 
 def _chosen(engine: Engine[A], options: Options) -> Engine[A]:
-    """The engine, or its plain operations where `fused` is False."""
+    """The engine, or its plain operations if `fused` is False."""
     return engine.composed if options.fused is False else engine

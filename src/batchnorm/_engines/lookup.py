@@ -20,8 +20,8 @@ class Framework:
         title: its name in messages.
         module: what must be imported for its arrays to exist.
         package: ours, which has the engine.
-        load_engine: imports the engine, by a statement: compilers that trace Python know no other way.
-        load_ways: the same for what the engine says of the way that a call goes.
+        load_engine: imports the engine, in an import statement: compilers that trace Python understand nothing else.
+        load_ways: the same for the module that says how a call is computed.
         array_types: the types of its arrays, given the imported module.
         from_numpy: a NumPy array as one of its own, beside another of its arrays.
         takes_numpy: whether its functions take NumPy arrays as they are.
@@ -170,7 +170,7 @@ def framework_of(x: object, what: str) -> Framework:
     """The framework of an array.
 
     Raises:
-        TypeError: it is an array of none of them.
+        TypeError: it belongs to none of them.
     """
     for framework in FRAMEWORKS:
         if framework.owns(x):
@@ -179,7 +179,7 @@ def framework_of(x: object, what: str) -> Framework:
     raise TypeError(
         refusal(
             f"{what} of type {type(x).__module__}.{type(x).__qualname__} was given",
-            f"The engine is found by the type of the array: {titles}",
+            f"The framework is recognized by the type of the array: {titles}",
             "Pass an array of one of these, for instance numpy.asarray(x)",
         )
     )

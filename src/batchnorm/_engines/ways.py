@@ -1,6 +1,6 @@
-"""Which way a call goes, and why: what `batchnorm.explain` tells and `fused=True` insists on.
+"""How a call is computed, and why: what `batchnorm.explain` reports and `fused=True` requires.
 
-Each framework's engine answers for itself, in its module `ways`; here its answers become one.
+Each framework's engine answers for itself, in its module `ways`; this module combines the answers.
 """
 
 from typing import Any, Literal, Protocol
@@ -16,35 +16,35 @@ Path = Literal["native", "mixed", "framework", "composed"]
 
 
 class Ways(Protocol):
-    """What an engine says of itself. Each reason is a clause that can follow a colon."""
+    """What an engine says about itself. Each reason is a clause that can follow a colon."""
 
     def why_composed(self, x: Array, weights: Array | None, layout: Layout, synchronized: bool) -> str | None:
-        """Why the passes of a training step cannot go to the CPU kernels; None where they can."""
+        """Why the passes of a training step cannot use the CPU kernels; None if they can."""
         ...
 
     def why_slower(self, x: Array) -> str | None:
-        """Why they do not go there all the same, unless `fused=True` insists."""
+        """Why they do not use them even so, unless `fused=True` requires it."""
         ...
 
     def plain_step(self, x: Array, layout: Layout) -> Path | None:
-        """What takes a step without weights, renorm and replicas in one call even then; None where nothing does."""
+        """What computes a step without weights, renorm and replicas in one call even then; None if nothing does."""
         ...
 
     def at_inference(self, x: Array, layout: Layout) -> tuple[Path, str | None]:
-        """The way of inference, and why that is not the kernels'."""
+        """The path of inference, and why that is not the kernels."""
         ...
 
     def running(self) -> tuple[str | None, int | None]:
-        """The instruction set of the kernels, and how many threads may work on one call, where that is known."""
+        """The instruction set of the kernels, and how many threads may work on one call, if that is known."""
         ...
 
 
 def way_of(
     ways: Ways, options: Options, layout: Layout, x: Array, weights: Array | None, training: bool
 ) -> tuple[Path, str | None]:
-    """Which way a call goes, and where that is not the kernels' alone, why.
+    """The path of a call and, unless that is the kernels alone, why.
 
-    "mixed" are weights that the kernels do not take: they stay out of the two passes that read the weights.
+    "mixed" means that the kernels do not take the weights: they are not used in the two passes that read them.
     """
     if options.fused is False:
         return "composed", "fused=False asks for plain operations"
@@ -72,15 +72,15 @@ def insist(
     weights: Array | None,
     enough: tuple[Path, ...] = ("native",),
 ) -> None:
-    """Raise ValueError where `fused=True` asks for kernels that a training step does not go to."""
+    """Raise ValueError if `fused=True` requires kernels that a training step cannot use."""
     if options.fused is not True:
         return
     path, why = way_of(ways, options, layout, x, weights, True)
     if path not in enough:
         raise ValueError(
             refusal(
-                "fused=True was asked for, and this training step cannot go to the CPU kernels",
-                f"That is so because {why}",
+                "fused=True was asked for, and this training step cannot use the CPU kernels",
+                f"This is because {why}",
                 "Leave `fused` at None, which takes the fastest way there is",
             )
         )

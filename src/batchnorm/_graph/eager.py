@@ -16,7 +16,7 @@ _tracker: ContextVar["Tracker | None"] = ContextVar("batchnorm_tracker", default
 
 
 class Tracker:
-    """What a layer needs of whoever keeps its variables: a place to report a parameter's regularizer."""
+    """What a layer needs from the tracker that keeps its variables: a place to report a parameter's regularizer."""
 
     def add_regularizer(self, variable: Any, regularizer: Any) -> None:
         raise NotImplementedError(type(self).__name__)  # each tracker keeps losses in its own way

@@ -40,7 +40,7 @@ def name_output(name: str, compute: Callable[[], tuple[Any, Any]]) -> tuple[Any,
 
 
 def update_names(fused: bool, renorm: bool, adjustment: bool, dynamic: bool) -> tuple[str, str] | None:
-    """Names of the conditionals in which the two updates lay where training is decided at run time."""
+    """Names of the conditionals that held the two updates if training is decided at run time."""
     if not dynamic or fused:
         return None
     first = 2 + 4 * renorm + 2 * adjustment

@@ -1,4 +1,4 @@
-"""One call on a tensor: the core's training step, its inference step, or whichever the run will ask for."""
+"""One call on a tensor: the core's training step, its inference step, or a choice between them at run time."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Initializers, regularizers and constraints, in every form that the originals took them."""
+"""Initializers, regularizers and constraints, in every form that the originals accepted."""
 
 import sys
 from copy import copy
@@ -81,7 +81,7 @@ def for_variables(value: Any) -> Any:
 
 
 def serialize(value: Any) -> Any:
-    """What `get_config` stores of such an object: its class and config, or its name where it is a function."""
+    """What `get_config` stores of such an object: its class and config, or its name if it is a function."""
     if value is None or isinstance(value, (str, dict)):
         return value
     if hasattr(value, "get_config"):
@@ -113,7 +113,7 @@ def _resolve(kind: str, value: Any) -> Any:
             raise ImportError(
                 refusal(
                     f"{kind} were given {value!r}",
-                    "Names and configs other than common initializers' are looked up in Keras, which is missing",
+                    "Names and configs other than common initializers' are looked up in Keras, which is not installed",
                     "Pass a callable, or install batchnorm[keras]",
                 )
             ) from missing

@@ -46,6 +46,28 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
 
     If `f` normalizes by batches, the second run leaves the moving statistics alone and reads the values that the first
     run read. `f` must do the same each time it runs.
+
+    Args:
+        f: a function of tensors.
+
+    Returns:
+        A function of the same arguments and results.
+
+    Raises:
+        RuntimeError: the second run takes more training steps than the first, or a step is taken in a branch of a
+            condition.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from batchnorm.compat.v1 import recompute_grad
+        >>> from batchnorm.keras.layers import BatchNormalization
+        >>> layer, x = BatchNormalization(momentum=0.5), tf.constant([[1.0], [3.0]])
+        >>> with tf.GradientTape() as tape:
+        ...     tape.watch(x)
+        ...     y = recompute_grad(lambda x: layer(x, training=True))(x)
+        >>> _ = tape.gradient(y, x)
+        >>> float(layer.moving_mean[0])
+        1.0
     """
 
     @wraps(f)

@@ -15,7 +15,7 @@ _learning_phases: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 def resolve_training(training: Any) -> Any:
-    """A bool where the value is known, else a boolean scalar tensor.
+    """A bool if the value is known, otherwise a boolean scalar tensor.
 
     Python and NumPy numbers equal to 0 or 1 are known, and so are constant tensors. None stands for the graph's
     learning phase, a placeholder that is False unless fed; outside a graph it is False.

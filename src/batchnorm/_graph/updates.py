@@ -16,7 +16,7 @@ from batchnorm.options import Options
 __all__ = ["FINAL", "SHADOWS", "Assign", "apply_updates", "reaches", "update_ops", "updated_values"]
 
 FINAL = ("moving_mean", "moving_variance")
-# What the zero-debiased mean rests on, and nothing else does.
+# What the zero-debiased mean depends on, and nothing else does.
 SHADOWS = ("biased", "local_step")
 
 # (variable, value, decay) → what TensorFlow returns for the assignment; without a decay the value is assigned as is.
@@ -42,7 +42,7 @@ class _Now(Mapping[str, Any]):
 def apply_updates(
     options: Options, variables: Mapping[str, Any], batch: Batch[Any], by: Assign | None = None
 ) -> None:
-    """Carry out the rules now, or in the order of a function being traced.
+    """Apply the rules now, or in program order in a function being traced.
 
     Args:
         by: assigns in place of this module; only the rules of `variables` are carried out.

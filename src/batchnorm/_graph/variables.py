@@ -1,4 +1,4 @@
-"""Variables made by `tf.compat.v1.get_variable`, so that scopes, getters, partitioners and reuse all have their say."""
+"""Variables made by `tf.compat.v1.get_variable`, so that scopes, getters, partitioners and reuse all apply."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ __all__ = [
 def weight(
     name: str, shape: Sequence[int], dtype: Any, initializer: Any, trainable: bool, constraint: Any
 ) -> Any:
-    """A parameter. Without an initializer the scope's own serves."""
+    """A parameter. Without an initializer the scope's own is used."""
     scope = tf.compat.v1.get_variable_scope()
     return tf.compat.v1.get_variable(
         name,
@@ -70,7 +70,7 @@ def square_root_of(initializer: Any) -> Callable[..., Any]:
 
 
 def existing_variables() -> set[str]:
-    """Names of the variables of the graph in which new ones would be made; empty where there is no such graph."""
+    """Names of the variables of the graph in which new ones would be made; empty if there is no such graph."""
     with tf.init_scope():
         if tf.executing_eagerly():
             return set()
@@ -78,7 +78,7 @@ def existing_variables() -> set[str]:
 
 
 def regularization(name: str, variable: Any, regularizer: Callable[[Any], Any]) -> list[Any]:
-    """The losses of one parameter, one for each of its parts where it is partitioned."""
+    """The losses of one parameter, one for each of its parts if it is partitioned."""
     losses: list[Any] = []
     regularizer = for_variables(regularizer)
     for part in parts(variable):

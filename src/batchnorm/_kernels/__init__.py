@@ -1,6 +1,6 @@
 """The CPU kernels (`csrc/`): which binding loaded, what is missing, and on how many threads they run.
 
-The package works without them. Nothing is loaded before the first question, and the answer is kept.
+The package works without them. Nothing is loaded before the first request, and the result is kept.
 """
 
 import importlib
@@ -19,7 +19,7 @@ _chosen_threads: int | None = None
 
 @cache
 def load() -> ModuleType | None:
-    """The compiled module, or None where there is none; `why_missing` then says why."""
+    """The compiled module, or None if there is none; `why_missing` then says why."""
     return _import()[0]
 
 
@@ -29,7 +29,7 @@ def available() -> bool:
 
 
 def why_missing() -> str | None:
-    """Why there are no kernels, in one sentence; None where there are."""
+    """Why there are no kernels, in one sentence; None if there are."""
     return _import()[1]
 
 
@@ -53,15 +53,16 @@ def instructions() -> str | None:
 
 
 def threads() -> int:
-    """How many threads work on one call where no framework was told a number.
+    """How many threads work on one call, unless a framework sets the number.
 
-    What `set_threads` said; or the environment variable BATCHNORM_NUM_THREADS; or the processors this process may use.
+    The number given to `set_threads`; otherwise the environment variable BATCHNORM_NUM_THREADS; otherwise one for each
+    processor that this process may use.
     """
     return _chosen_threads or _default_threads()
 
 
 def set_threads(number: int | None) -> None:
-    """Let that many threads work on one call; None goes back to the default."""
+    """Set how many threads work on one call; None restores the default."""
     global _chosen_threads
     if number is not None and number < 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What `csrc/bind_python.cc` exports. Addresses are ints, 0 where there is no array; see the C header for shapes."""
+"""What `csrc/bind_python.cc` exports. Addresses are ints, 0 for no array; see the C header for shapes."""
 
 from typing import Final
 

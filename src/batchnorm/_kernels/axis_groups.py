@@ -14,9 +14,7 @@ from batchnorm.layout import Layout, Size, product
 
 __all__ = ["WHY_NO_RUNS", "KernelRuns", "KernelSizes", "kernel_runs", "kernel_sizes", "why_not_weights"]
 
-WHY_NO_RUNS = (
-    "the channel axes lie in three or more runs apart, so that the numbers would have to be moved first"
-)
+WHY_NO_RUNS = "the channel axes form three or more separate runs, so the numbers would have to be moved first"
 
 OUTER, GROUP, MIDDLE, CHANNEL, INNER = range(5)
 
@@ -26,7 +24,7 @@ class KernelRuns(NamedTuple):
 
     Attributes:
         bounds: run k is the axes from bounds[k] to bounds[k + 1].
-        by_group: whether weights that are the same for all channels differ along the second run; None where they
+        by_group: whether weights that are the same for all channels differ along the second run; None if they
             differ along a part of it, which no kernel can take.
     """
 
@@ -47,7 +45,7 @@ class KernelSizes(NamedTuple):
 
 
 def kernel_runs(layout: Layout) -> KernelRuns | None:
-    """The layout's runs, or None where the view needs a permutation."""
+    """The layout's runs, or None if the view needs a permutation."""
     if layout.permutation is not None:
         return None
     return _plan(layout.runs, layout.reduced, len(layout.split) > len(layout.shape))
@@ -59,7 +57,7 @@ def kernel_sizes(layout: Layout) -> KernelSizes | None:
 
 
 def why_not_weights(shape: Sequence[Size], layout: Layout, by_group: bool | None) -> str | None:
-    """Why the kernels do not take weights of this shape, which has the rank of x; None where they do."""
+    """Why the kernels do not take weights of this shape, which has the rank of x; None if they do."""
     if by_group is None:
         return (
             "with these axes and ghost batches, weights differ along a part of a run of groups and channels"

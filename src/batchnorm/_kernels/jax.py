@@ -24,7 +24,7 @@ def load() -> bool:
 
 @cache
 def why_missing() -> str | None:
-    """Why there are no custom calls, in one sentence; None where they are registered."""
+    """Why there are no custom calls, in one sentence; None if they are registered."""
     if not LIBRARY.exists():
         return "not built: no C++17 compiler (GCC or Clang) was found when batchnorm was installed"
     try:
@@ -33,6 +33,6 @@ def why_missing() -> str | None:
             function = getattr(library, target(name))
             jax.ffi.register_ffi_target(target(name), jax.ffi.pycapsule(function), platform="cpu")
     except (OSError, AttributeError, RuntimeError, ValueError) as error:
-        # XLA refuses functions for another version of its interface by a RuntimeError.
+        # XLA refuses functions for another version of its interface with a RuntimeError.
         return f"built, but not loaded: {error}"
     return None

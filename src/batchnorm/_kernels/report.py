@@ -1,4 +1,4 @@
-"""What `python -m batchnorm info` says of the CPU kernels."""
+"""What `python -m batchnorm info` says about the CPU kernels."""
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -10,12 +10,12 @@ __all__ = ["BINDINGS", "describe"]
 
 
 def _torch() -> str | None:
-    """PyTorch's tensors go through the binding that NumPy's arrays go through."""
+    """PyTorch's tensors use the same binding as NumPy's arrays."""
     return "needs torch" if find_spec("torch") is None else _kernels.why_missing()
 
 
 def _with_library(framework: str) -> Callable[[], str | None]:
-    """Whether it loads is known once the framework is imported, which takes seconds; here, whether there is one."""
+    """Only whether the binding exists; whether it loads would take an import of the framework, which takes seconds."""
 
     def why_not() -> str | None:
         if find_spec(framework) is None:
@@ -38,7 +38,7 @@ BINDINGS: dict[str, Callable[[], str | None]] = {
 
 
 def describe() -> Iterator[tuple[str, str]]:
-    """Names and what there is to say of them, a line each."""
+    """Names and what to say about each, a line each."""
     missing = _kernels.why_missing()
     if missing is None:
         number = _kernels.threads()

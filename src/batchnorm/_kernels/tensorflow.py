@@ -23,7 +23,7 @@ _settled: int | None = None
 
 
 def load() -> Any:
-    """The module of ops, or None where there is none; `why_missing` then says why."""
+    """The module of ops, or None if there is none; `why_missing` then says why."""
     return _import()[0]
 
 
@@ -31,7 +31,7 @@ def tell_threads(computing: bool) -> None:
     """Let the ops run on as many threads as TensorFlow uses inside one.
 
     Args:
-        computing: whether TensorFlow computes already; what it says is then settled.
+        computing: whether TensorFlow computes already; its setting is then final.
     """
     global _settled, _told
     if _settled is None and computing:
@@ -49,7 +49,7 @@ def threads() -> int:
 
 
 def why_missing() -> str | None:
-    """Why there are no ops, in one sentence; None where there are."""
+    """Why there are no ops, in one sentence; None if there are."""
     return _import()[2]
 
 
@@ -70,7 +70,7 @@ def _import() -> tuple[Any, ctypes.CDLL | None, str | None]:
 
 
 def _show_framework() -> None:
-    """Let the library find TensorFlow's functions, which are in the process but maybe not in sight of others."""
+    """Let the library find TensorFlow's functions, which are loaded but perhaps not visible to others."""
     path = Path(tf.sysconfig.get_lib()) / FRAMEWORK
     if path.exists() and hasattr(os, "RTLD_NOLOAD"):
         ctypes.CDLL(str(path), os.RTLD_NOLOAD | os.RTLD_NOW | os.RTLD_GLOBAL)

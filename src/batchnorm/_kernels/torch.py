@@ -1,7 +1,8 @@
 """PyTorch's own threads, on which the CPU kernels run for its tensors.
 
-PyTorch's operations run on an OpenMP team, whose threads wait in place for the next one. Threads of ours would have to
-share the processors with those that wait: in a network of convolutions and batch norms that costs more than it brings.
+PyTorch's operations run on an OpenMP team, whose threads spin while they wait for the next one. Threads of ours would
+have to share the processors with those that wait: in a network of convolutions and batch norms that costs more than it
+gains.
 """
 
 import ctypes
@@ -21,14 +22,14 @@ START = "GOMP_parallel"
 
 
 def threads() -> int:
-    """How many threads a kernel is told: as many as PyTorch was, negative where they are PyTorch's own."""
+    """The number of threads to pass to a kernel: PyTorch's setting, negative if they are PyTorch's own threads."""
     number = torch.get_num_threads()
     return -number if joins_team() else number
 
 
 @cache
 def joins_team() -> bool:
-    """Whether the kernels run on PyTorch's threads; else they have their own."""
+    """Whether the kernels run on PyTorch's threads; otherwise they have their own."""
     native = _kernels.load()
     if native is None or "OpenMP" not in torch.__config__.parallel_info():
         return False

@@ -1,1 +1,1 @@
-"""TensorFlow 1's names, with `tf.compat` read as `batchnorm.compat`."""
+"""TensorFlow 1's names: `batchnorm.compat` stands for `tf.compat`."""

@@ -27,7 +27,7 @@ def names_of(collections: Any) -> list[str]:
 
 
 def variable_collections(variables_collections: Any, name: str) -> list[str]:
-    """Those asked for a variable, by its own name where a dict says so per variable."""
+    """Those asked for a variable, by its own name if a dict gives them per variable."""
     if isinstance(variables_collections, dict):
         return names_of(variables_collections.get(name))
     return names_of(variables_collections)

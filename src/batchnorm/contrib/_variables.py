@@ -18,7 +18,7 @@ DEFAULT_INITIALIZERS = {"beta": "zeros", "gamma": "ones", "moving_mean": "zeros"
 
 
 class Variables(NamedTuple):
-    """gamma and beta, None where they are not asked for, and the moving statistics by slot."""
+    """gamma and beta, None if they are not asked for, and the moving statistics by slot."""
 
     gamma: Any
     beta: Any
@@ -31,7 +31,7 @@ def make_variables(
     """Find or make them in the current variable scope: beta, gamma, then the statistics, which have their own dtype."""
     beta = _parameter(arguments, "beta", channels, dtype) if options.with_beta else None
     gamma = _parameter(arguments, "gamma", channels, dtype) if options.with_gamma else None
-    # Re-entering the scope takes an op scope of its name, on which the historical numbers of later ones rest.
+    # Re-entering the scope takes an op scope of its name, which the historical numbers of later ones depend on.
     with tf.compat.v1.variable_scope(tf.compat.v1.get_variable_scope()):
         state = {
             slot: _statistic(arguments, slot, channels, stat_dtype)
@@ -39,7 +39,7 @@ def make_variables(
             if slot not in SHADOWS
         }
     if options.debias_mean:
-        # They lie under the full name of the mean, inside the current scope once more.
+        # Their names have the full name of the mean inside the current scope, which so appears twice.
         full_name = state["moving_mean"].name.partition(":")[0]
         with tf.compat.v1.variable_scope(full_name):
             zeros = initializer("zeros")

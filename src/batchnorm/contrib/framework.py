@@ -70,7 +70,7 @@ class _Scoped:
 
     @property
     def _key_op(self) -> str:
-        """The key under which tf_slim's scopes know the function: its namesake's, or else one registered here."""
+        """The key under which tf_slim's scopes know the function: its namesake's, or otherwise one registered here."""
         slim = _slim()
         if slim is None:
             return self.key
@@ -111,12 +111,12 @@ class _Scoped:
 
 
 def add_arg_scope(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function so that `arg_scope` can set its keyword arguments."""
+    """Decorate a function so that `arg_scope` can set its keyword arguments; returns the decorated function."""
     return _scoped(function, None)
 
 
 def stand_in(namesake: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """The same for a function that replaces tf_slim's function of this name and obeys the defaults set for that."""
+    """Like `add_arg_scope`, for a function that replaces tf_slim's of this name and obeys the defaults set for that."""
     return lambda function: _scoped(function, namesake)
 
 
@@ -126,12 +126,24 @@ def arg_scope(list_ops_or_scope: Any, **kwargs: Any) -> Generator[Scope]:
 
     Args:
         list_ops_or_scope: a list or tuple of decorated functions; or a scope, as an earlier `with arg_scope(...) as
-            scope` gave it, which then holds instead of the current one.
-        kwargs: the defaults. Scopes inside of scopes add to them.
+            scope` gave it, which then replaces the current one.
+        kwargs: the defaults. Nested scopes add to them.
+
+    Yields:
+        The scope, which a later `arg_scope` can open again.
 
     Raises:
-        TypeError: neither a list, nor a tuple, nor a scope.
-        ValueError: a function without `add_arg_scope`, or keyword arguments beside a scope.
+        TypeError: the first argument is neither a list, nor a tuple, nor a scope.
+        ValueError: a function without `add_arg_scope`, or keyword arguments together with a scope.
+
+    Examples:
+        >>> from batchnorm.contrib.framework import add_arg_scope, arg_scope
+        >>> @add_arg_scope
+        ... def scaled(x, factor=1.0):
+        ...     return x * factor
+        >>> with arg_scope([scaled], factor=2.0):
+        ...     scaled(3.0), scaled(3.0, factor=5.0)
+        (6.0, 15.0)
     """
     make = _reused if isinstance(list_ops_or_scope, dict) else _added
     state = make(list_ops_or_scope, kwargs)
@@ -143,7 +155,15 @@ def arg_scope(list_ops_or_scope: Any, **kwargs: Any) -> Generator[Scope]:
 
 
 def current_arg_scope() -> Scope:
-    """The defaults in force, by function key."""
+    """The defaults in force, by function key.
+
+    Examples:
+        >>> from batchnorm.contrib.framework import arg_scope, current_arg_scope
+        >>> from batchnorm.contrib.layers import batch_norm
+        >>> with arg_scope([batch_norm], decay=0.9):
+        ...     list(current_arg_scope().values())
+        [{'decay': 0.9}]
+    """
     return _state().scope
 
 
@@ -153,7 +173,17 @@ def has_arg_scope(func: Any) -> bool:
 
 
 def arg_scoped_arguments(func: Any) -> tuple[str, ...]:
-    """Names of the arguments of a decorated function that `arg_scope` can set: those with defaults."""
+    """Names of the arguments of a decorated function that `arg_scope` can set: those with defaults.
+
+    Raises:
+        ValueError: a function without `add_arg_scope`.
+
+    Examples:
+        >>> from batchnorm.contrib.framework import arg_scoped_arguments, has_arg_scope
+        >>> from batchnorm.contrib.layers import batch_norm
+        >>> has_arg_scope(batch_norm), arg_scoped_arguments(batch_norm)[:3]
+        (True, ('decay', 'center', 'scale'))
+    """
     _check_decorated(func)
     takes = inspect.signature(_decorated[arg_scope_func_key(func)]).parameters.values()
     return tuple(parameter.name for parameter in takes if parameter.default is not parameter.empty)
@@ -193,7 +223,7 @@ def _reused(scope: Any, kwargs: dict[str, Any]) -> _State:
         raise ValueError(
             refusal(
                 f"arg_scope was given a scope and {', '.join(kwargs)}",
-                "When re-using a scope the keyword arguments must be empty: it holds as it was",
+                "When re-using a scope the keyword arguments must be empty: it applies unchanged",
                 "Open a second arg_scope inside it for the functions to change",
             )
         )
@@ -236,7 +266,7 @@ def _check_decorated(function: Any) -> None:
 
 
 def _slim() -> Any:
-    """tf_slim's own arg_scope module, if somebody has imported it."""
+    """tf_slim's own arg_scope module, if it has been imported."""
     module = sys.modules.get("tf_slim.ops.arg_scope")
     return module if hasattr(module, "current_arg_scope") and hasattr(module, "add_arg_scope") else None
 

@@ -1,7 +1,7 @@
 """`tf.contrib.layers.batch_norm`, complete.
 
-Variables, names, collections, updates and numbers are the original's; what differs, and why, stands in
-docs/differences.md.
+Variables, names, collections, updates and numbers are the original's; docs/differences.md says what differs,
+and why.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from batchnorm.errors import refusal
 __all__ = ["batch_norm"]
 
 
-# AutoGraph would rewrite the whole engine for seconds, and find nothing to convert.
+# AutoGraph would spend seconds rewriting the whole engine, and find nothing to convert.
 @stand_in("batch_norm")
 @tf.autograph.experimental.do_not_convert
 def batch_norm(
@@ -58,7 +58,7 @@ def batch_norm(
     `arg_scope` sets its defaults. The options can be combined freely, except that `renorm=True` with
     `renorm_form="debiased"` excludes `zero_debias_moving_mean`.
 
-    The moving variance holds the sample variance where the original took its fused kernel: at ranks 2 and 4, and at
+    The moving variance holds the sample variance where the original used its fused kernel: at ranks 2 and 4, and at
     rank 5 with the default `updates_collections` and no debiasing; but not with `fused=False`, `batch_weights`,
     `renorm` or an `adjustment`. Elsewhere it holds the population's.
 
@@ -69,10 +69,10 @@ def batch_norm(
         epsilon: added to the variance.
         activation_fn: applied last.
         param_initializers: any of beta, gamma, moving_mean and moving_variance.
-        param_regularizers: any of beta and gamma. They go before the variable scope's regularizer or, where the
-            original ran the v1 layer, beside it.
+        param_regularizers: any of beta and gamma. They take precedence over the variable scope's regularizer
+            or, where the original ran the v1 layer, are added to it.
         updates_collections: name or list of names of the collections that get the two updates, which must run with
-            each training step; None runs them whenever y is computed for training; with [] nobody runs them.
+            each training step; None runs them whenever y is computed for training; with [] they never run.
         is_training: a bool, or a boolean scalar tensor or variable.
         reuse: True finds the variables of `scope` again, AUTO_REUSE makes those missing, None follows the enclosing
             scope.
@@ -85,18 +85,31 @@ def batch_norm(
         fused: False keeps to TensorFlow's plain operations.
         data_format: "NHWC", channels last, or "NCHW", channels second, at any rank.
         zero_debias_moving_mean: the moving mean averages over the steps so far, whatever its initial value.
-        scope: variable scope or its name; without it `BatchNorm`, numbered where that is taken.
+        scope: variable scope or its name; without it `BatchNorm`, numbered if that is taken.
         renorm, renorm_clipping, renorm_decay: batch renormalization; the clipping is a dict with any of rmin, rmax
             and dmax, numbers or scalar tensors.
         adjustment: function from the input's dynamic shape to a factor and an offset, applied before gamma and beta
             while training.
         renorm_form: "current", or "debiased" for checkpoints of TensorFlow 1.14 and earlier.
 
+    Returns:
+        The normalized and activated tensor, in the shape of the input.
+
     Raises:
-        TypeError: an input that is not floating, or an `is_training` that is no boolean.
+        TypeError: an input that is not floating, or an `is_training` that is not a boolean.
         ValueError: a `data_format` other than the two; an unknown rank or number of channels; `batch_weights` that are
-            no vector as long as the batch; `reuse` without `scope`; an unknown key in `renorm_clipping`; debiased
+            not a vector as long as the batch; `reuse` without `scope`; an unknown key in `renorm_clipping`; debiased
             renorm with `zero_debias_moving_mean`; an eager call outside a tracker.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from batchnorm.contrib.layers import batch_norm
+        >>> with tf.Graph().as_default():
+        ...     y = batch_norm(tf.constant([[1.0], [3.0]]), is_training=True, updates_collections=None)
+        ...     with tf.compat.v1.Session() as session:
+        ...         session.run(tf.compat.v1.global_variables_initializer())
+        ...         print(session.run(y).round(2).tolist())
+        [[-1.0], [1.0]]
     """
     given = dict(locals())  # the arguments, as long as nothing else is assigned
     check_variables_have_a_home("batch_norm")

@@ -13,8 +13,8 @@ from batchnorm.demo.network import Build, initial_weights
 
 __all__ = ["TOLERANCE", "Trained", "agree", "train_through_each"]
 
-# Float32 keeps seven digits. Each API orders its sums in its own way, and a training carries on what that changes in
-# the last of them.
+# Float32 keeps seven digits. Each API orders its sums in its own way, and training amplifies the differences that this
+# makes in the last of them.
 TOLERANCE = 1e-5
 
 

@@ -51,5 +51,5 @@ def few_label_batches(labels: NDArray[np.int64], epochs: int, seed: int) -> Iter
 
 
 def _full_batches(indices: NDArray[np.intp]) -> NDArray[np.intp]:
-    # What does not fill a batch waits for another epoch's order: ghost batches must divide it.
+    # The rest of an epoch that does not fill a batch is left out: ghost batches must divide a batch.
     return indices[: len(indices) // BATCH * BATCH].reshape(-1, BATCH)

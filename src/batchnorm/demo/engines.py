@@ -36,7 +36,7 @@ class Engine(NamedTuple):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The demo is for the CPU, whatever else this machine has and Keras is set to."""
+        """The demo runs on the CPU, whatever other devices this machine has and whatever Keras is set to."""
         quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
         return {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", **quiet, **self.settings}
 
@@ -48,7 +48,7 @@ class Engine(NamedTuple):
 
 TENSORFLOW = {"tensorflow": "tensorflow-cpu"}
 KERAS = {"keras": "keras"}
-# PyTorch's threads wait for each other longer than work on 48 small images takes.
+# Synchronizing PyTorch's threads takes longer than the work on 48 small images.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 ENGINES = {

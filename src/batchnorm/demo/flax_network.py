@@ -27,12 +27,12 @@ Array = Any
 STATISTICS = {"moving_mean": "mean", "moving_variance": "var"}
 
 
-# Makes the normalization of so many channels.
+# Makes the normalization for a number of channels.
 Normalize = Callable[[int, nnx.Rngs, Bounds], nnx.Module]
 
 
 class Model(nnx.Module):
-    """The network with the normalization after each convolution, or with none, where the convolutions have offsets."""
+    """The network with the normalization after each convolution, or with none; the convolutions then have offsets."""
 
     def __init__(self, weights: Weights, normalize: Normalize | None) -> None:
         rngs = nnx.Rngs(0)
@@ -112,7 +112,7 @@ def descend(model: Model, images: Array, labels: Array, rate: Array) -> Array:
 
 
 def start(value: NDArray[Any]) -> Any:
-    """An initializer that hands out a known value."""
+    """An initializer that returns a known value."""
     return lambda key, shape, dtype: jnp.asarray(value, dtype)
 
 

@@ -1,4 +1,4 @@
-"""What normalizes in the network of flax_network.py: layers of Flax's arguments, and the pure function as a module."""
+"""What normalizes in flax_network.py: layers with Flax's arguments, and the pure function as a module."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +17,7 @@ Array = Any
 
 
 class Bounds(nnx.Module):
-    """Renorm's bounds as a part of the model, so that a compiled step reads what they are by now."""
+    """Renorm's bounds as a part of the model, so that a compiled step reads their current values."""
 
     def __init__(self) -> None:
         self.values = nnx.Variable[Any]({})
@@ -64,7 +64,7 @@ class Functional(nnx.Module):
 def by_layer(
     layer: Callable[..., nnx.Module], channels: int, rngs: nnx.Rngs, bounds: Bounds, **options: Any
 ) -> nnx.Module:
-    """A layer of flax.nnx.BatchNorm's arguments."""
+    """A layer with flax.nnx.BatchNorm's arguments."""
     del bounds
     return layer(channels, momentum=DECAY, epsilon=EPSILON, rngs=rngs, **options)
 

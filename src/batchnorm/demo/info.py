@@ -1,4 +1,4 @@
-"""`python -m batchnorm info`: what is installed, from the packages' metadata alone, and what it is good for."""
+"""`python -m batchnorm info`: what is installed, from the packages' metadata alone, and what can be used with it."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version

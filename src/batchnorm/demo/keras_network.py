@@ -26,12 +26,12 @@ __all__ = ["APIS", "METHODS", "KerasNetwork", "by_layer"]
 
 Tensor = Any
 Bounds = Mapping[str, Any]
-# Makes the normalization of a name; renorm's bounds are variables.
+# Makes the normalization with a name; renorm's bounds are variables.
 Normalize = Callable[[str, Bounds], keras.layers.Layer]
 
 
 class KerasNetwork:
-    """The network with the normalization after each convolution, or with none, where the convolutions have offsets."""
+    """The network with the normalization after each convolution, or with none; the convolutions then have offsets."""
 
     def __init__(self, weights: Weights, normalize: Normalize | None) -> None:
         self._bounds: dict[str, Any] = {
@@ -74,13 +74,13 @@ class KerasNetwork:
 
 
 def as_numpy(value: Tensor) -> NDArray[Any]:
-    """A tensor or a variable of the backend's as NumPy's array."""
+    """A tensor or a variable of the backend as a NumPy array."""
     array: Any = keras.ops.convert_to_numpy(value)
     return array
 
 
 def make_model(normalize: Normalize | None, bounds: Bounds) -> Any:
-    """The functional model. Its weights are to be set."""
+    """The functional model. Its weights still have to be set."""
     x = images = keras.Input((8, 8, 1))
     for name, (side, channels, stride, padding) in CONVOLUTIONS.items():
         options: dict[str, Any] = {"use_bias": normalize is None, "kernel_initializer": "zeros", "name": name}
@@ -100,7 +100,7 @@ class Functional(keras.layers.Layer):
                 name: self.add_weight(
                     name=name,
                     shape=value.shape,
-                    initializer=keras.initializers.Constant(value),
+                    initializer=keras.initializers.Constant(value),  # pyright: ignore[reportArgumentType]
                     trainable=trained,
                 )
                 for name, value in record.items()
@@ -122,7 +122,7 @@ class Functional(keras.layers.Layer):
 def by_layer(
     layer: Callable[..., keras.layers.Layer], name: str, bounds: Bounds, **options: Any
 ) -> keras.layers.Layer:
-    """A layer of Keras' arguments."""
+    """A layer with Keras' arguments."""
     del bounds
     return layer(momentum=DECAY, epsilon=EPSILON, name=name, **options)
 

@@ -1,8 +1,8 @@
 """The demo's network, as a description and initial weights that every API starts from.
 
 Four convolutions, each without an offset and followed by a normalization and an ELU, then a dense layer. ELU rather
-than ReLU because its slope has no jump: a rounding error beside ReLU's zero turns a whole gradient on or off, and what
-two trainings differ in is then no longer rounding.
+than ReLU because its slope has no jump: a rounding error beside ReLU's zero turns a whole gradient on or off, and the
+difference between two trainings is then no longer rounding.
 """
 
 from collections.abc import Callable, Mapping

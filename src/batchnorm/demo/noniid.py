@@ -24,7 +24,7 @@ READINGS = 60
 
 
 class Reading(NamedTuple):
-    """What stands after some steps: accuracy at inference, and the traced moving statistics' mean over channels."""
+    """The state after some steps: accuracy at inference, and the traced moving statistics' mean over channels."""
 
     step: int
     accuracy: float

@@ -43,7 +43,7 @@ STROKES = (
 
 
 def draw(title: str, results: Mapping[str, Trained], courses: Mapping[str, Course], path: Path) -> None:
-    """Save the picture as a PNG; the title says on what the network ran."""
+    """Save the picture as a PNG; the title says what the network ran on."""
     mpl.use("Agg")
     from matplotlib import pyplot
 

@@ -1,4 +1,4 @@
-"""What the demo prints: progress bars, a table for each part, and what they come to."""
+"""What the demo prints: progress bars, a table for each part, and the conclusions."""
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager

@@ -15,12 +15,12 @@ from batchnorm.demo.engines import ENGINES
 __all__ = ["run"]
 
 MIXED_EPOCHS, FEW_LABEL_EPOCHS, QUICK_EPOCHS = 5, 30, 1
-# Wide enough for the tables where there is no terminal to ask.
+# Wide enough for the tables if there is no terminal to ask.
 WIDTH = 100
 
 
 def run(engine: str, epochs: int | None, output: Path, seed: int, quick: bool) -> int:
-    """Train, print the tables and save the picture; 0, or 1 where the APIs disagree."""
+    """Train, print the tables and save the picture; 0, or 1 if the APIs disagree."""
     started = time.perf_counter()
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     title = ENGINES[engine].title
@@ -55,7 +55,7 @@ def run(engine: str, epochs: int | None, output: Path, seed: int, quick: bool) -
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Keep back what a framework's C++ side writes at its start, of missing GPUs mostly, unless the start fails."""
+    """Hide what a framework's C++ code prints at startup, mostly about missing GPUs, unless the startup fails."""
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as kept:

@@ -27,12 +27,12 @@ from batchnorm.torch import BatchNorm2d
 
 __all__ = ["APIS", "METHODS"]
 
-# Makes the normalization of so many channels; renorm's bounds are in the mapping whenever it runs.
+# Makes the normalization for a number of channels; renorm's bounds are in the mapping whenever it runs.
 Normalize = Callable[[int, Mapping[str, float]], nn.Module]
 
 
 class TorchNetwork:
-    """The network with the normalization after each convolution, or with none, where the convolutions have offsets."""
+    """The network with the normalization after each convolution, or with none; the convolutions then have offsets."""
 
     def __init__(self, weights: Weights, normalize: Normalize | None) -> None:
         self._bounds = renorm_bounds(1.0)
@@ -119,7 +119,7 @@ class Functional(nn.Module):
 def by_layer(
     layer: Callable[..., nn.Module], channels: int, bounds: Mapping[str, float], **options: Any
 ) -> nn.Module:
-    """A layer of torch.nn's arguments, whose momentum is the share of the new."""
+    """A layer with torch.nn's arguments, whose momentum is the share of the new value."""
     del bounds
     return layer(channels, eps=EPSILON, momentum=1.0 - DECAY, **options)
 

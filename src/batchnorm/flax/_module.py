@@ -19,7 +19,7 @@ from batchnorm.functional import batch_norm
 __all__ = ["BatchNorm"]
 
 Array = Any
-# How the moving mean and variance are called in Flax; the other slots of the state keep their names.
+# What Flax calls the moving mean and variance; the other slots of the state keep their names.
 NAMES = {"moving_mean": "mean", "moving_variance": "var"}
 ZEROS, ONES = nnx.initializers.zeros_init(), nnx.initializers.ones_init()
 
@@ -29,10 +29,10 @@ class BatchNorm(nnx.Module):
 
     Trained on a batch with mean μ and variance σ², y = γ·(x − μ) / √(σ² + ε) + β, with γ the `scale` and β the
     `bias`; with `use_running_average` the stored `mean` and `var` take the place of μ and σ². Parameters and statistics
-    have the names, shapes and kinds (`nnx.Param`, `nnx.BatchStat`) of Flax's, so that `nnx.update` takes the state of
-    the one into the other.
+    have the names, shapes and kinds (`nnx.Param`, `nnx.BatchStat`) of Flax's, so that `nnx.update` can move the state
+    of one into the other.
 
-    What differs from Flax: masked statistics over several devices weigh each device by how many unmasked numbers it
+    What differs from Flax: masked statistics over several devices weight each device by how many unmasked numbers it
     has; a batch without any unmasked number leaves the statistics as they are; statistics are never held or used in
     16 bits; no gradient flows into the stored statistics. Complex inputs are refused; masked numbers must be finite.
 
@@ -81,6 +81,15 @@ class BatchNorm(nnx.Module):
 
     Raises:
         ValueError: options that cannot be combined, or values outside their range.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from batchnorm.flax import BatchNorm
+        >>> module = BatchNorm(1, momentum=0.5, zero_debias=True, rngs=nnx.Rngs(0))
+        >>> y = module(jnp.array([[1.0], [3.0]]))
+        >>> [round(float(value), 2) for value in y.ravel()], float(module.mean[0])
+        ([-1.0, 1.0], 2.0)
     """
 
     def __init__(
@@ -182,6 +191,9 @@ class BatchNorm(nnx.Module):
             mask: booleans that broadcast to x as in NumPy; False leaves a number out of the statistics.
             weights: how much each number counts in the statistics, not negative: [batch], or any shape whose axes are
                 the first ones of x, of the same size or 1.
+
+        Returns:
+            y in the shape of x.
 
         Raises:
             ValueError: sizes do not fit, or neither this call nor the module says whether to use the stored

@@ -20,12 +20,12 @@ DEFAULTS: dict[str, Any] = {
     "ghost_remainder": "refuse",
     "ghost_averages": "step",
 }
-# What stands for a variable in a configuration; a number would lack its place among the layer's weights.
+# What represents a variable in a configuration; a number would lack its place among the layer's weights.
 VARIABLE = "variable"
 
 
 def plain(value: Any) -> Any:
-    """Keras' tracked containers, our tuples, and variables among renorm's bounds as what JSON can hold."""
+    """Keras' tracked containers, our tuples, and variables among renorm's bounds, in a form that JSON can hold."""
     if isinstance(value, dict):
         return {name: plain(each) for name, each in value.items()}
     if isinstance(value, keras.Variable):

@@ -1,4 +1,4 @@
-"""What the layer needs of frameworks that know every shape, and whether a call trains, before they compute."""
+"""What the layer needs from frameworks that know every shape, and whether a call trains, before they compute."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,13 +26,13 @@ Tensor = Any
 
 
 def advance(*step: Any) -> bool:
-    """Move the moving statistics without Keras' own assignments, which only PyTorch's memory lets one do."""
+    """Move the moving statistics without Keras' own assignments, which only works with PyTorch's memory."""
     del step
     return False
 
 
 def assign(variable: Any, value: Tensor) -> None:
-    """Put a value into a variable, or where a stateless call collects it."""
+    """Assign a value to a variable, or hand it to the stateless call that collects it."""
     variable.assign(value)
 
 
@@ -41,7 +41,7 @@ def dynamic_shape(x: Tensor) -> tuple[int, ...]:
 
 
 def is_compiling() -> bool:
-    """Whether a compiler that warns of caches reads the program."""
+    """Whether a compiler that warns about caches is tracing the program."""
     return False
 
 
@@ -57,12 +57,12 @@ def recall(inputs: Inputs[Tensor]) -> Inputs[Tensor]:
 
 
 def train_plainly(*step: Any) -> None:
-    """A step by kernels that write the moving statistics too, which only PyTorch's memory lets them."""
+    """A step by kernels that write the moving statistics too, which only works with PyTorch's memory."""
     del step
 
 
 def infer_plainly(*step: Any) -> None:
-    """Inference without the core, which only PyTorch gains by."""
+    """Inference without the core, which only pays off on PyTorch."""
     del step
 
 
@@ -75,7 +75,7 @@ def either(training: Any, train: Callable[[], Tensor], infer: Callable[[], Tenso
     """`train()` or `infer()`.
 
     Raises:
-        TypeError: a value that JAX traces decides.
+        TypeError: the choice depends on a value that JAX traces.
     """
     try:
         trains = bool(training)

@@ -32,7 +32,7 @@ def overrides_moments(layer: Any) -> bool:
 def ask_moments(
     layer: Any, options: Options, layout: Layout, x: Tensor, mask: Tensor | None, sample_weight: Tensor | None
 ) -> Moments[Any]:
-    """What the layer's `_moments` says of x, which is in the statistics' dtype.
+    """What the layer's `_moments` returns for x, which is in the statistics' dtype.
 
     Raises:
         ValueError: an option or argument was used that `_moments` does not receive.
@@ -42,8 +42,8 @@ def ask_moments(
         if hinders:
             raise ValueError(
                 refusal(
-                    f"{name} was used with {type(layer).__name__}, whose _moments is its own",
-                    f"_moments takes the inputs and a mask, so {name} would not count",
+                    f"{name} was used with {type(layer).__name__}, which overrides _moments",
+                    f"_moments takes the inputs and a mask, so {name} would be ignored",
                     f"Leave {name} out, or do not override _moments",
                 )
             )

@@ -66,7 +66,7 @@ def infer_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Te
 
 @tf.autograph.experimental.do_not_convert
 def either(training: Any, train: Callable[[], Tensor], infer: Callable[[], Tensor]) -> Tensor:
-    """`train()` or `infer()`; a branch in the graph where only the run will tell."""
+    """`train()` or `infer()`; a branch in the graph if it is only known at run time."""
     if tf.is_tensor(training):
         known = tf.get_static_value(training)
         if known is None:
@@ -76,7 +76,7 @@ def either(training: Any, train: Callable[[], Tensor], infer: Callable[[], Tenso
 
 
 def divisible(x: Tensor, size: int) -> Tensor:
-    """x, after a check that the ghost batch size divides a batch whose size only the run will tell."""
+    """x, after a check that the ghost batch size divides a batch whose size is only known at run time."""
     if x.shape[0] is not None:
         return x
     batch: Tensor = tf.shape(x)[0]

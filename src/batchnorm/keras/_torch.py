@@ -1,6 +1,6 @@
 """The layer on PyTorch: its engine, and plain steps in few calls.
 
-Keras' general way to a variable, to its dtype and into it takes longer than the arithmetic on small inputs.
+Keras' general way to read a variable, find its dtype and assign to it takes longer than the arithmetic on small inputs.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ is_compiling = torch.compiler.is_compiling
 
 
 def assign(variable: Any, value: Tensor) -> None:
-    """Put a value of the variable's shape into it, or where a stateless call collects it."""
+    """Assign a value of the variable's shape to it, or hand it to the stateless call that collects it."""
     if in_stateless_scope():
         variable.assign(value)
     else:
@@ -50,7 +50,7 @@ def assign(variable: Any, value: Tensor) -> None:
 
 
 def advance(options: Options, variables: Mapping[str, Any], batch: Batch[Tensor], dtype: torch.dtype) -> bool:
-    """Move the moving statistics in place by NumPy's arithmetic, where they are numbers in the memory of the CPU."""
+    """Move the moving statistics in place by NumPy's arithmetic, if they are numbers in the memory of the CPU."""
     values: dict[str, Tensor] = {slot: variable.value for slot, variable in variables.items()}
     if in_stateless_scope() or any(each.dtype is not dtype for each in values.values()):
         return False
@@ -60,7 +60,7 @@ def advance(options: Options, variables: Mapping[str, Any], batch: Batch[Tensor]
 def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
     """A step without weights, renorm, adjustment and replicas by the CPU kernels, which move the averages as well.
 
-    None where they cannot go, and nothing has changed.
+    None if they cannot be used; nothing has changed then.
     """
     if options.renorm is not None or options.synchronized or options.debias_mean or options.fused is False:
         return None
@@ -84,14 +84,14 @@ def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Te
 
 
 def infer_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
-    """Inference by PyTorch's operation for it; None where that cannot go."""
+    """Inference by PyTorch's operation for it; None if it cannot be used."""
     if options.fused is False:
         return None
     dtype = stat_dtype(x)
     gamma, beta = _read(layer.gamma, dtype), _read(layer.beta, dtype)
     mean, variance = _read(layer.moving_mean, dtype), _read(layer.moving_variance, dtype)
     if layout.axes == (1,) and x.dtype in FLOATS:
-        # As the operation wants it, in whatever order the axes lie in memory.
+        # As the operation requires, in whatever order the axes lie in memory.
         return infer(layer, x, gamma, beta, mean, variance, options.epsilon)  # pyright: ignore[reportArgumentType]
     mean, variance = for_gradient((mean, variance), x, gamma, beta)  # pyright: ignore[reportArgumentType]
     return engine.fused_infer(x, gamma, beta, mean, variance, options.epsilon, layout)

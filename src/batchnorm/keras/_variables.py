@@ -16,7 +16,7 @@ Tensor = Any
 Variable = Any
 Initializer = Callable[..., Tensor]
 
-# Slots of the core's state whose variables have a longer name; the others go by the slot's.
+# Slots of the core's state whose variables have a longer name; the others have the slot's.
 NAMES = {"biased": "moving_mean_biased", "local_step": "moving_mean_local_step"}
 
 
@@ -82,7 +82,7 @@ def read(ops: Ops[Tensor], variable: Variable, dtype: Any) -> Tensor:
 def advance(
     ops: Ops[Tensor], options: Options, variables: Mapping[str, Variable], batch: Batch[Tensor], dtype: Any
 ) -> None:
-    """Do to each variable what one training step does to it, always starting from what it holds by now."""
+    """Apply one training step to each variable, always starting from its current value."""
     tools = framework()
     if tools.advance(options, variables, batch, dtype):
         return

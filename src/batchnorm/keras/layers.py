@@ -42,7 +42,7 @@ class BatchNormalization(keras.layers.Layer):
     several axes and for ghost batches as in tf_keras, so that the weights of both load.
 
     What differs from Keras 3: an empty batch leaves the statistics as they are, and so do channels whose mask or
-    weights are all zero; where that is all channels, the moving statistics normalize. A mask counts with
+    weights are all zero; if that is true of all channels, the moving statistics normalize. A mask counts with
     `synchronized` too. An `axis` such as 1.7 or "1" is a TypeError.
 
     Args:
@@ -76,11 +76,28 @@ class BatchNormalization(keras.layers.Layer):
 
     Call arguments:
         inputs: tensor of any rank. On TensorFlow it may be a `tf.RaggedTensor`; each of its numbers counts.
-        training: None takes it from the call around this one. In a `tf.function` it may be a tensor.
+        training: None takes it from the enclosing call. In a `tf.function` it may be a tensor.
         mask: booleans of the inputs' shape without the last axis; False leaves a position out of the
             statistics.
         sample_weight: how much each example or position counts in the statistics, not negative: [batch], or
             any shape whose axes broadcast to the first ones of the inputs.
+
+    Returns:
+        The normalized inputs, in their shape and the layer's compute dtype.
+
+    Raises:
+        TypeError: an argument of a wrong type, such as an `axis` that is not an int.
+        ValueError: options that cannot be combined, a value outside its range, or inputs that do not fit the layer.
+
+    Examples:
+        >>> import numpy as np
+        >>> from batchnorm.keras.layers import BatchNormalization
+        >>> layer = BatchNormalization(momentum=0.5, virtual_batch_size=2, ghost_order="contiguous")
+        >>> y = layer(np.array([[1.0], [3.0], [10.0], [30.0]], "float32"), training=True)
+        >>> [round(float(value), 2) for value in np.ravel(y)]
+        [-1.0, 1.0, -1.0, 1.0]
+        >>> round(float(np.ravel(layer.moving_mean)[0]), 2)
+        5.5
     """
 
     def __init__(
@@ -151,7 +168,7 @@ class BatchNormalization(keras.layers.Layer):
 
     @property
     def fused(self) -> bool | None:
-        """Whether Keras 2 would run its fused kernel: the wish before the layer is built, the outcome after."""
+        """Whether Keras 2 would run its fused kernel: as requested before the layer is built, as resolved after."""
         return _arguments.resolve_fused(self, None if self.input_spec is None else self.input_spec.ndim)
 
     def build(self, input_shape: Any) -> None:
@@ -289,7 +306,7 @@ class BatchNormalization(keras.layers.Layer):
     def _layout(self, x: Tensor, ghost: Ghost | None) -> Layout:
         tools = framework()
         sizes = tools.engine.ops.shape(x)
-        # What the variables know of the channel axes holds where a graph does not say.
+        # The variables know the sizes of the channel axes, even if the graph does not.
         spec: Any = self.input_spec
         known: dict[int, int] = spec.axes
         sizes = [known.get(axis, size) for axis, size in enumerate(sizes)]

@@ -3,7 +3,7 @@
 BatchNorm1d, BatchNorm2d, BatchNorm3d   the layers
 convert                                 swaps torch.nn's layers of a model for these, and back
 clipping_schedule                       bounds on renorm's corrections that widen over the steps
-checkpoint_contexts                     for `torch.utils.checkpoint`: the recomputation counts nothing twice
+checkpoint_contexts                     for `torch.utils.checkpoint`: the recomputation does not count twice
 frozen_statistics                       a block in which training leaves the running statistics alone
 """
 

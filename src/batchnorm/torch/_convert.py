@@ -64,6 +64,15 @@ def convert(model: Model, *, back: bool = False, force: bool = False, **options:
 
     Warns:
         UserWarning: layers were left as they are.
+
+    Examples:
+        >>> import torch
+        >>> from batchnorm.torch import BatchNorm1d, convert
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+        >>> isinstance(convert(model, zero_debias=True)[1], BatchNorm1d)
+        True
+        >>> type(convert(model, back=True, force=True)[1]) is torch.nn.BatchNorm1d
+        True
     """
     if back:
         _tell(_back(model, force, options))
@@ -128,7 +137,7 @@ def _subclass_for(layer: nn.Module, cls: type) -> type | str:
     try:
         return _derived(cls, READY.get(theirs, Layer), norm_act)
     except TypeError as error:
-        return f"its class cannot have one of ours beside it ({error})"
+        return f"its class cannot be combined with ours ({error})"
 
 
 def _is_cooperative(forward: Any) -> bool:
@@ -169,7 +178,7 @@ def _parametrized(cls: type, base: type) -> type:
 
 
 def _tell(left: list[tuple[str, Any, str]]) -> None:
-    """Warn once of all layers that were left."""
+    """Warn once about all layers that were left."""
     if not left:
         return
     reasons: dict[str, list[str]] = {}
@@ -204,7 +213,7 @@ def _back(model: nn.Module, force: bool, options: dict[str, Any]) -> list[tuple[
             raise ValueError(
                 refusal(
                     f"convert(back=True) was asked for, and the layer {path!r} is {layer}",
-                    "torch.nn's layer would train otherwise than this one",
+                    "torch.nn's layer would train differently from this one",
                     "Pass force=True to drop these options and their running statistics",
                 )
             )

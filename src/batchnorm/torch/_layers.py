@@ -33,7 +33,7 @@ class Layer(BatchNorm):
     _key: Any
     _options: Options
     _debiased_by: Any
-    # As they may be, where torch declares what they mostly are.
+    # The types that they may have; torch declares those that they usually have.
     weight: Any
     bias: Any
     running_mean: Any
@@ -116,7 +116,7 @@ class Layer(BatchNorm):
         return _training.train(self, input, None, None)
 
     def _train_plainly(self, input: Tensor, momentum: float | None) -> Tensor:
-        """In one call of PyTorch's, whose kernel moves the averages too. Small inputs come here: each line counts."""
+        """One call of PyTorch, whose kernel moves the averages too. Inputs are small here, so each line counts."""
         mean: Any = None
         variance: Any = None
         if self.training and self.track_running_stats:
@@ -168,7 +168,7 @@ class Layer(BatchNorm):
     def reset_running_stats(self) -> None:
         """Start the running statistics again, the added ones among them."""
         super().reset_running_stats()
-        # The constructor of torch.nn's layer comes here before there are settings.
+        # The constructor of torch.nn's layer calls this before settings exist.
         if "settings" in self.__dict__ and self.track_running_stats:
             _state.reset(self, self.options)
 
@@ -202,7 +202,7 @@ def plan(layer: Any, settings: Settings) -> Options:
     """The core's options for a layer of `torch.nn`'s or ours with these settings, the schedule left open.
 
     Raises:
-        ValueError: they do not go together.
+        ValueError: they cannot be combined.
     """
     if not layer.track_running_stats and (settings.renorm or settings.zero_debias):
         asked = "renorm" if settings.renorm else "zero_debias"
@@ -256,7 +256,7 @@ def describe(layer: Any, settings: Settings) -> None:
 
 
 def refuse_shared_statistics(layer: Any, input: Tensor) -> None:
-    """Under `torch.func.vmap` each example would want to write its own statistics into the one set there is."""
+    """Refuse training under `torch.func.vmap`, where each example would write its own statistics into the one set."""
     if not in_transform():
         return
     moves = layer.training and layer.track_running_stats and layer.running_mean is not None
@@ -269,13 +269,22 @@ def refuse_shared_statistics(layer: Any, input: Tensor) -> None:
                 "Each example of the map would be a batch of its own, with statistics that cannot be written into the "
                 "one running mean and variance",
                 "Call eval() for per-example gradients, map over stacked buffers too (torch.func.stack_module_state), "
-                "or pass track_running_stats=False where the statistics of each mapped batch are meant",
+                "or pass track_running_stats=False if each mapped batch should have its own statistics",
             )
         )
 
 
 class BatchNorm1d(Layer, nn.BatchNorm1d):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """`torch.nn.BatchNorm1d` with every option; see `BatchNorm2d`. Inputs are [N, C] or [N, C, L]."""
+    """`torch.nn.BatchNorm1d` with every option; see `BatchNorm2d`. Inputs are [N, C] or [N, C, L].
+
+    Examples:
+        >>> import torch
+        >>> from batchnorm.torch import BatchNorm1d
+        >>> layer = BatchNorm1d(1, virtual_batch_size=2, ghost_order="contiguous")
+        >>> y = layer(torch.tensor([[1.0], [3.0], [10.0], [30.0]]))
+        >>> [round(value, 2) for value in y.flatten().tolist()]
+        [-1.0, 1.0, -1.0, 1.0]
+    """
 
 
 class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -339,12 +348,33 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
             [N, H, W], or any shape of the input's rank that broadcasts to it. In training only.
         mask: the same as booleans; False leaves a position out of the statistics.
 
+    Returns:
+        The normalized tensor, in the shape and dtype of the input.
+
     Raises:
-        ValueError: in training there is only one value per channel and group, as in `torch.nn`; or `fused=True` asks
-            for a kernel and none can be used.
+        ValueError: the options cannot be combined; in training there is only one value per channel and group, as in
+            `torch.nn`; or `fused=True` asks for a kernel and none can be used.
         RuntimeError: training under `torch.func.vmap` would write statistics of single examples.
+
+    Examples:
+        >>> import torch
+        >>> from batchnorm.torch import BatchNorm2d
+        >>> layer = BatchNorm2d(3, renorm=True, renorm_clipping={"rmax": 3.0, "dmax": 5.0})
+        >>> layer(torch.rand(8, 3, 4, 4)).shape
+        torch.Size([8, 3, 4, 4])
+        >>> [name for name, _ in layer.named_buffers() if name.startswith("renorm")]
+        ['renorm_mean', 'renorm_stddev']
     """
 
 
 class BatchNorm3d(Layer, nn.BatchNorm3d):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """`torch.nn.BatchNorm3d` with every option; see `BatchNorm2d`. Inputs are [N, C, D, H, W]."""
+    """`torch.nn.BatchNorm3d` with every option; see `BatchNorm2d`. Inputs are [N, C, D, H, W].
+
+    Examples:
+        >>> import torch
+        >>> from batchnorm.torch import BatchNorm3d
+        >>> layer = BatchNorm3d(2, momentum=1.0, variance="population")
+        >>> y = layer(torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1, 1).expand(2, 2, 4, 4, 4))
+        >>> layer.running_mean.tolist(), layer.running_var.tolist()
+        ([2.0, 2.0], [1.0, 1.0])
+    """

@@ -12,7 +12,7 @@ __all__ = ["LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d"]
 
 
 class _Lazy(Layer):
-    """Combines `torch.nn`'s lazy layer, whose methods do the waiting, with ours, whose class it takes on."""
+    """Combines `torch.nn`'s lazy layer, whose methods do the waiting, with ours, whose class it then takes."""
 
     def initialize_parameters(self, input: torch.Tensor, *rest: Any, **named: Any) -> None:
         del rest, named

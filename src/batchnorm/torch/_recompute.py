@@ -1,7 +1,7 @@
-"""Training without a trace: blocks in which the running statistics stay, and recomputation that sees what was.
+"""Training that leaves no trace: blocks that keep the running statistics, and recomputation from the earlier ones.
 
 Activation checkpointing runs the forward pass a second time when the gradient is due. By then the running statistics
-have moved on, and they are not to move again; renorm's corrections have to be those of the first time.
+have moved on, and they must not move again; renorm's corrections must be those of the first run.
 """
 
 import threading
@@ -49,8 +49,17 @@ _frames = _Frames()
 def frozen_statistics() -> Generator[None]:
     """A block in which layers in training mode normalize by their batch and leave all running statistics alone.
 
-    For any forward pass that is not to count: a second look at a batch, a probe, a target, recomputation by hand.
+    For any forward pass that should not count: a second look at a batch, a probe, a target, recomputation by hand.
     Layers compiled by `torch.compile` do not see it.
+
+    Examples:
+        >>> import torch
+        >>> from batchnorm.torch import BatchNorm1d, frozen_statistics
+        >>> layer = BatchNorm1d(3)
+        >>> with frozen_statistics():
+        ...     y = layer(torch.rand(8, 3))
+        >>> int(layer.num_batches_tracked)
+        0
     """
     with _entered(_Record(), replays=True):
         yield
@@ -62,6 +71,19 @@ def checkpoint_contexts() -> tuple[AbstractContextManager[Any], AbstractContextM
         checkpoint(block, x, use_reentrant=False, context_fn=batchnorm.torch.checkpoint_contexts)
 
     The recomputation starts from the running statistics of the first run, so that renorm's corrections are the same.
+
+    Returns:
+        Two context managers, for the first run and for the recomputation.
+
+    Examples:
+        >>> import torch
+        >>> from torch.utils.checkpoint import checkpoint
+        >>> from batchnorm.torch import BatchNorm1d, checkpoint_contexts
+        >>> layer = BatchNorm1d(3)
+        >>> y = checkpoint(layer, torch.rand(8, 3), use_reentrant=False, context_fn=checkpoint_contexts)
+        >>> y.sum().backward()
+        >>> int(layer.num_batches_tracked)
+        1
     """
     record = _Record()
     return _Contexts(record, replays=False), _Contexts(record, replays=True)
@@ -94,14 +116,14 @@ def _entered(record: _Record, replays: bool) -> Generator[None]:
 
 
 def is_frozen() -> bool:
-    """Whether the running statistics are to stay as they are."""
+    """Whether the running statistics must stay as they are."""
     if torch.compiler.is_compiling():
         return False
     return bool(_frames.stack) and any(frame.replays for frame in _frames.stack)
 
 
 def recall(layer: torch.nn.Module, current: Seen) -> Seen:
-    """What the layer is to read: what it read the first time, where this is a second one."""
+    """The state that the layer must read: in a recomputation, what it read in the first run."""
     seen = current
     if torch.compiler.is_compiling():
         return seen

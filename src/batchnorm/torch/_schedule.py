@@ -29,6 +29,14 @@ def clipping_schedule(
 
     Raises:
         ValueError: rmax is below 1, dmax is negative, or a line would end before it begins.
+
+    Examples:
+        >>> import torch
+        >>> from batchnorm.torch import BatchNorm2d, clipping_schedule
+        >>> schedule = clipping_schedule(warmup=100, rmax_step=200, dmax_step=200)
+        >>> layer = BatchNorm2d(3, renorm=True, renorm_clipping=schedule)
+        >>> {name: round(float(bound), 2) for name, bound in schedule(torch.tensor(150)).items()}
+        {'rmin': 0.5, 'rmax': 2.0, 'dmax': 2.5}
     """
     if rmax < 1.0 or dmax < 0.0 or warmup < 0 or min(rmax_step, dmax_step) < warmup:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a layer is asked for beyond `torch.nn`'s, and all of it as the core's Options."""
+"""The options of a layer beyond `torch.nn`'s, and all its options as the core's."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -42,7 +42,7 @@ class Settings:
             raise ValueError(
                 refusal(
                     "fused=True was asked for with renorm=True",
-                    "PyTorch's kernel knows no correction of the batch's statistics, and the CPU kernels are "
+                    "PyTorch's kernel cannot correct the batch's statistics, and the CPU kernels are "
                     f"{_kernels.why_missing()}",
                     "Leave fused at None, which takes the fastest way there is",
                 )
@@ -72,7 +72,7 @@ class Settings:
 
     @property
     def is_grouped(self) -> bool:
-        """Whether this is what they do, but for the axes and ghost batches."""
+        """Whether this is what they do, except for the axes and ghost batches."""
         asked = (self.renorm, self.adjustment, self.zero_debias, self.fused is False)
         of_ghosts = (self.ghost_remainder, self.ghost_averages) != ("refuse", "step")
         return not any(asked) and self.estimator == "sample" and (self.size is None or not of_ghosts)
@@ -86,7 +86,7 @@ class Settings:
 def options_of(
     settings: Settings, momentum: Any, epsilon: float, clip: Clip | None, with_gamma: bool, with_beta: bool
 ) -> Options:
-    """All that decides the numbers. `momentum` is the share of the new, and None for a plain average."""
+    """All that determines the numbers. `momentum` is the share of the new value; None means a plain average."""
     renorm = ghost = None
     if settings.renorm:
         renorm = Renorm(clip or Clip(), 1.0 - settings.renorm_momentum, settings.renorm_form)
@@ -96,7 +96,7 @@ def options_of(
         ghost = Ghost(settings.size, settings.ghost_order, settings.ghost_remainder, averages)
     return Options(
         settings.axes,
-        # Of a plain average it changes with every step.
+        # For a plain average it changes with every step.
         decay=0.0 if momentum is None else 1.0 - momentum,
         epsilon=epsilon,
         with_gamma=with_gamma,

@@ -48,9 +48,9 @@ def buffer_names(options: Options) -> dict[str, str]:
 
 
 def start(options: Options, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
-    """What each slot's buffer holds where training begins with these running statistics."""
+    """What each slot's buffer holds if training begins with these running statistics."""
     values = core.initial_state(ops, options, mean.detach(), variance.detach())
-    # Several start from the same tensor, and each goes its own way.
+    # Several start from the same tensor, and each then changes independently.
     return {slot: value.clone() for slot, value in values.items()}
 
 
@@ -104,7 +104,7 @@ def running(layer: Any) -> tuple[Any, Any]:
     running statistics or from which they were removed.
 
     Raises:
-        ValueError: only one of the two is None, in training; RuntimeError in evaluation.
+        ValueError: only one of the two is None in training. In evaluation that is a RuntimeError.
     """
     if layer.training and not layer.track_running_stats:
         return None, None
@@ -140,7 +140,7 @@ def absent(options: Options, x: Tensor, channels: Any, dtype: torch.dtype) -> di
 
 
 def _buffers(layer: Module, options: Options) -> dict[str, Any]:
-    """Each slot's buffer; one that was made an attribute of another kind is that."""
+    """Each slot's buffer, or the attribute that a program has put in its place."""
     own = buffers_of(layer)
     found = {
         slot: own[name] if name in own else getattr(layer, name)
@@ -166,7 +166,7 @@ def _plain(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def advance(layer: Any, options: Options, batch: Batch[Tensor], before: dict[str, Tensor]) -> None:
-    """Do to each buffer what one training step does to it; `before` is what they hold, as `read` returned it."""
+    """Apply one training step to each buffer; `before` is what they hold, as `read` returned it."""
     with _unrecorded():
         count = layer.num_batches_tracked
         if count is not None:

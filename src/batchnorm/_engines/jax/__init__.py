@@ -1,4 +1,4 @@
-"""The JAX engine: CPU kernels, and passes in a form that XLA fuses, with the core's gradient in every direction.
+"""The JAX engine: CPU kernels, and passes in a form that XLA fuses, with the core's gradient in both modes.
 
 `engine` normalizes what it is given, which under a sharded `jit` is the whole batch. `over` gives the engine for
 code that runs once per device and names the mapped axis: inside `shard_map`, `pmap`, or `vmap` with an axis name.
@@ -17,7 +17,7 @@ from batchnorm._engines.jax.passes import Fusing
 __all__ = ["AxisName", "Grouped", "engine", "insisting", "ops", "over"]
 
 engine: Native = Native(ops, differentiable, lambda values: values)
-# What `fused=True` asks for: the kernels wherever they can go.
+# What `fused=True` asks for: the kernels wherever they can be used.
 insisting = replace(engine, insists=True)
 
 

@@ -1,4 +1,4 @@
-"""The engine whose passes are primitives on the CPU kernels (`csrc/`) where these can go.
+"""The engine whose passes are primitives on the CPU kernels (`csrc/`) where these can be used.
 
 Those that are linear in what gradients flow through come in pairs, each the other's transpose, since JAX finds reverse
 mode by transposing forward mode, which here is itself the transpose of the core's gradient: the same passes come out.
@@ -25,10 +25,10 @@ from batchnorm.layout import Layout
 __all__ = ["Native", "why_composed", "why_slower"]
 
 Array = Any
-# Numbers in an input from which a call that XLA cannot fuse with its neighbors wins.
+# Smallest input size for which a call that XLA cannot fuse with its neighbors pays off.
 LARGE_INPUT = 1_024
 
-# What the kernels stand for.
+# The plain operations that the kernels replace.
 _plain: Any = Fusing(ops, differentiable, lambda values: values)
 
 
@@ -112,20 +112,18 @@ def _reverse(pair: Any) -> tuple[Array, ...]:
 
 
 def why_composed(x: Array, weights: Array | None, layout: Layout, *others: Array | None) -> str | None:
-    """Why the CPU kernels do not take a call, in one sentence; None where they do.
+    """Why the CPU kernels do not take a call, in one sentence; None if they do.
 
-    An exported program, or one compiled for another device, gets plain operations all the same.
+    An exported program, or one compiled for another device, gets plain operations either way.
     """
     if x.dtype.name not in TYPES:
         return f"the CPU kernels have no {x.dtype.name}"
     if jax.default_backend() != "cpu":
         return f"JAX computes on the {jax.default_backend()}, and the kernels are for the CPU"
     if jax.device_count() > 1:
-        return (
-            f"JAX may spread arrays over its {jax.device_count()} devices, and the kernels take one's memory"
-        )
+        return f"JAX may spread arrays over its {jax.device_count()} devices, and the kernels work in the memory of one"
     if any(value is not None and varying_axes(value) for value in (x, weights, *others)):
-        return "a mapped axis is being computed on, device by device"
+        return "the computation runs over a mapped axis, device by device"
     sizes = kernel_sizes(layout)
     if sizes is None:
         return WHY_NO_RUNS if kernel_runs(layout) is None else "a size is not known yet"
@@ -139,18 +137,18 @@ def why_composed(x: Array, weights: Array | None, layout: Layout, *others: Array
 
 
 def why_slower(x: Array) -> str | None:
-    """Why plain operations are quicker on x; None where the kernels are."""
+    """Why plain operations are faster on x; None if the kernels are."""
     if x.size >= LARGE_INPUT:
         return None
-    return f"XLA joins operations on less than {LARGE_INPUT:,} numbers with their neighbors, which is quicker"
+    return f"XLA fuses operations on fewer than {LARGE_INPUT:,} numbers with their neighbors, which is faster"
 
 
 @dataclass(frozen=True)
 class Native(Fusing[Any]):
-    """Passes on the CPU kernels where these can go and win, and else those that XLA compiles.
+    """Passes on the CPU kernels if these can be used and pay off, otherwise passes that XLA compiles.
 
     Attributes:
-        insists: whether they go wherever they can.
+        insists: whether to use the kernels wherever possible.
     """
 
     insists: bool = False
@@ -211,19 +209,19 @@ class Native(Fusing[Any]):
         return dx, sums, products
 
     def _wins(self, x: Array, weights: Array | None, layout: Layout, *others: Array | None) -> bool:
-        # The second question is for known sizes only.
+        # The second check needs known sizes.
         takes = why_composed(x, weights, layout, *others) is None
         return takes and (self.insists or why_slower(x) is None)
 
 
 def _spread(weights: Array | None, x: Array, layout: Layout) -> list[Array]:
-    """Weights over all positions, where there are any."""
+    """Weights over all positions, if there are any."""
     if weights is None:
         return []
     return [jnp.broadcast_to(weights.astype(ops.stat_dtype(x)), layout.weight_shape)]
 
 
 def _known(values: Any, x: Array, layout: Layout) -> list[Array]:
-    """Statistics as [G, C], which some only broadcast to."""
+    """Statistics as [G, C]; some arrive in a shape that only broadcasts to it."""
     dtype, shape = ops.stat_dtype(x), (layout.ghosts, layout.channels)
     return [jnp.broadcast_to(jnp.asarray(value, dtype), shape) for value in values]

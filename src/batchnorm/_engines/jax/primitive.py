@@ -1,7 +1,7 @@
 """A pass as a primitive of JAX: a CPU kernel where XLA compiles for the CPU, plain operations everywhere else.
 
 Plain operations are what other devices get, what an exported program holds, what `vmap` maps over, and what higher
-derivatives are derived from. Which of them it becomes is decided when XLA's program is made: only then is it known.
+derivatives are derived from. XLA's program decides which of them is used: only then is the device known.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,12 +28,12 @@ TYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of a call besides its arrays.
+    """What is known about a call besides its arrays.
 
     Attributes:
         layout: of x.
-        present: which of the optional arrays came, which stand last.
-        epsilon: where the pass knows one.
+        present: which of the optional arrays were given; they come last.
+        epsilon: for the passes that use one.
     """
 
     layout: Layout
@@ -41,14 +41,14 @@ class Plan:
     epsilon: float = 0.0
 
     def fill(self, optional: Sequence[Array]) -> list[Array | None]:
-        """The optional arrays, and None for each that did not come."""
+        """The optional arrays, and None for each that was not given."""
         rest = iter(optional)
         return [next(rest) if is_present else None for is_present in self.present]
 
     def recipe(self, dtype: Any) -> np.ndarray[Any, Any]:
         """The same in the order of `Recipe` in `csrc/jax/call.h`."""
         sizes = kernel_sizes(self.layout)
-        assert sizes is not None  # or else the pass were no primitive
+        assert sizes is not None  # otherwise the pass would not be a primitive
         present = sum(1 << place for place, is_present in enumerate(self.present) if is_present)
         epsilon_bits = int(np.float64(self.epsilon).view(np.int64))
         kind, by_group = TYPES[dtype.name], bool(sizes.by_group)
@@ -113,7 +113,7 @@ def _compiled(primitive: Primitive, plan: Plan) -> Callable[..., Any]:
 def linear_in(
     primitive: Primitive, places: Sequence[int], transpose: Callable[..., tuple[Array, ...]]
 ) -> None:
-    """Say that a primitive is linear in the arrays at those places, and how it is transposed.
+    """Declare that a primitive is linear in the arrays at those positions, and how it is transposed.
 
     `transpose(plan, cotangents, others)` gives the cotangents of those arrays from those of the results; `others` are
     the remaining arrays.

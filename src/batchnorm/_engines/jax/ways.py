@@ -1,6 +1,6 @@
-"""Which way JAX's arrays go, as far as is known while a program is traced.
+"""How calls with JAX's arrays are computed, as far as this is known while a program is traced.
 
-What maps, exports or compiles it for another device afterwards puts plain operations into the kernels' places.
+If the program is later mapped, exported or compiled for another device, plain operations replace the kernels.
 """
 
 from typing import Any
@@ -30,9 +30,9 @@ def plain_step(x: Array, layout: Layout) -> Path | None:
 
 def at_inference(x: Array, layout: Layout) -> tuple[Path, str | None]:
     del x, layout
-    return "composed", "inference is plain operations, which XLA joins with those before and after"
+    return "composed", "inference uses plain operations, which XLA fuses with those before and after"
 
 
 def running() -> tuple[str | None, int | None]:
-    # As many threads work as XLA has, which only the kernels are told.
+    # XLA decides how many threads work, and tells only the kernels.
     return _kernels.instructions(), None

@@ -1,7 +1,7 @@
 """The NumPy engines.
 
-`engine` is the composed passes, of reference grade in float64. `native` is the CPU kernels where they are installed
-and can go, and those passes elsewhere. `pullback` gives the gradient on request, by the one or the other.
+`engine` is the composed passes, of reference grade in float64. `native` uses the CPU kernels if they are installed
+and can be used, and those passes otherwise. `pullback` gives the gradient on request, with either.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The NumPy engine on the CPU kernels (`csrc/`); what they do not take goes the composed way.
+"""The NumPy engine on the CPU kernels (`csrc/`); the composed passes handle the rest.
 
 They take float32, float64, float16 and ml_dtypes' bfloat16 in every layout that needs no permutation, and weights that
 are the same for all channels. An array with gaps is copied first.
@@ -39,7 +39,7 @@ Sizes = tuple[int, int, int, int, int]
 
 _TYPES = {"float32": "FLOAT32", "float64": "FLOAT64", "bfloat16": "BFLOAT16", "float16": "FLOAT16"}
 _LINE = 64
-# Large outputs begin on a line of memory, so that they can be written past the caches.
+# Large outputs start at a cache line, so that they can be written past the caches.
 _ALIGNED = 1 << 20
 
 grad_weights = composed.grad_weights
@@ -215,7 +215,7 @@ class _Kernels(NamedTuple):
 
 
 def why_not(x: Array, weights: Array | None, layout: Layout) -> str | None:
-    """Why the kernels cannot go, in a few words; None where they can."""
+    """Why the kernels cannot be used, in a few words; None if they can."""
     found = _look(x, weights, layout)
     return found if isinstance(found, str) else None
 
@@ -226,7 +226,7 @@ def _find(x: Array, weights: Array | None, layout: Layout) -> _Kernels | None:
 
 
 def _look(x: Array, weights: Array | None, layout: Layout) -> _Kernels | str:
-    """The kernels for x, or why they cannot go."""
+    """The kernels for x, or why they cannot be used."""
     module, dtype = load(), ops.dtype(x)
     if module is None:
         return f"they are {why_missing()}"
@@ -245,7 +245,7 @@ def _look(x: Array, weights: Array | None, layout: Layout) -> _Kernels | str:
 
 @lru_cache(maxsize=64)
 def _name(dtype: np.dtype[Any]) -> str | None:
-    """What the kernels call a dtype. Other byte orders have the same name in NumPy, and are not the same."""
+    """What the kernels call a dtype. NumPy gives other byte orders the same name, but they differ."""
     return _TYPES.get(dtype.name) if dtype.isnative else None
 
 

@@ -1,4 +1,4 @@
-"""Which way NumPy's arrays go."""
+"""How calls with NumPy's arrays are computed."""
 
 from typing import Any
 

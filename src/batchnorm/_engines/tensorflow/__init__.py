@@ -1,4 +1,4 @@
-"""The TensorFlow engine: the CPU kernels, or compiled loops where they pay, or plain operations that run anywhere.
+"""The TensorFlow engine: the CPU kernels, or compiled loops where they pay off, or plain operations that run anywhere.
 
 Importing it also makes TensorFlow write graphs that contain our ops in its own operations (`export`).
 """

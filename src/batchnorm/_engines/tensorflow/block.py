@@ -6,7 +6,7 @@ beside channels) merge:
     last run kept       [..., length, width]      sums down columns
     last run reduced    [..., length], width 1    sums along rows
 
-The runs before them are the rows. Where some of those are reduced as well, sums per row have still to be
+The runs before them are the rows. If some of those are reduced as well, sums per row still have to be
 merged, and a statistic has to be repeated for every row that shares it.
 """
 

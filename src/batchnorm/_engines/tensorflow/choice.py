@@ -1,8 +1,8 @@
 """An op of our own beside the plain operations that do the same, for functions that XLA may compile after all.
 
 XLA cannot compile our ops. What is built for XLA from the start has none. A function that was traced before, and is
-then called from one that XLA compiles, is not traced again: therefore each op in a function stands in a branch beside
-the composed pass, and an index that XLA replaces by a constant of its own chooses between them.
+then called from one that XLA compiles, is not traced again: therefore each op in a function is one branch beside
+the composed pass, and an index that XLA replaces by a constant of its own selects one of them.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def either(x: Tensor, layout: Layout, native: Callable[[Layout], Any], plain: Ca
     """`native(layout)`, and beside it `plain(layout)` for the case that XLA compiles the function being built."""
     if tf.executing_eagerly() or not is_function():
         return native(layout)
-    # 0 on a CPU; XLA, which computes on no device yet, takes the number of devices for it, while compiling.
+    # 0 on a CPU. While compiling, XLA is not on any device yet, and uses the number of devices.
     index = tf.raw_ops.DeviceIndex(device_names=["CPU"])
     return tf.switch_case(index, [lambda: native(_measured(x, layout)), lambda: plain(_measured(x, layout))])
 
@@ -50,6 +50,6 @@ def _vectorize_index(pfor_input: Any) -> Any:
     return wrap(tf.raw_ops.DeviceIndex(device_names=pfor_input.get_attr("device_names")), False)
 
 
-# It is refused where TensorFlow, or another package, knows by now.
+# The registration fails if TensorFlow, or another package, has made it already.
 with suppress(AssertionError):
     RegisterPFor("DeviceIndex")(_vectorize_index)

@@ -1,8 +1,8 @@
-"""Elementwise functions compiled by XLA, each once per shape, where that pays; plain operations elsewhere.
+"""Elementwise functions compiled by XLA, each once per shape, if that pays off; otherwise plain operations.
 
 One compiled loop reads each array once, where TensorFlow's own operations would read and write it once each.
 A loop is compiled when its shape first appears and stays for the life of the process, so only
-arrays of known shape and of some size get one, on a host that computes on its CPU, and only so many of them.
+arrays of known shape and of some size get one, on a host that computes on its CPU, and only a limited number of them.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Tensor = Any
 Function = Callable[..., Any]
 
 LEAST_ELEMENTS = 100_000
-# Bounds what a program spends whose shapes never repeat: a kernel takes some 0.1 s to compile and 1.6 MB to keep.
+# Bounds the cost to a program whose shapes never repeat: a kernel takes about 0.1 s to compile and 1.6 MB to keep.
 MOST_KERNELS = 128
 
 _kernels: dict[Any, Function] = {}
@@ -33,12 +33,12 @@ _kernels: dict[Any, Function] = {}
 
 @cache
 def is_cpu() -> bool:
-    """Whether this process computes on CPUs only. Asking leaves the devices open to configuration."""
+    """Whether this process computes on CPUs only. Asking does not fix the configuration of the devices."""
     return all(device.device_type == "CPU" for device in tf.config.get_visible_devices())
 
 
 def pays(*arrays: Tensor) -> bool:
-    """Whether compiling for these arrays pays, the first of which is the largest."""
+    """Whether compiling for these arrays pays off; the first is the largest."""
     size = arrays[0].shape.num_elements()
     if size is None or size < LEAST_ELEMENTS or not all(array.shape.is_fully_defined() for array in arrays):
         return False
@@ -46,7 +46,7 @@ def pays(*arrays: Tensor) -> bool:
 
 
 def kernel(function: Function, static: tuple[Any, ...], arrays: tuple[Tensor, ...]) -> Function:
-    """`function(*static, ...)` for arrays of these shapes: compiled, or as it is where there are too many already."""
+    """`function(*static, ...)` for arrays of these shapes: compiled, or as it is if there are too many already."""
     key = (function, static, *((array.dtype, tuple(array.shape)) for array in arrays))
     if key not in _kernels:
         bound = partial(function, *static)
@@ -78,7 +78,7 @@ def is_function() -> bool:
 def is_laid_open() -> bool:
     """Whether what is being built is a condition or loop inside one of Keras 2's layers.
 
-    There each tensor becomes a result of its own, which TensorFlow then derives op by op.
+    There each tensor becomes a result of its own, and TensorFlow then differentiates op by op.
     """
     graph = tf.compat.v1.get_default_graph()
     return isinstance(graph, ControlFlowFuncGraph) and output_all_intermediates()

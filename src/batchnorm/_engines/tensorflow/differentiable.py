@@ -1,6 +1,6 @@
 """Our own derivatives for TensorFlow: first order by the core's formulas, higher orders by differentiating those.
 
-Whatever TensorFlow is to differentiate in turn consists of plain operations that it can see, not recorded on a tape of
+Whatever TensorFlow has to differentiate again consists of plain operations that it can see, not recorded on a tape of
 our own: inside forward mode such a tape records nothing. And whatever a derivative reads must be an input of what it
 differentiates: a derivative built inside a condition, a loop or a function can reach into the adjacent graph, but no
 further.
@@ -163,7 +163,7 @@ def _apart(saved: Saved[Tensor]) -> Saved[Tensor]:
 
 
 def _constant(batch: Batch[Tensor]) -> Batch[Tensor]:
-    """The same: no gradient flows through the moving averages, and none is to be sought through what feeds them."""
+    """The same: no gradient flows through the moving averages, and none should be looked for through their inputs."""
     return Batch(*(None if value is None else tf.stop_gradient(value) for value in batch))
 
 

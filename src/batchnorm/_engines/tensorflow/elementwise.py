@@ -1,8 +1,8 @@
 """The arithmetic of the four passes on blocks [rows, length, width], statistics being [rows, 1, width].
 
 Compiled, each is one loop, and those whose results are to be summed do the first part of it: they add up pieces,
-and what they return has the size of one. Where the piece is None, nothing is compiled: they return the full size,
-and use TensorFlow's fused operation where it fits.
+and what they return has the size of one. If the piece is None, nothing is compiled: they return the full size,
+and use TensorFlow's fused operation if it fits.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class Piece(NamedTuple):
 
 
 def run(function: Callable[..., Any], repeats: Any, *blocks: Tensor) -> Any:
-    """One of the functions below, in one compiled loop where that pays.
+    """One of the functions below, in one compiled loop if that pays off.
 
     Args:
         repeats: how many times the rows of the first block repeat the same series of statistics; such rows may be
@@ -126,7 +126,7 @@ def _add_up(
 
 
 def _cut(block: Tensor, axis: int, start: int, size: int) -> Tensor:
-    """A piece along one axis. What has length 1 stands for every piece alike."""
+    """A piece along one axis. An array of length 1 there is the same for every piece."""
     if block.shape[axis] == 1:
         return block
     return block[start : start + size] if axis == 0 else block[:, start : start + size]

@@ -1,7 +1,7 @@
-"""The passes as ops on the CPU kernels (`csrc/`), where these can go; None elsewhere.
+"""The passes as ops on the CPU kernels (`csrc/`), where these can be used; None elsewhere.
 
-They go wherever the process computes on its CPU alone and the layout needs no permutation, in eager and graph mode,
-with known and unknown sizes. Where they do not go is decided in `_look` alone.
+They are used wherever the process computes on its CPU alone and the layout needs no permutation, in eager and graph
+mode, with known and unknown sizes. `_look` alone decides where they are not.
 """
 
 import struct
@@ -247,7 +247,7 @@ def _plain_gradient(op: Any, dy: Tensor, *_: Tensor) -> Any:
     return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
-# A second registration is refused, if this module is reloaded.
+# A second registration fails if this module is reloaded.
 with suppress(KeyError):
     tf.RegisterGradient("BatchnormKernelsTrain")(_plain_gradient)
 
@@ -280,7 +280,7 @@ def _here(value: Tensor) -> Tensor:
 
 
 def _find(x: Tensor, layout: Layout) -> _Kernels | None:
-    """The kernels for x, or None where they cannot go."""
+    """The kernels for x, or None if they cannot be used."""
     eager = tf.executing_eagerly()
     found = _look(x, layout, eager)
     if isinstance(found, str):
@@ -290,7 +290,7 @@ def _find(x: Tensor, layout: Layout) -> _Kernels | None:
 
 
 def why_not(x: Tensor, weights: Tensor | None, layout: Layout) -> str | None:
-    """Why the kernels cannot go, in a few words; None where they can."""
+    """Why the kernels cannot be used, in a few words; None if they can."""
     found = _look(x, layout, tf.executing_eagerly())
     if isinstance(found, str):
         return found
@@ -298,14 +298,14 @@ def why_not(x: Tensor, weights: Tensor | None, layout: Layout) -> str | None:
 
 
 def _look(x: Tensor, layout: Layout, eager: bool) -> _Kernels | str:
-    """The kernels for x, or why they cannot go."""
+    """The kernels for x, or why they cannot be used."""
     kernels = load()
     if kernels is None:
         return f"they are {why_missing()}"
     if x.dtype not in DTYPES:
         return f"they have no {x.dtype.name}"
     if not is_cpu():
-        return "this process may compute on an accelerator, and they take the CPU's memory"
+        return "this process may compute on an accelerator, and they work in the CPU's memory"
     runs = kernel_runs(layout)
     if runs is None:
         return WHY_NO_RUNS
@@ -318,25 +318,25 @@ def _look(x: Tensor, layout: Layout, eager: bool) -> _Kernels | str:
 
 
 def _why_no_ops() -> str | None:
-    """Why the graph being built may not hold ops that only our package knows; None where it may."""
+    """Why the graph being built may not hold ops that only our package knows; None if it may."""
     if is_confined():
         return "what is being built is compiled by XLA, or is a loop of TensorFlow 1"
     if is_laid_open():
-        return "in a condition inside a layer of Keras 2, TensorFlow derives every op, and ours have no gradients alone"
+        return "in a condition inside a layer of Keras 2, TensorFlow differentiates each op, and ours have no gradients"
     if isinstance(tf.distribute.get_strategy(), tf.distribute.ParameterServerStrategy):
         return "other processes of a parameter server run what is being built, and may not have them"
     return None
 
 
 def _spread(weights: Tensor, x: Tensor, layout: Layout, kernels: _Kernels) -> Tensor | None:
-    """Weights over all positions; None where they differ between channels, or along a part of the second run."""
+    """Weights over all positions; None if they differ between channels, or along a part of the second run."""
     if why_not_weights(ops.shape(weights), layout, kernels.by_group) is not None:
         return None
     return ops.broadcast_to(ops.cast(weights, ops.stat_dtype(x)), layout.weight_shape)
 
 
 def _known(values: Sequence[Tensor], layout: Layout) -> list[Tensor]:
-    """Statistics as [G, C], which some only broadcast to."""
+    """Statistics as [G, C]; some arrive in a shape that only broadcasts to it."""
     return [ops.broadcast_to(value, (layout.ghosts, layout.channels)) for value in values]
 
 
@@ -349,7 +349,7 @@ def _large(value: Tensor, layout: Layout) -> Tensor:
 
 
 def _shaped(value: Tensor, shape: Sequence[Any]) -> Tensor:
-    """The same tensor, with what is known of its shape told to the graph."""
+    """The same tensor, after telling the graph what is known of its shape."""
     if not tf.executing_eagerly():
         value.set_shape([size if isinstance(size, int) else None for size in shape])
     return value

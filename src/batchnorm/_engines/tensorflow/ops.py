@@ -30,7 +30,7 @@ __all__ = [
     "zeros_like",
 ]
 
-# How many rows a CPU sums faster by multiplying by ones; over more the rounding errors would pile up.
+# How many rows a CPU sums faster by multiplying by ones; over more, rounding errors would pile up.
 SHORT = range(2, 1025)
 
 sqrt = tf.sqrt

@@ -1,6 +1,6 @@
 """The TensorFlow engine: the passes on the CPU kernels, and TensorFlow's own operation for inference.
 
-A module with the names that the engine protocol asks for. Where the kernels cannot go, or were not built, the passes
+A module with the names that the engine protocol asks for. If the kernels cannot be used, or were not built, the passes
 are loops over blocks that XLA compiles one by one. On hosts with an accelerator they are the composed ones:
 multiplying by ones, as `sums` does, would round there.
 """
@@ -77,7 +77,7 @@ def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor
         alive = total > 0.0
         portion = ops.where(alive, 1.0 / ops.where(alive, total, 1.0), 0.0)
         effective = ops.where(alive, total * total / ops.where(alive, square, 1.0), 0.0)
-        # No sample: the numbers that have weight may all lie outside of it.
+        # No sample: all numbers that have weight might be outside it.
         (weighted,) = elementwise.run(elementwise.weighted, block.repeats, x, w)
         center = finite(ops, block.merge(sum_length(weighted)) * portion)
         sums = elementwise.run(elementwise.deviations, block.repeats, x, block.spread(center), w)
@@ -166,7 +166,7 @@ def _sample_mean(x: Tensor, block: Block, dtype: Any) -> Tensor:
         step = max(1, min(length, max(count // LARGEST_SAMPLE, SPARSEST_SAMPLE)))
     else:
         step = tf.maximum(1, tf.minimum(length, tf.maximum(count // LARGEST_SAMPLE, SPARSEST_SAMPLE)))
-    # Neighbors along rows, where each number on its own would cost as much as a line of the cache.
+    # Neighbors along rows, where each number on its own would cost as much as a cache line.
     spread = tf.range(0, length, step)
     sample = x[:, : ops.shape(spread)[0]] if _is_one(width) else tf.gather(x, spread, axis=1)
     size = ops.as_float(block.merged * ops.shape(sample)[1], dtype)

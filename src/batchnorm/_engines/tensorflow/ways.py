@@ -1,4 +1,4 @@
-"""Which way TensorFlow's tensors go; in a graph, where the kernels' ops would stand in it."""
+"""How calls with TensorFlow's tensors are computed; in a graph, whether it would contain the kernels' ops."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def plain_step(x: Tensor, layout: Layout) -> Path | None:
 
 
 def at_inference(x: Tensor, layout: Layout) -> tuple[Path, str | None]:
-    why = "inference is TensorFlow's standard operations, which exported graphs may hold"
+    why = "inference uses TensorFlow's standard operations, which exported graphs may contain"
     return "framework" if is_image(x, layout) else "composed", why
 
 

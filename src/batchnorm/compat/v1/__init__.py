@@ -1,4 +1,4 @@
-"""`tf.compat.v1` read as `batchnorm.compat.v1`: `layers`, `keras.utils` and `recompute_grad`."""
+"""The counterpart of `tf.compat.v1`: `layers`, `keras.utils` and `recompute_grad`."""
 
 from batchnorm._require import require
 

@@ -41,8 +41,22 @@ def batch_normalization(
     The formula, the arguments and the errors are those of `BatchNormalization`; `training` is that of its call.
 
     Args:
-        name: variable scope; without it `batch_normalization`, numbered where that is taken.
+        name: variable scope; without it `batch_normalization`, numbered if that is taken.
         reuse: True finds existing variables, AUTO_REUSE makes the missing ones, None follows the enclosing scope.
+
+    Returns:
+        The normalized tensor, in the shape of the input.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from batchnorm.compat.v1.layers import batch_normalization
+        >>> with tf.Graph().as_default():
+        ...     y = batch_normalization(tf.constant([[1.0], [3.0]]), training=True)
+        ...     updates = tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.UPDATE_OPS)
+        ...     with tf.compat.v1.Session() as session:
+        ...         session.run(tf.compat.v1.global_variables_initializer())
+        ...         print(session.run([y, updates])[0].round(2).tolist())
+        [[-1.0], [1.0]]
     """
     layer = BatchNormalization(
         axis=axis,

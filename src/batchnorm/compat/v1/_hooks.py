@@ -1,6 +1,6 @@
 """The methods between input and output that a subclass of the v1 layer may override, called when the original does.
 
-As long as nothing is overridden, none of this runs, and the core takes its fastest way.
+As long as nothing is overridden, none of this runs, and the core takes its fastest path.
 """
 
 import inspect
@@ -53,7 +53,7 @@ class Hooks:
         return training
 
     def _support_zero_size_input(self) -> bool:
-        """Whether the hooks are told how many examples there are. (An empty batch never does any harm.)"""
+        """Whether the hooks are told how many examples there are. (An empty batch is never harmful.)"""
         return self._support_zero_size_batch_input()
 
     def _support_zero_size_batch_input(self) -> bool:
@@ -79,7 +79,7 @@ class Hooks:
             raise ValueError(
                 refusal(
                     f"fused=True was asked for together with {' and '.join(found)}",
-                    "The fused kernel knows one channel axis, first or last, no such option, and at most 32 bits",
+                    "The fused kernel takes one channel axis, first or last, at most 32 bits, and no such option",
                     "Leave `fused` at None, which takes the fastest way there is",
                 )
             )
@@ -170,7 +170,7 @@ class Hooks:
             return variable.assign_sub(change, name=scope if is_ref(variable) else None)
 
     def _assign_new_value(self, variable: Any, value: Tensor) -> Any:
-        """Put a value into a variable."""
+        """Assign a value to a variable."""
         with tf.compat.v1.name_scope("AssignNewValue") as scope:
             return variable.assign(tf.cast(value, variable.dtype.base_dtype), name=scope)
 
@@ -211,7 +211,7 @@ def with_mask(hook: Callable[..., Any], *args: Any, mask: Tensor | None, **kwarg
         raise ValueError(
             refusal(
                 f"A layer whose {hook.__name__}{inspect.signature(hook)} takes no mask was called with one",
-                "The mask would not count",
+                "The mask would be ignored",
                 f"Let {hook.__name__} take mask=None, or leave the mask out",
             )
         )

@@ -41,7 +41,7 @@ def check_input(layer: Any, inputs: Any) -> Any:
             refusal(
                 _asked(layer, x),
                 f"The layer computes in {dtype}, settled by its dtype argument or first input",
-                f"The input is cast; pass dtype={x.dtype.name!r} at construction to compute in that",
+                f"The input is cast; pass dtype={x.dtype.name!r} at construction to compute in it",
             ),
             stacklevel=3,
         )

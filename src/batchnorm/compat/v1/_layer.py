@@ -41,7 +41,7 @@ DEFAULTS = {"virtual_batch_size": None, "ghost_order": "interleaved", "renorm_fo
 
 @dataclass
 class Record:
-    """What a layer remembers of itself, besides its public attributes."""
+    """The state of a layer besides its public attributes."""
 
     axis: Any
     axes: tuple[int, ...] | None = None
@@ -80,6 +80,15 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
     Raises:
         TypeError: an argument of a wrong type, an unknown one, or an axis that is not an int.
         ValueError: options that cannot be combined, or an unknown key in `renorm_clipping`.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from batchnorm.compat.v1.layers import BatchNormalization
+        >>> with tf.Graph().as_default():
+        ...     layer = BatchNormalization(momentum=0.9, renorm=True)
+        ...     y = layer(tf.ones([4, 3]), training=True)
+        >>> y.shape.as_list(), len(layer.updates), len(layer.trainable_weights)
+        ([4, 3], 2, 2)
     """
 
     def __init__(
@@ -155,7 +164,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
         self.moving_mean = self.moving_variance = None
         self.wants_kernel = fused
         self._record = Record(self.axis)
-        make_options(self)  # refuses here what can be refused before an input is seen
+        make_options(self)  # checks what can be checked before an input is seen
 
     def build(self, input_shape: Any) -> None:
         """Make the variables for inputs of this shape; the first call does it by itself."""
@@ -204,7 +213,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
             warnings.warn(
                 refusal(
                     f"{type(self).__name__} overrides {skipped[0]} and normalizes images fused",
-                    "As in the original, the fused way computes the batch's moments without calling it",
+                    "As in the original, the fused path computes the batch's moments without calling it",
                     "Pass fused=False to have the override called",
                 ),
                 stacklevel=2,
@@ -225,6 +234,9 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
             training: True, False, 1, 0, a boolean scalar tensor, or None for the graph's learning phase.
             mask: weights of the positions, with the input's shape without its last axis; positions of weight zero
                 are left out of the statistics.
+
+        Returns:
+            The normalized tensor, in the shape of the input.
 
         Raises:
             TypeError: an input that is not floating, or a training argument that is not a boolean.

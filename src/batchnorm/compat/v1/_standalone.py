@@ -82,7 +82,7 @@ class Layer(Surface):
         self._base_name: Any = name.name if is_scope else name or snake_case(type(self).__name__)
 
     def _set_scope(self, scope: Any = None) -> None:
-        """Choose the variable scope, unless it has been: `scope` if given, otherwise the layer's own name."""
+        """Choose the variable scope, unless that has been done: `scope` if given, otherwise the layer's own name."""
         if self._scope is not None:
             return
         if self._reuse:
@@ -239,7 +239,7 @@ class Layer(Surface):
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return self._call_in_scope(autograph.control_status_ctx(), inputs, *args, **kwargs)
 
-    # AutoGraph would rewrite everything below at each trace, and nothing of ours branches on a tensor.
+    # AutoGraph would rewrite everything below at each trace, and none of our code branches on a tensor.
     @tf.autograph.experimental.do_not_convert
     def _call_in_scope(self, around: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         check_variables_have_a_home(f"{type(self).__name__} {self._name!r}")

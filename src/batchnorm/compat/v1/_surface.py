@@ -1,4 +1,4 @@
-"""What a TensorFlow 1 layer shows of itself: variables, updates, losses, names, configuration."""
+"""What a TensorFlow 1 layer exposes: variables, updates, losses, names, configuration."""
 
 import warnings
 from collections.abc import Callable
@@ -159,7 +159,7 @@ class Surface(tf.Module):
         return _session("get_weights").run(self.weights)
 
     def set_weights(self, weights: Any) -> None:
-        """Put arrays into `weights`, in their order.
+        """Assign arrays to `weights`, in their order.
 
         Raises:
             ValueError: the number of arrays is not that of the weights, or a shape differs.
@@ -242,7 +242,7 @@ class Surface(tf.Module):
         return tf.TensorShape(input_shape)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A layer of its own with the same options; tensors, variables and the scope are shared."""
+        """A separate layer with the same options; tensors, variables and the scope are shared."""
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         for name, value in self.__dict__.items():

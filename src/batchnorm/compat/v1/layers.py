@@ -1,7 +1,7 @@
 """`tf.compat.v1.layers.BatchNormalization` and `tf.compat.v1.layers.batch_normalization`, complete.
 
-Variables, names, collections, update ops and numbers are the originals'; what differs, and why, stands in
-docs/differences.md.
+Variables, names, collections, update ops and numbers are the originals'; docs/differences.md says what differs,
+and why.
 """
 
 from batchnorm.compat.v1._function import batch_normalization
@@ -9,6 +9,6 @@ from batchnorm.compat.v1._layer import BatchNormalization
 
 __all__ = ["BatchNorm", "BatchNormalization", "batch_norm", "batch_normalization"]
 
-# The shorter names under which the module of TensorFlow 1 also had them.
+# TensorFlow 1's module also had them under these shorter names.
 BatchNorm = BatchNormalization
 batch_norm = batch_normalization

@@ -1,1 +1,1 @@
-"""`tf.compat.v1.keras` read as `batchnorm.compat.v1.keras`: the tracking helpers in `utils`."""
+"""The counterpart of `tf.compat.v1.keras`: the tracking helpers in `utils`."""

@@ -1,4 +1,4 @@
-"""How a Keras 3 layer takes up the variables of its store: through a nested layer that holds them."""
+"""How a Keras 3 layer adopts the variables of its store: through a nested layer that holds them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +15,9 @@ __all__ = ["keras3_store"]
 
 
 class StoredVariable(keras.Variable):
-    """Keras' face of a variable that TensorFlow 1 code made; its path is the TensorFlow 1 name.
+    """Keras' view of a variable that TensorFlow 1 code made; its path is the TensorFlow 1 name.
 
-    Keras builds models in a scope where a variable may be announced but holds no value yet, hence the detour.
+    Keras builds models in a scope where a variable may be declared but hold no value yet, hence the detour.
     """
 
     def __init__(self, name: str, variable: Any) -> None:
@@ -64,7 +64,7 @@ class StoredWeights(keras.layers.Layer):
         object.__setattr__(self, "nested", set())
 
     def found(self, name: str, variable: Any) -> None:
-        """Take the variable up, in alphabetical order, or check that this call may use it."""
+        """Adopt the variable, in alphabetical order, or check that this call may use it."""
         if name in self.faces:
             self.faces[name].check_live()
             return
@@ -73,7 +73,7 @@ class StoredWeights(keras.layers.Layer):
         take_up(self, face)
 
     def added_layer(self, name: str, layer: Any) -> bool:
-        """Take a nested Keras 3 layer up as any other; others are left to the store."""
+        """Adopt a nested Keras 3 layer like any other; others are left to the store."""
         if not isinstance(layer, keras.layers.Layer):
             return False
         if name in self.nested:
@@ -94,7 +94,7 @@ class StoredWeights(keras.layers.Layer):
         """Load the variables by name.
 
         Raises:
-            ValueError: the file has others than the layer.
+            ValueError: the file has other variables than the layer.
         """
         saved = {unquote(key): key for key in store.keys()}  # noqa: SIM118  # a file's entry, not a dict
         if set(saved) != set(self.faces):

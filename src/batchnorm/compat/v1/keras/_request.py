@@ -17,7 +17,7 @@ __all__ = ["Request", "call_getter", "check_fits", "make"]
 class Request:
     """The arguments of `get_variable`, in its order, with the full name.
 
-    `collections` and `use_resource` are not heeded: no collection is written, all variables are resources.
+    `collections` and `use_resource` are ignored: no collection is written, and all variables are resources.
     """
 
     name: str

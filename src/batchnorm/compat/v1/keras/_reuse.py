@@ -12,7 +12,7 @@ __all__ = ["remember_reuse"]
 class _RememberingScopes(ScopeStore):
     """TensorFlow's record of the current scope, which also looks at how the scope was opened.
 
-    A scope made in eager code says AUTO_REUSE whatever it was asked, and passes nothing on to the variable
+    A scope made in eager code says AUTO_REUSE whatever was requested, and passes nothing on to the variable
     store. Only the context manager that opens it still knows, and that is the caller of this assignment.
     """
 
@@ -32,5 +32,5 @@ def remember_reuse() -> None:
     """Let the current graph's scopes keep their `reuse=True` while a tracker is active."""
     scopes = scope_store()
     if type(scopes) is not _RememberingScopes:
-        # Not a second record beside the first: open context managers hold on to the one they found.
+        # Never make a second record: open context managers keep the one they found.
         scopes.__class__ = _RememberingScopes

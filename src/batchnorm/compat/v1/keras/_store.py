@@ -24,10 +24,10 @@ class Owner:
     A tf.Module needs to do nothing: TensorFlow finds the variables in the store.
 
     Attributes:
-        changing: context in which the object may take up variables and layers.
-        found: told each variable that a call uses.
-        added_layer: told each nested layer; returns whether the object counts the layer's losses itself.
-        added_loss: told each regularization loss.
+        changing: context in which the object may adopt variables and layers.
+        found: called with each variable that a call uses.
+        added_layer: called with each nested layer; returns whether the object counts the layer's losses itself.
+        added_loss: called with each regularization loss.
     """
 
     changing: Callable[[], Any] = contextlib.nullcontext
@@ -81,11 +81,11 @@ class VariableStore(Tracker, tf.Module):
                 yield
                 self._find_layer_variables()
         finally:
-            # The replicas of a strategy share a graph and may leave in another order than they came.
+            # The replicas of a strategy share a graph and may leave it in a different order than they entered it.
             stores.remove(self)
 
     def get_variable(self, name: str, *args: Any, custom_getter: Any = None, **kwargs: Any) -> Any:
-        """`tf.compat.v1.get_variable` by the full name: the variable of that name, made where it is missing.
+        """`tf.compat.v1.get_variable` by the full name: the variable of that name, made if it is missing.
 
         Raises:
             ValueError: it has another shape or dtype, is missing under `reuse=True`, or was asked for with a
@@ -110,7 +110,7 @@ class VariableStore(Tracker, tf.Module):
                 refusal(
                     f"{asked} with a partitioner ({request.partitioner!r})",
                     "A tracked object keeps each variable in one piece",
-                    "Leave the partitioner out, of the variable scopes around it too",
+                    "Leave the partitioner out, also of the enclosing variable scopes",
                 )
             )
         self._check_home(asked)
@@ -144,7 +144,7 @@ class VariableStore(Tracker, tf.Module):
             return known[name]
 
     def _check_home(self, asked: str) -> None:
-        """Raise ValueError where the other variables of the object live in another graph."""
+        """Raise ValueError if the other variables of the object live in another graph."""
         with tf.init_scope():
             home = "eager" if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         if self._home is None:
@@ -159,7 +159,7 @@ class VariableStore(Tracker, tf.Module):
             )
 
     def add_regularizer(self, variable: Any, regularizer: Callable[[Any], Any]) -> None:
-        """Count `regularizer(variable)` as the variable's loss, in place of any that it had."""
+        """Count `regularizer(variable)` as the variable's loss, replacing any that it had."""
         self._add_loss(variable.name.removesuffix(":0"), lambda: regularizer(variable))
 
     def _add_loss(self, name: str, loss: Callable[[], Any]) -> None:
@@ -189,7 +189,7 @@ class VariableStore(Tracker, tf.Module):
         return self._layers[name]
 
     def _find_layer_variables(self) -> None:
-        """Show what nested layers have made: each kind of owner looks only into layers of its own kind."""
+        """Expose the variables of nested layers: each kind of owner looks only into layers of its own kind."""
         hidden: list[Any] = []
         for name, layer in self._layers.items():
             # In the order in which TensorFlow lists a Keras 2 layer's own.

@@ -1,4 +1,4 @@
-"""TensorFlow 1 style variables in TensorFlow 2 objects, as `tf.compat.v1.keras.utils` has it.
+"""TensorFlow 1 style variables in TensorFlow 2 objects, as in `tf.compat.v1.keras.utils`.
 
     class Model(tf.Module):
         @track_tf1_style_variables
@@ -6,7 +6,7 @@
             with tf.compat.v1.variable_scope("net"):
                 return batch_normalization(tf.compat.v1.layers.flatten(x), training=training)
 
-Names, values and losses are the originals'; what differs, and why, stands in docs/differences.md.
+Names, values and losses are the originals'; docs/differences.md says what differs, and why.
 """
 
 import sys
@@ -46,10 +46,26 @@ def track_tf1_style_variables(method: Callable[..., Any]) -> Callable[..., Any]:
     - Setting the object's `trainable` to False hides its weights from optimizers; layers inside still update
       their statistics when called with training=True.
 
+    Returns:
+        The decorated method.
+
     Raises:
         ValueError: on calling the method of any other object, or of a Keras 3 layer on another backend; and
             in its body, for a variable with another shape or dtype than the existing one, one with a
             partitioner, one that is missing under `reuse=True`, or one used in a second graph.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from batchnorm.compat.v1.keras.utils import track_tf1_style_variables
+        >>> from batchnorm.compat.v1.layers import batch_normalization
+        >>> class Model(tf.Module):
+        ...     @track_tf1_style_variables
+        ...     def __call__(self, x, training):
+        ...         return batch_normalization(x, training=training)
+        >>> model = Model()
+        >>> y = model(tf.constant([[1.0], [3.0]]), training=True)
+        >>> [round(float(value), 2) for value in y[:, 0]], len(model.trainable_variables)
+        ([-1.0, 1.0], 2)
     """
 
     def tracked(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -62,8 +78,8 @@ def track_tf1_style_variables(method: Callable[..., Any]) -> Callable[..., Any]:
 def get_or_create_layer(name: str, create_layer_method: Callable[[], Any]) -> Any:
     """A nested Keras layer or model of the object whose decorated method is running, made by the first call.
 
-    Its variables are the object's too, and so are its losses: as they are where both are of Keras 3, else as
-    one, their sum. In a graph outside of a decorated method, every call makes a new layer.
+    Its variables are the object's too, and so are its losses: one by one if both are of Keras 3,
+    otherwise as one sum. In a graph outside of a decorated method, every call makes a new layer.
 
     Args:
         name: of the layer, within the current variable scope.
@@ -71,6 +87,18 @@ def get_or_create_layer(name: str, create_layer_method: Callable[[], Any]) -> An
 
     Raises:
         ValueError: in eager code or a `tf.function`, outside of a decorated method.
+
+    Examples:
+        >>> import keras
+        >>> import tensorflow as tf
+        >>> from batchnorm.compat.v1.keras.utils import get_or_create_layer, track_tf1_style_variables
+        >>> class Model(tf.Module):
+        ...     @track_tf1_style_variables
+        ...     def __call__(self, x):
+        ...         return get_or_create_layer("dense", lambda: keras.layers.Dense(2))(x)
+        >>> model = Model()
+        >>> model(model(tf.ones([4, 2]))).shape, len(model.variables)
+        (TensorShape([4, 2]), 2)
     """
     tracker: Any = active_tracker()
     if tracker is not None:
@@ -93,6 +121,18 @@ def regularization_losses(tracked: Any) -> list[Any]:
 
     One for each regularized variable, and the sum for each layer of `get_or_create_layer`, unless both are of
     Keras 3. A Keras layer has these in `losses`, and those of its nested layers.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from batchnorm.compat.v1.keras.utils import regularization_losses, track_tf1_style_variables
+        >>> class Model(tf.Module):
+        ...     @track_tf1_style_variables
+        ...     def __call__(self):
+        ...         return tf.compat.v1.get_variable("w", initializer=3.0, regularizer=tf.square)
+        >>> model = Model()
+        >>> w = model()
+        >>> [float(loss) for loss in regularization_losses(model)]
+        [9.0]
     """
     store = getattr(tracked, ATTRIBUTE, None)
     return [] if store is None else store.get_regularization_losses()
@@ -131,6 +171,6 @@ def _new_store(decorated: Any) -> VariableStore:
         refusal(
             f"A function decorated with track_tf1_style_variables was called with {decorated!r} first",
             "Nothing there can keep variables: it does not extend tf.Module, a Keras layer or a Keras model",
-            "Decorate a method of a class that does, which takes self as its first argument",
+            "Decorate a method of a class that does, and takes self as its first argument",
         )
     )
