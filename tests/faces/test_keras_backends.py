@@ -11,6 +11,8 @@ import pytest
 
 from faces.keras_backend_program import OPTIONS, STOCK, data
 
+pytestmark = [pytest.mark.needs("keras", "tensorflow", "jax", "torch"), pytest.mark.slow(3)]
+
 BACKENDS = ("tensorflow", "jax", "torch")
 PROGRAM = Path(__file__).with_name("keras_backend_program.py")
 

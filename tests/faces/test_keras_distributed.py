@@ -15,6 +15,8 @@ from batchnorm.keras.layers import BatchNormalization
 from faces import keras_replicas
 from originals.sides import environment
 
+pytestmark = pytest.mark.needs("keras", "tensorflow", "tf_keras")
+
 RECORDS = [record for record in golden_data.raw("distributed")["cases"] if record["api"] == "keras3"]
 NAMES = [f"{record['options']} {record['shape_per_replica']}" for record in RECORDS]
 

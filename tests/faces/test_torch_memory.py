@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import batchnorm
+import batchnorm.torch as bt
 from tolerances import assert_close
 
-torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
-
-import batchnorm  # noqa: E402
-import batchnorm.torch as bt  # noqa: E402
+pytestmark = pytest.mark.needs("torch")
 
 HERE = Path(__file__).parent
 SHAPE = (8, 4, 3, 6)

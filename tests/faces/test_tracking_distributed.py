@@ -12,6 +12,8 @@ import pytest
 from faces import tracked_replicas
 from originals.sides import environment
 
+pytestmark = pytest.mark.needs("tensorflow", "keras", "tf_keras")
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):

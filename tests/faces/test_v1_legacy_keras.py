@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = [pytest.mark.needs("tensorflow", "tf_keras"), pytest.mark.slow(1)]
+
 PROGRAM = Path(__file__).parent / "v1_legacy_keras.py"
 
 
