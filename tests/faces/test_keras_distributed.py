@@ -12,8 +12,8 @@ import tensorflow as tf
 
 import golden_data
 from batchnorm.keras.layers import BatchNormalization
-from faces import keras_replicas
 from originals.sides import environment
+from programs import keras_replicas
 
 pytestmark = pytest.mark.needs("keras", "tensorflow", "tf_keras")
 

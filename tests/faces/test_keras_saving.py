@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from batchnorm.keras.layers import BatchNormalization
-from faces import keras_2_files
 from originals.sides import environment
+from programs import keras_2_files
 
 pytestmark = pytest.mark.needs("keras", "tensorflow", "tf_keras")
 

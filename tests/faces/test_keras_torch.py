@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}"),
 ]
 
-PROGRAM = Path(__file__).with_name("keras_torch_program.py")
+PROGRAM = Path(__file__).parents[1] / "programs" / "keras_torch.py"
 CHECKS = (
     "the short ways in float32",
     "the short ways in float64",

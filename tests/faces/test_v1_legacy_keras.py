@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = [pytest.mark.needs("tensorflow", "tf_keras"), pytest.mark.slow(1)]
 
-PROGRAM = Path(__file__).parent / "v1_legacy_keras.py"
+PROGRAM = Path(__file__).parents[1] / "programs" / "v1_legacy_keras.py"
 
 
 def found(*arguments):

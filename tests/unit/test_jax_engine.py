@@ -283,7 +283,7 @@ def test_mapped_replicas_are_one_batch(x64, weighted: bool) -> None:
 
 def test_devices_are_one_batch() -> None:
     """Sharded `jit`, `shard_map` and `pmap` on four devices, which are set at the start of a process."""
-    program = Path(__file__).parent.parent / "faces" / "jax_devices.py"
+    program = Path(__file__).parents[1] / "programs" / "jax_devices.py"
     # What is compiled runs once.
     environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(
