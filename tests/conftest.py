@@ -6,7 +6,6 @@ is made once. Those that talk to the originals' processes are one piece, since e
 a gigabyte to keep. The pieces that take longest come first, so that no worker is left alone with one at the end.
 """
 
-import ast
 import gc
 import os
 from collections import Counter
@@ -15,23 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from markers import declared
+
 HERE = Path(__file__).parent
-
-
-def declared(file: Path) -> dict[str, list]:
-    """The arguments of each marker in a file's `pytestmark`, read without importing it: that could fail."""
-    found = {}
-    for statement in ast.parse(file.read_text()).body:
-        if not isinstance(statement, ast.Assign) or ast.unparse(statement.targets[0]) != "pytestmark":
-            continue
-        value = statement.value
-        for mark in value.elts if isinstance(value, ast.List) else [value]:
-            call = mark if isinstance(mark, ast.Call) else ast.Call(mark, [], [])
-            name = ast.unparse(call.func).removeprefix("pytest.mark.")
-            found[name] = [a.value for a in call.args if isinstance(a, ast.Constant)]
-    return found
-
-
 MARKERS = {file: declared(file) for file in HERE.rglob("test_*.py")}
 LEFT_OUT = {
     file: missing
