@@ -8,12 +8,28 @@ SOURCES := pyproject.toml src/batchnorm/_version.py CMakeLists.txt \
 # pytest's workers, of which one mostly waits for other processes. tests/conftest.py says who takes what, and when.
 WORKERS ?= 3
 
-.PHONY: demo test lint types unit sanitize cross emulate bench format clean
+.PHONY: demo test check lint types unit sanitize cross emulate bench format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m batchnorm demo $(if $(ENGINE),--engine $(ENGINE))
 
 test: lint types unit sanitize
+
+# What a change is tried by while it is made: about three minutes on two processors. The core by its own tests and by the
+# properties on NumPy's arrays, then each framework by its engine's tests or a layer's. Left out, and run by `make test`:
+# the live originals and recorded numbers, the properties on the other engines, programs in processes of their own,
+# compilers and exports, the examples in the docs, the demo, and the sanitizers.
+CHECK_CORE := tests/test_oracle.py $(addprefix tests/unit/test_,combinations.py contributing.py errors.py imports.py \
+	kernel_conversions.py kernels.py kernels_weights.py layout.py markers.py options.py public_surface.py state.py) \
+	$(addprefix tests/properties/test_,against_oracle.py edges.py finite_differences.py ghosts_and_renorm.py \
+	invariance.py pairs.py replicas.py unequal_ghosts.py weights.py)
+CHECK_FRAMEWORKS := $(addprefix tests/,unit/test_torch_engine.py faces/test_torch_layers.py \
+	unit/test_tensorflow_engine.py faces/test_v1_layer.py faces/test_contrib_numbers.py faces/test_keras_weights.py \
+	faces/test_flax_systems.py)
+
+check: lint types
+	$(BIN)/python -m pytest $(CHECK_CORE) -k "not tensorflow and not torch and not jax"
+	$(BIN)/python -m pytest $(CHECK_FRAMEWORKS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks docs examples

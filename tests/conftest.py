@@ -1,8 +1,9 @@
 """Leaves out what needs a framework that is not installed, and counts parity cases; the summary tells of both.
 
-pytest-xdist's workers take whole files, so that what the tests of a file share is made once. Those that talk to the
-originals' processes are one piece, since each of these takes seconds to start and a gigabyte to keep. The pieces that
-take longest come first, so that no worker is left alone with one at the end.
+Each test file says in its `pytestmark` what it needs, whether it talks to the originals, and whether it is slow
+(pyproject.toml describes the markers). pytest-xdist's workers take whole files, so that what the tests of a file share
+is made once. Those that talk to the originals' processes are one piece, since each of these takes seconds to start and
+a gigabyte to keep. The pieces that take longest come first, so that no worker is left alone with one at the end.
 """
 
 import gc
@@ -13,71 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from markers import declared
+
 HERE = Path(__file__).parent
-ORIGINALS = ("tensorflow", "keras", "tf_keras", "tf_slim")
-# Which test files import what. Others ask per test.
-NEEDS = {
-    "faces/test_v1_*.py": ("tensorflow", "tf_keras"),
-    "faces/test_contrib_*.py": ("tensorflow", "tf_slim"),
-    "faces/test_tracking*.py": ("tensorflow", "keras", "tf_keras"),
-    "faces/test_keras_*.py": ("keras", "tensorflow", "tf_keras"),
-    "faces/test_keras_backends.py": ("keras", "tensorflow", "jax", "torch"),
-    "faces/test_keras_torch.py": ("keras", "torch"),
-    "faces/test_torch_*.py": ("torch",),
-    "faces/test_jax_*.py": ("jax",),
-    "faces/test_flax_*.py": ("flax",),
-    "parity/test_*.py": ORIGINALS,
-    "test_originals.py": ORIGINALS,
-    "test_demo.py": ("tensorflow", "keras", "sklearn", "matplotlib", "rich"),
-    "unit/test_tensorflow_*.py": ("tensorflow",),
-    "unit/test_torch_*.py": ("torch",),
-    "unit/test_jax_*.py": ("jax",),
-}
-ORIGINALS_FILES = (
-    *(
-        "parity/test_live.py",
-        "parity/test_v1_golden.py",
-        "parity/test_contrib_golden.py",
-        "parity/test_checkpoint.py",
-    ),
-    *("parity/test_keras3_golden.py", "parity/test_tf_keras_golden.py", "parity/test_graph_effects.py"),
-    *(
-        "parity/test_tracking.py",
-        "parity/test_errors.py",
-        "parity/test_edge.py",
-        "parity/test_tf1_renorm_golden.py",
-    ),
-    *("parity/test_subclasses.py", "test_originals.py"),
-)
-# Files of half a minute and more, the longest first.
-LONGEST = (
-    "faces/test_keras_backends.py",
-    "test_demo.py",
-    "properties/test_agreement.py",
-    "unit/test_jax_engine.py",
-    "unit/test_docs.py",
-    "faces/test_torch_systems.py",
-    "faces/test_tracking_files.py",
-    "unit/test_torch_compiled.py",
-    "properties/test_edges.py",
-    "unit/test_jax_kernels.py",
-    "faces/test_v1_programs.py",
-    "faces/test_v1_legacy_keras.py",
-    "properties/test_pairs.py",
-    "unit/test_tensorflow_passes.py",
-    "properties/test_against_oracle.py",
-    "unit/test_isolation.py",
-    "faces/test_keras_torch.py",
-    "faces/test_flax_original.py",
-)
-
-
-def missing_for(pattern):
-    return [module for module in NEEDS[pattern] if find_spec(module) is None]
-
-
+MARKERS = {file: declared(file) for file in HERE.rglob("test_*.py")}
 LEFT_OUT = {
-    file: missing_for(pattern) for pattern in NEEDS if missing_for(pattern) for file in HERE.glob(pattern)
+    file: missing
+    for file, markers in MARKERS.items()
+    if (missing := [module for module in markers.get("needs", ()) if find_spec(module) is None])
 }
 collect_ignore = [str(file) for file in LEFT_OUT]
 
@@ -95,8 +39,11 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    order = {HERE / name: index for index, name in enumerate((*ORIGINALS_FILES, *LONGEST))}
-    items.sort(key=lambda item: order.get(item.path, len(order)))
+    def precedence(item):
+        markers = MARKERS.get(item.path, {})
+        return "originals" not in markers, -sum(markers.get("slow", ()))
+
+    items.sort(key=precedence)
 
 
 def pytest_collection_finish():
@@ -115,7 +62,7 @@ def pytest_xdist_make_scheduler(config, log):
     class ByPiece(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return "originals" if file.removeprefix("tests/") in ORIGINALS_FILES else file
+            return "originals" if "originals" in MARKERS.get(config.rootpath / file, ()) else file
 
     return ByPiece(config, log)
 

@@ -17,6 +17,8 @@ from batchnorm.__main__ import main
 from batchnorm.demo import data, info
 from batchnorm.demo.engines import ENGINES
 
+pytestmark = [pytest.mark.needs("tensorflow", "keras", "sklearn", "matplotlib", "rich"), pytest.mark.slow(3)]
+
 FRAMEWORKS = {"tensorflow", "keras", "tf_keras", "tf_slim", "torch", "jax", "sklearn", "matplotlib", "rich"}
 
 

@@ -9,6 +9,8 @@ from originals.scenarios_checkpoint import STEPS
 from parity import compare, discrete, golden
 from parity.checkpoints import CHECKPOINT, end_values, recorded, start_values
 
+pytestmark = [pytest.mark.needs("tensorflow", "keras", "tf_keras", "tf_slim"), pytest.mark.originals]
+
 
 # A sample, to be quick: `python -m originals.run v1 '*' original tf1` checks a whole suite.
 def id_of(value):

@@ -20,6 +20,8 @@ from batchnorm.contrib.layers import batch_norm
 from faces.contrib_graph import graph, names
 from originals.sides import environment
 
+pytestmark = pytest.mark.needs("tensorflow", "tf_slim")
+
 v1 = tf.compat.v1
 
 

@@ -10,6 +10,8 @@ from batchnorm.compat.v1.keras.utils import track_tf1_style_variables
 from batchnorm.contrib.layers import batch_norm
 from faces.contrib_graph import Net, graph, names
 
+pytestmark = pytest.mark.needs("tensorflow", "tf_slim")
+
 v1 = tf.compat.v1
 KEYS = v1.GraphKeys
 X = np.random.default_rng(0).normal(1, 2, (6, 3)).astype("float32")

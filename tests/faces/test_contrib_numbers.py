@@ -9,6 +9,8 @@ import oracle_cases
 from batchnorm.contrib.layers import batch_norm
 from faces.contrib_graph import START, Net, graph, initializers
 
+pytestmark = pytest.mark.needs("tensorflow", "tf_slim")
+
 v1 = tf.compat.v1
 RENORM = {"renorm": True, "renorm_decay": 0.7, "renorm_clipping": {"rmax": 1.4, "rmin": 0.7, "dmax": 0.5}}
 ADJUSTMENT = (np.array([0.8, 1.1, 1.2]), np.array([0.1, -0.2, 0.3]))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("flax.nnx", reason="needs batchnorm[flax]")
-pytest.importorskip("optax", reason="comes with batchnorm[flax]")
+pytestmark = pytest.mark.needs("flax", "jax", "optax")
+
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "crossq_jax.py"
 

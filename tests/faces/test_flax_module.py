@@ -5,17 +5,18 @@ import subprocess
 import sys
 from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-nnx = pytest.importorskip("flax.nnx", reason="needs batchnorm[flax]")
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
+import batchnorm
+from batchnorm import Clip, Ghost, Options, Renorm
+from batchnorm.flax import BatchNorm
+from tolerances import assert_close
 
-import batchnorm  # noqa: E402
-from batchnorm import Clip, Ghost, Options, Renorm  # noqa: E402
-from batchnorm.flax import BatchNorm  # noqa: E402
-from tolerances import assert_close  # noqa: E402
+pytestmark = pytest.mark.needs("flax", "jax")
 
 SHAPE = (6, 2, 3)
 CLIP = {"rmin": 0.8, "rmax": 1.25, "dmax": 0.5}

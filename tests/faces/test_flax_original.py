@@ -1,16 +1,17 @@
 """The module beside `flax.nnx.BatchNorm`: random shapes and options, their states in each other, training, masks."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-nnx = pytest.importorskip("flax.nnx", reason="needs batchnorm[flax]")
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
+from batchnorm.flax import BatchNorm
+from tolerances import assert_close
 
-from batchnorm.flax import BatchNorm  # noqa: E402
-from tolerances import assert_close  # noqa: E402
+pytestmark = [pytest.mark.needs("flax", "jax"), pytest.mark.slow(1)]
 
 
 @st.composite

@@ -2,16 +2,16 @@
 
 import copy
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen, nnx
 
-nnx = pytest.importorskip("flax.nnx", reason="needs batchnorm[flax]")
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from flax import linen  # noqa: E402
+from batchnorm.flax import BatchNorm
+from tolerances import assert_close
 
-from batchnorm.flax import BatchNorm  # noqa: E402
-from tolerances import assert_close  # noqa: E402
+pytestmark = pytest.mark.needs("flax", "jax")
 
 
 def schedule(step):

@@ -8,6 +8,8 @@ import pytest
 
 from batchnorm.keras.layers import BatchNormalization
 
+pytestmark = pytest.mark.needs("keras", "tensorflow", "tf_keras")
+
 
 def test_signature_starts_with_keras_own():
     stock = list(inspect.signature(keras.layers.BatchNormalization.__init__).parameters.values())[:-1]

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faces.keras_backend_program import OPTIONS, STOCK, data
+from programs.keras_backend import OPTIONS, STOCK, data
+
+pytestmark = [pytest.mark.needs("keras", "tensorflow", "jax", "torch"), pytest.mark.slow(3)]
 
 BACKENDS = ("tensorflow", "jax", "torch")
-PROGRAM = Path(__file__).with_name("keras_backend_program.py")
+PROGRAM = Path(__file__).parents[1] / "programs" / "keras_backend.py"
 
 
 def run(backend, *arguments):

@@ -9,6 +9,8 @@ import pytest
 
 from batchnorm.keras.layers import BatchNormalization
 
+pytestmark = pytest.mark.needs("keras", "tensorflow", "tf_keras")
+
 
 @keras.saving.register_keras_serializable(package="tests")
 def halve(shape):

@@ -12,8 +12,10 @@ import tensorflow as tf
 
 import golden_data
 from batchnorm.keras.layers import BatchNormalization
-from faces import keras_replicas
 from originals.sides import environment
+from programs import keras_replicas
+
+pytestmark = pytest.mark.needs("keras", "tensorflow", "tf_keras")
 
 RECORDS = [record for record in golden_data.raw("distributed")["cases"] if record["api"] == "keras3"]
 NAMES = [f"{record['options']} {record['shape_per_replica']}" for record in RECORDS]

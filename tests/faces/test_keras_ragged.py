@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from batchnorm.keras.layers import BatchNormalization
 
+pytestmark = pytest.mark.needs("keras", "tensorflow", "tf_keras")
+
 Stock = keras.layers.BatchNormalization
 random = np.random.default_rng(3)
 

@@ -11,8 +11,10 @@ import pytest
 import tensorflow as tf
 
 from batchnorm.keras.layers import BatchNormalization
-from faces import keras_2_files
 from originals.sides import environment
+from programs import keras_2_files
+
+pytestmark = pytest.mark.needs("keras", "tensorflow", "tf_keras")
 
 Stock = keras.layers.BatchNormalization
 X = (np.random.default_rng(0).normal(size=(8, 3, 4, 5)) * 2 + 1).astype("float32")

@@ -6,6 +6,8 @@ import pytest
 
 from batchnorm.keras.layers import BatchNormalization
 
+pytestmark = pytest.mark.needs("keras", "tensorflow", "tf_keras")
+
 
 def clipped(x, bounds):
     """The output's mean after one training step: x has mean 3 and deviation 1, the moving statistics are at 0 and 1."""

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from batchnorm.keras.layers import BatchNormalization
 
+pytestmark = pytest.mark.needs("keras", "tensorflow", "tf_keras")
+
 
 def halved(base):
     class Halved(base):

@@ -10,11 +10,13 @@ import pytest
 
 from batchnorm import _kernels
 
-pytest.importorskip("keras", reason="needs batchnorm[keras]")
-pytest.importorskip("torch", reason="needs batchnorm[torch]")
-pytestmark = pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}")
+pytestmark = [
+    pytest.mark.needs("keras", "torch"),
+    pytest.mark.slow(1),
+    pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}"),
+]
 
-PROGRAM = Path(__file__).with_name("keras_torch_program.py")
+PROGRAM = Path(__file__).parents[1] / "programs" / "keras_torch.py"
 CHECKS = (
     "the short ways in float32",
     "the short ways in float64",

@@ -8,6 +8,8 @@ from tensorflow.python.autograph.core import ag_ctx
 
 from batchnorm.keras.layers import BatchNormalization
 
+pytestmark = pytest.mark.needs("keras", "tensorflow", "tf_keras")
+
 Stock = keras.layers.BatchNormalization
 
 

@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-tf = pytest.importorskip("tensorflow", reason="needs batchnorm[tensorflow]")
+from batchnorm.compat.v1 import layers, recompute_grad
+from batchnorm.compat.v1.keras.utils import track_tf1_style_variables
+from batchnorm.contrib.layers import batch_norm
+from tolerances import assert_close
 
-from batchnorm.compat.v1 import layers, recompute_grad  # noqa: E402
-from batchnorm.compat.v1.keras.utils import track_tf1_style_variables  # noqa: E402
-from batchnorm.contrib.layers import batch_norm  # noqa: E402
-from tolerances import assert_close  # noqa: E402
+pytestmark = pytest.mark.needs("tensorflow")
 
 X = np.random.RandomState(0).randn(8, 3).astype(np.float32) * 3.0 + 2.0
 CLIPPING = {"rmax": 1.2, "rmin": 0.8, "dmax": 0.4}

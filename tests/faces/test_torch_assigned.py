@@ -5,14 +5,14 @@ import itertools
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
 
-torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
+import batchnorm
+import batchnorm.torch as bt
 
-from torch import nn  # noqa: E402
-from torch.nn.utils import prune  # noqa: E402
-
-import batchnorm  # noqa: E402
-import batchnorm.torch as bt  # noqa: E402
+pytestmark = pytest.mark.needs("torch")
 
 HELD = {"rmin": 1.0, "rmax": 1.0, "dmax": 0.0}
 # Each normalizes as torch.nn's layer does if the batch is one group.

@@ -5,12 +5,12 @@ import io
 from typing import Any
 
 import pytest
+import torch
 
+import batchnorm.torch as bt
 from tolerances import assert_close
 
-torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
-
-import batchnorm.torch as bt  # noqa: E402
+pytestmark = pytest.mark.needs("torch")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},

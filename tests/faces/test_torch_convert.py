@@ -6,14 +6,14 @@ import warnings
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
 
-torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
+import batchnorm.torch as bt
 
-from torch import nn  # noqa: E402
-from torch.nn import functional  # noqa: E402
-from torch.nn.utils import parametrize  # noqa: E402
-
-import batchnorm.torch as bt  # noqa: E402
+pytestmark = pytest.mark.needs("torch")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import batchnorm.torch as bt
+from batchnorm import _kernels
+from batchnorm._engines.torch import native
 from tolerances import assert_close
 
-torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
-
-import batchnorm.torch as bt  # noqa: E402
-from batchnorm import _kernels  # noqa: E402
-from batchnorm._engines.torch import native  # noqa: E402
+pytestmark = pytest.mark.needs("torch")
 
 needs_kernels = pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}")
 SHAPE = (6, 4, 3, 2)

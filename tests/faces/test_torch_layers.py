@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
+import batchnorm.torch as ours
+from tolerances import assert_close
 
-from torch import nn  # noqa: E402
-
-import batchnorm.torch as ours  # noqa: E402
-from tolerances import assert_close  # noqa: E402
+pytestmark = pytest.mark.needs("torch")
 
 PAIRS = {
     "1d": (nn.BatchNorm1d, ours.BatchNorm1d, [(7, 5), (4, 5, 3), (6, 5, 1)]),

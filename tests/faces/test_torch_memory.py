@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import batchnorm
+import batchnorm.torch as bt
 from tolerances import assert_close
 
-torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
+pytestmark = pytest.mark.needs("torch")
 
-import batchnorm  # noqa: E402
-import batchnorm.torch as bt  # noqa: E402
-
-HERE = Path(__file__).parent
+PROGRAM = Path(__file__).parents[1] / "programs" / "torch_distributed_tensors.py"
 SHAPE = (8, 4, 3, 6)
 LARGE = (64, 4, 32, 32)
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -222,7 +222,7 @@ def test_distributed_tensors(tmp_path: Any) -> None:
     dist = torch.distributed
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("needs torch.distributed with gloo")
-    program = [sys.executable, str(HERE / "torch_distributed_tensors.py")]
+    program = [sys.executable, str(PROGRAM)]
     processes = [
         subprocess.Popen(
             [*program, str(rank), str(tmp_path / "store")],

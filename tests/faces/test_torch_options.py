@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import batchnorm.torch as bt
 import oracle
 from oracle_cases import variables_of
+from properties.cases import spec_of
 from tolerances import assert_close
 
-torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
-
-import batchnorm.torch as bt  # noqa: E402
-from properties.cases import spec_of  # noqa: E402
+pytestmark = pytest.mark.needs("torch")
 
 SHAPE = (6, 4, 3, 2)
 NAMES = {

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import batchnorm.torch as bt
 from tolerances import assert_close
 
-torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
-
-import batchnorm.torch as bt  # noqa: E402
+pytestmark = [pytest.mark.needs("torch"), pytest.mark.slow(2)]
 
 SHAPE = (6, 4, 3, 2)
 # Bounds that hold r and d, which the gradient takes for constants, make them constants of the slopes as well.

@@ -6,23 +6,24 @@ import pickle
 from typing import Any
 
 import pytest
+import torch
+from torch import fx, nn
+from torch.ao import quantization
+from torch.fx.experimental import optimization
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.utils import parametrize
+from torch.optim import swa_utils
 
-torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
+import batchnorm
+import batchnorm.torch as bt
 
-from torch import fx, nn  # noqa: E402
-from torch.ao import quantization  # noqa: E402
-from torch.fx.experimental import optimization  # noqa: E402
-from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
-from torch.fx.passes.shape_prop import ShapeProp  # noqa: E402
-from torch.nn.utils import parametrize  # noqa: E402
-from torch.optim import swa_utils  # noqa: E402
-
-import batchnorm  # noqa: E402
-import batchnorm.torch as bt  # noqa: E402
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning"
-)
+pytestmark = [
+    pytest.mark.needs("torch"),
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning"
+    ),
+]
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
+import batchnorm.torch as bt
 
-from torch import nn  # noqa: E402
-from torch.utils.checkpoint import checkpoint  # noqa: E402
-
-import batchnorm.torch as bt  # noqa: E402
+pytestmark = pytest.mark.needs("torch")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -10,6 +10,8 @@ from batchnorm.compat.v1.keras.utils import regularization_losses, track_tf1_sty
 from batchnorm.compat.v1.layers import BatchNormalization
 from faces.tracked import PARAMETERS, X, both_ways, dense, module, names, norm
 
+pytestmark = pytest.mark.needs("tensorflow", "keras", "tf_keras")
+
 v1 = tf.compat.v1
 
 

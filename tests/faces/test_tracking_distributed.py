@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faces import tracked_replicas
 from originals.sides import environment
+from programs import tracked_replicas
+
+pytestmark = pytest.mark.needs("tensorflow", "keras", "tf_keras")
 
 
 @pytest.fixture(scope="module")

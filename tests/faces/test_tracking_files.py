@@ -8,6 +8,8 @@ import tensorflow as tf
 from batchnorm.compat.v1.keras.utils import track_tf1_style_variables
 from faces.tracked_keras import Net, X, each_model, fit, functional, train
 
+pytestmark = [pytest.mark.needs("tensorflow", "keras", "tf_keras"), pytest.mark.slow(2)]
+
 v1 = tf.compat.v1
 
 

@@ -25,6 +25,8 @@ from faces.tracked_keras import (
     train,
 )
 
+pytestmark = pytest.mark.needs("tensorflow", "keras", "tf_keras")
+
 
 @pytest.fixture
 def trained(make):

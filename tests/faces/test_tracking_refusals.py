@@ -6,6 +6,8 @@ import tensorflow as tf
 from batchnorm.compat.v1.keras.utils import get_or_create_layer, track_tf1_style_variables
 from faces.tracked import X, both_ways, module, names, norm
 
+pytestmark = pytest.mark.needs("tensorflow", "keras", "tf_keras")
+
 v1 = tf.compat.v1
 
 

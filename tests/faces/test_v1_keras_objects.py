@@ -8,6 +8,8 @@ import tensorflow as tf
 from batchnorm.compat.v1 import layers
 from batchnorm.contrib.layers import batch_norm
 
+pytestmark = pytest.mark.needs("tensorflow", "keras", "tf_keras")
+
 v1 = tf.compat.v1
 X = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
 GAMMA = np.array([0.5, -2.0, 1.0], "float32")

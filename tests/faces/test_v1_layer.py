@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from batchnorm.compat.v1.layers import BatchNormalization, batch_normalization
 
+pytestmark = pytest.mark.needs("tensorflow", "tf_keras")
+
 v1 = tf.compat.v1
 UPDATES = v1.GraphKeys.UPDATE_OPS
 

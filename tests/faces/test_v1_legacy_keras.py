@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-PROGRAM = Path(__file__).parent / "v1_legacy_keras.py"
+pytestmark = [pytest.mark.needs("tensorflow", "tf_keras"), pytest.mark.slow(1)]
+
+PROGRAM = Path(__file__).parents[1] / "programs" / "v1_legacy_keras.py"
 
 
 def found(*arguments):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.needs("tensorflow", "tf_keras"), pytest.mark.slow(1)]
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -6,6 +6,8 @@ import pytest
 from originals.client import run
 from parity.checkpoints import CHECKPOINT, end_values, graph, recorded, start_values
 
+pytestmark = [pytest.mark.needs("tensorflow", "keras", "tf_keras", "tf_slim"), pytest.mark.originals]
+
 MODES = ["tf1", "tf2"]
 # The recorded numbers come from TensorFlow 1.15.5's own kernels; today's originals are within 2e-6 of them.
 TOLERANCE = 5e-6

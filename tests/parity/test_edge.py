@@ -4,6 +4,8 @@ import pytest
 
 from parity import compare, discrete
 
+pytestmark = [pytest.mark.needs("tensorflow", "keras", "tf_keras", "tf_slim"), pytest.mark.originals]
+
 EDGES = [(r, c) for r in discrete.records("edge").values() for c in r["outcome"] if c in discrete.EDGES]
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from parity import compare, discrete
 
+pytestmark = [pytest.mark.needs("tensorflow", "keras", "tf_keras", "tf_slim"), pytest.mark.originals]
+
 RECORDS = list(discrete.records("errors").values())
 GRAPH = [(r, c) for r in RECORDS for c in ("v1_layers", "contrib") if c in r["outcome"]]
 KERAS = [r for r in RECORDS if {"tf_keras", "keras3"} & set(r["outcome"])]

@@ -6,6 +6,8 @@ from originals.client import run
 from parity import compare, discrete
 from parity.snippets import SNIPPETS
 
+pytestmark = [pytest.mark.needs("tensorflow", "keras", "tf_keras", "tf_slim"), pytest.mark.originals]
+
 
 @pytest.mark.parametrize("side", ["ours", "ours_legacy"])
 @pytest.mark.parametrize("mode", ["tf1", "tf2"])

@@ -4,6 +4,8 @@ import pytest
 
 from parity import compare, golden
 
+pytestmark = [pytest.mark.needs("tensorflow", "keras", "tf_keras", "tf_slim"), pytest.mark.originals]
+
 RECORDS = list(golden.records("keras3").values())
 
 

@@ -6,6 +6,8 @@ import pytest
 from originals.client import run
 from parity import compare, live
 
+pytestmark = [pytest.mark.needs("tensorflow", "keras", "tf_keras", "tf_slim"), pytest.mark.originals]
+
 CASES = {("v1", "tf1"): 40, ("v1", "tf2"): 30, ("contrib", "tf1"): 30, ("contrib", "tf2"): 20}
 CASES |= {("tf_keras", "tf2"): 30, ("keras3", "tf2"): 30}
 DRAWN = [(api, mode, seed) for (api, mode), n in CASES.items() for seed in range(n)]

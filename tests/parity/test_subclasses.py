@@ -7,6 +7,8 @@ from originals.client import run
 from parity.compare import exact, numbers
 from parity.surface import ABSENT
 
+pytestmark = [pytest.mark.needs("tensorflow", "keras", "tf_keras", "tf_slim"), pytest.mark.originals]
+
 TRAIN = {"training": True}
 IMAGES = (4, 3, 2, 5)
 UNFUSED = {"options": {"fused": False}, "shape": IMAGES, "call": TRAIN}

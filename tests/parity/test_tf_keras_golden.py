@@ -4,6 +4,8 @@ import pytest
 
 from parity import compare, golden
 
+pytestmark = [pytest.mark.needs("tensorflow", "keras", "tf_keras", "tf_slim"), pytest.mark.originals]
+
 
 @pytest.mark.parametrize("record", list(golden.records("tf_keras").values()), ids=lambda r: r["id"])
 def test_recorded_case(record, parity):

@@ -6,6 +6,8 @@ import pytest
 from originals.client import run
 from parity import compare, discrete
 
+pytestmark = [pytest.mark.needs("tensorflow", "keras", "tf_keras", "tf_slim"), pytest.mark.originals]
+
 RECORDS = list(discrete.records("tracked_scopes").values())
 # The original makes new variables here; the recorded bodies on layers say what ours does.
 AT_THE_ROOT = ("sh-05", "sh-06")

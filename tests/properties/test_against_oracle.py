@@ -14,6 +14,8 @@ from properties.runners import Runner
 from properties.strategies import cases
 from tolerances import assert_close
 
+pytestmark = pytest.mark.slow(1)
+
 LAYOUTS = [
     ((3,), (0,)),
     ((4, 3), (-1,)),

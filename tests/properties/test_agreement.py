@@ -13,6 +13,8 @@ from properties.cases import Case, batches_of, initial_of, judged, numpy_dtype, 
 from properties.compare import flat, scales_of
 from tolerances import assert_close
 
+pytestmark = pytest.mark.slow(3)
+
 STEPS = 5
 CLIP = Clip(0.8, 1.25, 0.5)
 RENORMS = (None, Renorm(CLIP, 0.7), Renorm(CLIP, 0.7, "debiased"))

@@ -11,6 +11,8 @@ from properties.compare import check_case
 from properties.runners import Runner
 from tolerances import assert_close
 
+pytestmark = pytest.mark.slow(2)
+
 OPTIONS = {
     "plain": Options((-1,)),
     "channels first": Options((1,)),

@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import oracle
 from batchnorm._core.state import initial_state
 from properties.cases import Array, Case, batches_of, initial_of, spec_of
+from properties.tensorflow_runner import forward, ops
 from properties.test_second_order import CASES
 from tolerances import assert_close
 
-tf = pytest.importorskip("tensorflow", reason="needs batchnorm[tensorflow]")
-
-from properties.tensorflow_runner import forward, ops  # noqa: E402
+pytestmark = pytest.mark.needs("tensorflow")
 
 # Where the differentiation takes place, and the function that is differentiated.
 MODES = ("graph", "calls", "xla", "calls of xla")

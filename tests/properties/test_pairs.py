@@ -10,6 +10,8 @@ from properties.cases import Case
 from properties.compare import check_case
 from properties.runners import RUNNERS, Runner
 
+pytestmark = pytest.mark.slow(1)
+
 SHAPE = (6, 2, 3, 2)
 CLIP = Clip(0.8, 1.25, 0.5)
 # feature: the fields of Options, or of the case, that ask for it

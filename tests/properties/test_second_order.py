@@ -4,16 +4,16 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import oracle
+from batchnorm._core.state import initial_state
 from batchnorm.options import Clip, Ghost, Options, Renorm
 from properties.cases import Array, Batch, Case, batches_of, initial_of, spec_of
+from properties.tensorflow_runner import arrays_of, forward, ops, signature, tensors_of
 from tolerances import assert_close
 
-tf = pytest.importorskip("tensorflow", reason="needs batchnorm[tensorflow]")
-
-from batchnorm._core.state import initial_state  # noqa: E402
-from properties.tensorflow_runner import arrays_of, forward, ops, signature, tensors_of  # noqa: E402
+pytestmark = pytest.mark.needs("tensorflow")
 
 # r and d are constants of the gradient. Bounds that hold them make them constants of the oracle as well.
 HELD = Clip(rmin=1.2, rmax=1.2, dmax=0.01)

@@ -8,6 +8,8 @@ import pytest
 
 from batchnorm._require import require
 
+pytestmark = pytest.mark.slow(1)
+
 FRAMEWORKS = ("tensorflow", "keras", "tf_keras", "tf_slim", "torch", "jax", "flax")
 
 # the framework that is built on, and what is imported; what the framework imports by itself is its own affair

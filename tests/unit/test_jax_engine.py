@@ -6,16 +6,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
-jax = pytest.importorskip("jax", reason="needs batchnorm[jax]")
-import jax.numpy as jnp  # noqa: E402
-from jax.test_util import check_grads  # noqa: E402
+import batchnorm
+from batchnorm import Clip, Ghost, Options, Renorm
+from tolerances import assert_close
 
-import batchnorm  # noqa: E402
-from batchnorm import Clip, Ghost, Options, Renorm  # noqa: E402
-from tolerances import assert_close  # noqa: E402
+pytestmark = [pytest.mark.needs("jax"), pytest.mark.slow(3)]
 
 # r and d are constants of the gradient, which slopes of y would not show. Bounds that hold them make them constants.
 HELD = Renorm(Clip(rmin=1.2, rmax=1.2, dmax=0.01))
@@ -282,7 +283,7 @@ def test_mapped_replicas_are_one_batch(x64, weighted: bool) -> None:
 
 def test_devices_are_one_batch() -> None:
     """Sharded `jit`, `shard_map` and `pmap` on four devices, which are set at the start of a process."""
-    program = Path(__file__).parent.parent / "faces" / "jax_devices.py"
+    program = Path(__file__).parents[1] / "programs" / "jax_devices.py"
     # What is compiled runs once.
     environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(

@@ -13,7 +13,10 @@ from batchnorm import Explanation, Ghost, Options, Renorm
 from batchnorm._kernels.jax import why_missing
 from unit.explained import explained
 
-pytestmark = pytest.mark.skipif(why_missing() is not None, reason=f"the custom calls are {why_missing()}")
+pytestmark = [
+    pytest.mark.needs("jax"),
+    pytest.mark.skipif(why_missing() is not None, reason=f"the custom calls are {why_missing()}"),
+]
 
 IMAGES, APART = (32, 8, 8, 16), (2, 30, 2, 30, 2, 10)
 LAST = Options((3,))

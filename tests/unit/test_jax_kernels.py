@@ -9,19 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-jax = pytest.importorskip("jax", reason="needs batchnorm[jax]")
-import jax.numpy as jnp  # noqa: E402
-from jax.sharding import AxisType, NamedSharding, PartitionSpec  # noqa: E402
+import batchnorm
+from batchnorm import Clip, Ghost, Options, Renorm
+from batchnorm._engines.jax import native
+from batchnorm._kernels.jax import why_missing
+from batchnorm.layout import plan_layout
+from tolerances import assert_close
 
-import batchnorm  # noqa: E402
-from batchnorm import Clip, Ghost, Options, Renorm  # noqa: E402
-from batchnorm._engines.jax import native  # noqa: E402
-from batchnorm._kernels.jax import why_missing  # noqa: E402
-from batchnorm.layout import plan_layout  # noqa: E402
-from tolerances import assert_close  # noqa: E402
+pytestmark = [pytest.mark.needs("jax"), pytest.mark.slow(2)]
 
 needs_kernels = pytest.mark.skipif(why_missing() is not None, reason=str(why_missing()))
 

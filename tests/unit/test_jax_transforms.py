@@ -2,16 +2,17 @@
 
 import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
-jax = pytest.importorskip("jax", reason="needs batchnorm[jax]")
-import jax.numpy as jnp  # noqa: E402
-from jax import lax  # noqa: E402
+import batchnorm
+from batchnorm import Clip, Ghost, Options, Renorm
+from tolerances import assert_close
 
-import batchnorm  # noqa: E402
-from batchnorm import Clip, Ghost, Options, Renorm  # noqa: E402
-from tolerances import assert_close  # noqa: E402
+pytestmark = pytest.mark.needs("jax")
 
 # The second is large enough for the kernels.
 SHAPES = {"composed": (6, 3), "kernels": (64, 24, 3)}

@@ -13,7 +13,7 @@ import pytest
 from batchnorm import _kernels
 from batchnorm._engines.numpy import kernels
 from batchnorm.layout import plan_layout
-from unit import kernels_after_fork
+from programs import kernels_after_fork
 
 pytestmark = pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}")
 

@@ -13,6 +13,8 @@ from batchnorm.contrib.layers import batch_norm as contrib_batch_norm
 from batchnorm.options import Clip, Ghost, Options, Renorm
 from tolerances import assert_close
 
+pytestmark = pytest.mark.needs("tensorflow")
+
 v1 = tf.compat.v1
 X = np.random.RandomState(0).randn(6, 3).astype(np.float32)
 STEPS = 3

@@ -15,6 +15,8 @@ from batchnorm.options import Ghost, Options, Renorm
 from tolerances import assert_close, chained
 from unit.tensorflow_passes import CASES, CONTIGUOUS, DTYPES, Case, exact, step_inputs, steps
 
+pytestmark = pytest.mark.needs("tensorflow")
+
 FEW = {
     "ghosts": Case((12, 5), (1,), Ghost(4)),
     "contiguous ghosts": Case((12, 5), (1,), Ghost(4, **CONTIGUOUS)),

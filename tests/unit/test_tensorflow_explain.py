@@ -14,7 +14,10 @@ from unit.tensorflow_steps import kinds, needs_ops
 
 SHAPE = (8, 3, 3, 5)
 LAST = Options((3,))
-pytestmark = needs_ops
+pytestmark = [
+    pytest.mark.needs("tensorflow"),
+    needs_ops,
+]
 
 
 def traced(options: Options, spec: Any, weights: Any = None, **named: Any) -> tuple[Explanation, set[str]]:

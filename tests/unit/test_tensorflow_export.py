@@ -19,6 +19,8 @@ from batchnorm.keras.layers import BatchNormalization
 from tolerances import assert_close
 from unit.tensorflow_steps import OPTIONS, SHAPE, arrays, forward, kinds, needs_ops, types
 
+pytestmark = pytest.mark.needs("tensorflow", "keras")
+
 v1 = tf.compat.v1
 X = np.linspace(-2.0, 3.0, 8 * 6, dtype="float32").reshape(8, 6) ** 2
 IMAGES = X.reshape(4, 2, 2, 3)

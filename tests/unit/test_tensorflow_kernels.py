@@ -23,6 +23,8 @@ from unit.tensorflow_steps import (
     step,
 )
 
+pytestmark = pytest.mark.needs("tensorflow")
+
 
 @needs_ops
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])

@@ -11,6 +11,8 @@ from batchnorm._kernels import tensorflow as kernels
 from batchnorm.options import Ghost, Options
 from unit.tensorflow_steps import PLAIN, SHAPE, arrays, check, forward, needs_ops, step
 
+pytestmark = pytest.mark.needs("tensorflow")
+
 
 @needs_ops
 def test_several_threads_at_once():

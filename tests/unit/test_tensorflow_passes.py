@@ -13,6 +13,8 @@ from batchnorm.layout import plan_layout
 from tolerances import assert_close
 from unit.tensorflow_passes import CASES, DTYPES, Case, exact
 
+pytestmark = [pytest.mark.needs("tensorflow"), pytest.mark.slow(1)]
+
 # Compiling takes a tenth of a second for each pass.
 COMPILED = (
     *("long matrix", "images", "images, channels first", "two axes apart", "three axes apart"),

@@ -13,6 +13,8 @@ from batchnorm import Ghost, Options, Renorm, _kernels
 from unit.torch_tensors import MEMORY, Tensor, close, normal
 
 pytestmark = [
+    pytest.mark.needs("torch"),
+    pytest.mark.slow(2),
     pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}"),
     pytest.mark.usefixtures("small_inputs_too"),
 ]

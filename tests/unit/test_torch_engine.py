@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs batchnorm[torch]")
+from batchnorm._core.engine import Inputs
+from batchnorm._core.state import advance, initial_state
+from batchnorm._core.step import infer, train
+from batchnorm._engines.torch import engine, ops, plain
+from batchnorm.layout import plan_layout
+from batchnorm.options import Clip, Ghost, Options, Renorm
+from properties.cases import Case, batches_of, initial_of
+from properties.torch_runner import Torch, forward, tensor_of, tensors_of
+from tolerances import assert_close
 
-from batchnorm._core.engine import Inputs  # noqa: E402
-from batchnorm._core.state import advance, initial_state  # noqa: E402
-from batchnorm._core.step import infer, train  # noqa: E402
-from batchnorm._engines.torch import engine, ops, plain  # noqa: E402
-from batchnorm.layout import plan_layout  # noqa: E402
-from batchnorm.options import Clip, Ghost, Options, Renorm  # noqa: E402
-from properties.cases import Case, batches_of, initial_of  # noqa: E402
-from properties.torch_runner import Torch, forward, tensor_of, tensors_of  # noqa: E402
-from tolerances import assert_close  # noqa: E402
+pytestmark = pytest.mark.needs("torch")
 
 # r and d are constants of the gradient. Bounds that hold them make them constants of the slopes as well.
 HELD = Clip(rmin=1.2, rmax=1.2, dmax=0.01)

@@ -12,7 +12,10 @@ from batchnorm._engines.torch import dispatch
 from unit.explained import Watched, explained, run
 from unit.torch_tensors import normal
 
-pytestmark = pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}")
+pytestmark = [
+    pytest.mark.needs("torch"),
+    pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}"),
+]
 
 Tensor = torch.Tensor
 SHAPE = (6, 5, 7, 4)

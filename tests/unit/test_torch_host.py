@@ -13,7 +13,10 @@ from batchnorm import Ghost, Options, Renorm, _kernels
 from batchnorm._engines.torch import host
 from unit.torch_tensors import Tensor, normal
 
-pytestmark = pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}")
+pytestmark = [
+    pytest.mark.needs("torch"),
+    pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}"),
+]
 
 SHAPE = (6, 5, 4, 3)
 OPTIONS: dict[str, dict[str, Any]] = {

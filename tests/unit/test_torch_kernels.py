@@ -16,6 +16,7 @@ from unit.torch_tensors import MEMORY, Tensor, close, normal
 from unit.whole_moments import whole
 
 pytestmark = [
+    pytest.mark.needs("torch"),
     pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}"),
     pytest.mark.usefixtures("small_inputs_too"),
 ]

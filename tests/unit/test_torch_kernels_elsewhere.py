@@ -12,6 +12,7 @@ from batchnorm._engines.torch import native
 from unit.torch_tensors import Tensor, close, normal
 
 pytestmark = [
+    pytest.mark.needs("torch"),
     pytest.mark.skipif(not _kernels.available(), reason=f"CPU kernels: {_kernels.why_missing()}"),
     pytest.mark.usefixtures("small_inputs_too"),
 ]

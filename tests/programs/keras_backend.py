@@ -1,6 +1,6 @@
 """What `test_keras_backends` runs in a process of its own, where KERAS_BACKEND names the backend.
 
-    python keras_backend_program.py FOLDER
+    python keras_backend.py FOLDER
 
 Trains a small model for each set of options, and saves it and what it predicts in FOLDER/BACKEND. With a second
 argument, `load`: says what the models that all backends saved there predict.
