@@ -31,6 +31,7 @@ CHECKS = (
     "symbols",
     "a frozen layer",
     "batches of one and none",
+    "a checkpoint",
 )
 
 

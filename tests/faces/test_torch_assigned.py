@@ -256,3 +256,19 @@ def test_inputs_that_are_not_floating_are_refused(dtype: Any, training: bool) ->
     pure = batchnorm.Options((1,))
     with pytest.raises(TypeError, match="Convert it to a floating dtype"):
         batchnorm.batch_norm(x, *batchnorm.init(pure, (8, 3), like=X), pure, training=training)
+
+
+@pytest.mark.parametrize("assigned", [True, False], ids=["assigned", "cast in place"])
+def test_statistics_cast_to_16_bits_by_the_program_keep_counting(assigned: bool) -> None:
+    layer = bt.BatchNorm1d(1, zero_debias=True, momentum=0.001)
+    for name, value in list(layer.named_buffers()):
+        if not value.is_floating_point():
+            continue
+        if assigned:
+            setattr(layer, name, value.to(torch.bfloat16))
+        else:
+            value.data = value.data.to(torch.bfloat16)
+    for _ in range(300):  # bfloat16 counts to 256
+        layer(torch.tensor([[1.0], [3.0]]))
+    assert float(layer.moving_mean_local_step) == 300
+    assert abs(float(layer.running_mean) - 2.0) < 1e-4

@@ -302,3 +302,20 @@ def test_without_pytorch_the_message_names_the_extra() -> None:
         "batchnorm.torch was imported. It needs PyTorch, which is not installed. "
         "Run: pip install 'batchnorm[torch]'."
     )
+
+
+def test_renorm_in_a_checkpoint_of_a_compiled_program_is_left_to_python() -> None:
+    """The compiler would run it again on averages that have moved, and return 0.16865."""
+    layer = bt.BatchNorm1d(1, renorm=True)
+
+    def run(x: Any) -> Any:
+        return checkpoint(layer, x, use_reentrant=False)
+
+    x = torch.tensor([[0.0], [20.0], [10.0], [14.0]], requires_grad=True)
+    torch.compile(run, backend="aot_eager")(x)[0].sum().backward()
+    assert x.grad is not None
+    assert abs(float(x.grad[0]) - 0.17925) < 1e-5
+    assert int(layer.num_batches_tracked) == 1
+    torch.compiler.reset()
+    with pytest.raises(RuntimeError, match="Observed exception"):
+        torch.compile(run, backend="aot_eager", fullgraph=True)(x)

@@ -13,9 +13,11 @@ import keras
 import numpy as np
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from batchnorm.keras import _torch
 from batchnorm.keras.layers import BatchNormalization
+from batchnorm.torch import checkpoint_contexts, frozen_statistics
 
 SHORT_WAYS = {"train_plainly": lambda *_: None, "infer_plainly": lambda *_: None, "advance": lambda *_: False}
 LAYOUTS = (
@@ -196,6 +198,27 @@ def batches_of_one_and_none():
     assert all(torch.isfinite(v.value).all() for v in layer.weights)
 
 
+def a_checkpoint():
+    """The recomputation reads what the first run read, and counts nothing twice."""
+    for options in ({}, {"renorm": True}, {"zero_debias_moving_mean": True}):
+        layers = [layer_for((8, 5), **options) for _ in range(2)]
+        for _ in range(2):
+            x = torch.randn(8, 5) * 3 + 1
+            given = [x.clone().requires_grad_() for _ in range(2)]
+            torch.sin(layers[0](given[0], training=True)).sum().backward()
+            kept = checkpoint_contexts
+            y = checkpoint(layers[1], given[1], training=True, use_reentrant=False, context_fn=kept)
+            torch.sin(y).sum().backward()
+            torch.testing.assert_close(given[1].grad, given[0].grad)
+        for one, other in zip(*(layer.weights for layer in layers), strict=True):
+            torch.testing.assert_close(one.value, other.value)
+        before = [v.value.clone() for v in layers[0].weights]
+        with frozen_statistics():
+            layers[0](x, training=True)
+        for old, variable in zip(before, layers[0].weights, strict=True):
+            assert torch.equal(old, variable.value)
+
+
 CHECKS = {
     **{f"the short ways in {dtype}": lambda dtype=dtype: the_short_ways(dtype) for dtype in DTYPES},
     "third derivatives": third_derivatives,
@@ -206,6 +229,7 @@ CHECKS = {
     "symbols": symbols,
     "a frozen layer": a_frozen_layer,
     "batches of one and none": batches_of_one_and_none,
+    "a checkpoint": a_checkpoint,
 }
 
 

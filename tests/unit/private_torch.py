@@ -111,3 +111,16 @@ def fusers(private: Any) -> None:
     import torch
 
     assert (torch.nn.Conv2d, torch.nn.BatchNorm2d) in private.fuser_methods()
+
+
+@touches("torch", "in_compiled_checkpoint", "renorm is not run again on averages that have moved")
+def compiled_checkpoints(private: Any) -> None:
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    def found(x: Any) -> Any:
+        return x + 1 if private.in_compiled_checkpoint() else x + 2
+
+    within = torch.compile(lambda x: checkpoint(found, x, use_reentrant=False), backend="eager")
+    assert within(torch.zeros(1)) == 1
+    assert torch.compile(found, backend="eager")(torch.zeros(1)) == 2

@@ -19,7 +19,7 @@ PUBLIC = {
     "options": ("Clip", "Ghost", "Options", "Renorm"),
     "torch._layers": ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d"),
     "torch._convert": ("convert",),
-    "torch._recompute": ("checkpoint_contexts", "frozen_statistics"),
+    "_engines.torch.recompute": ("checkpoint_contexts", "frozen_statistics"),
     "torch._schedule": ("clipping_schedule",),
     "flax._module": ("BatchNorm",),
     "keras.layers": ("BatchNormalization",),

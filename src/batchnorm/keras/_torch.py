@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from batchnorm._core.engine import Batch
+from batchnorm._core.engine import Batch, Inputs
 from batchnorm._core.padding import is_filled
-from batchnorm._engines.torch import engine, host, native
+from batchnorm._engines.torch import engine, host, native, recompute
 from batchnorm._engines.torch.kernels import FLOATS
 from batchnorm._engines.torch.ops import stat_dtype
 from batchnorm._engines.torch.plain import for_gradient, infer
 from batchnorm._engines.torch.single import train_natively
-from batchnorm.keras._known import divisible, dynamic_shape, either, is_ragged, recall, value
+from batchnorm.keras._known import divisible, dynamic_shape, either, is_ragged, value
 from batchnorm.keras.private import in_stateless_scope
 from batchnorm.layout import Layout
 from batchnorm.options import Options
@@ -49,8 +49,19 @@ def assign(variable: Any, value: Tensor) -> None:
             variable.value.copy_(value)
 
 
+def recall(layer: Any, inputs: Inputs[Tensor]) -> Inputs[Tensor]:
+    """The inputs with the state that the step must read: that of its first run if a checkpoint runs it again."""
+    state, _ = recompute.recall(layer, (dict(inputs.state), None))
+    return inputs._replace(state=state)
+
+
 def advance(options: Options, variables: Mapping[str, Any], batch: Batch[Tensor], dtype: torch.dtype) -> bool:
-    """Move the moving statistics in place by NumPy's arithmetic, if they are numbers in the memory of the CPU."""
+    """Move the moving statistics in place by NumPy's arithmetic, if they are numbers in the memory of the CPU.
+
+    True if nothing is left to do: they have moved, or must stay as they are.
+    """
+    if recompute.is_frozen():
+        return True
     values: dict[str, Tensor] = {slot: variable.value for slot, variable in variables.items()}
     if in_stateless_scope() or any(each.dtype is not dtype for each in values.values()):
         return False
@@ -75,6 +86,8 @@ def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Te
     if done is None:
         return None
     y, (mean, variance) = done
+    if recompute.is_frozen():
+        return y
     share = 1.0 - options.decay
     bessel = layout.count / max(layout.count - 1, 1) if options.variance == "sample" else 1.0
     moving_mean, moving_variance = map(_flat, averages)

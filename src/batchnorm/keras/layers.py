@@ -254,7 +254,7 @@ class BatchNormalization(keras.layers.Layer):
         adjustment = None
         if self.adjustment is not None:
             adjustment = adjustment_for(self.adjustment, tools.dynamic_shape(x), len(x.shape), dtype)
-        inputs = tools.recall(self._inputs(x, weights, options))
+        inputs = tools.recall(self, self._inputs(x, weights, options))
         y, batch = step.train(engine, options, layout, inputs, adjustment)
         variables = {slot: getattr(self, name) for slot, name in _variables.state_names(options).items()}
         _variables.advance(ops, options, variables, batch, ops.stat_dtype(x))

@@ -11,9 +11,9 @@ from batchnorm._require import require
 
 require("torch", "PyTorch", "torch", "batchnorm.torch")
 
+from batchnorm._engines.torch.recompute import checkpoint_contexts, frozen_statistics  # noqa: E402
 from batchnorm.torch._convert import convert  # noqa: E402
 from batchnorm.torch._layers import BatchNorm1d, BatchNorm2d, BatchNorm3d  # noqa: E402
-from batchnorm.torch._recompute import checkpoint_contexts, frozen_statistics  # noqa: E402
 from batchnorm.torch._schedule import clipping_schedule  # noqa: E402
 
 __all__ = [

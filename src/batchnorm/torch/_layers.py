@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from batchnorm._engines.torch import recompute
 from batchnorm._engines.torch.dispatch import route_of_layer
 from batchnorm._engines.torch.plain import batch_norm, infer
 from batchnorm._engines.torch.private import BatchNorm, buffers_of, in_transform, is_mapped
@@ -13,7 +14,7 @@ from batchnorm._engines.torch.tracing import is_traced
 from batchnorm._faces.clip import read_clip
 from batchnorm.errors import refusal
 from batchnorm.options import Options
-from batchnorm.torch import _recompute, _state, _training
+from batchnorm.torch import _state, _training
 from batchnorm.torch._settings import Clipping, Settings, options_of
 from batchnorm.torch._twin import twin
 from batchnorm.torch._weights import merge_weights
@@ -121,7 +122,7 @@ class Layer(BatchNorm):
         variance: Any = None
         if self.training and self.track_running_stats:
             mean, variance = self.running_mean, self.running_var
-            if _recompute.is_frozen():
+            if recompute.is_frozen():
                 # Checkpointing wants the same tensors saved as in the first run.
                 mean, variance = mean.clone(), variance.clone()
             else:
@@ -260,7 +261,7 @@ def refuse_shared_statistics(layer: Any, input: Tensor) -> None:
     if not in_transform():
         return
     moves = layer.training and layer.track_running_stats and layer.running_mean is not None
-    if not moves or _recompute.is_frozen():
+    if not moves or recompute.is_frozen():
         return
     if is_mapped(input) and not is_mapped(layer.running_mean):
         raise RuntimeError(

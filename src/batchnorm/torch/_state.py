@@ -129,7 +129,11 @@ def alone(options: Options) -> Options:
 
 
 def read(layer: Module, options: Options, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The state as the core takes it."""
+    """The state as the core takes it. Statistics that a program has cast to 16 bits itself are widened again."""
+    if not torch.compiler.is_compiling() and any(
+        isinstance(value, Tensor) and value.dtype in NARROW for value in buffers_of(layer).values()
+    ):
+        widen(layer, {})
     return {slot: _plain(value, dtype) for slot, value in _buffers(layer, options).items()}
 
 

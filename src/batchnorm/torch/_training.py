@@ -10,7 +10,7 @@ from batchnorm._call import check_floating
 from batchnorm._core import step
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._core.engine import Inputs
-from batchnorm._engines.torch import dispatch, engine
+from batchnorm._engines.torch import dispatch, engine, recompute
 from batchnorm._engines.torch.block import as_own, inverse_order, plan_in_memory
 from batchnorm._engines.torch.kernels import FLOATS
 from batchnorm._engines.torch.plain import check_epsilon, for_gradient, grouped_batch_norm, refuse_single
@@ -22,7 +22,7 @@ from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, canonical_axes, plan_layout
 from batchnorm.options import Options
-from batchnorm.torch import _recompute, _state
+from batchnorm.torch import _state
 from batchnorm.torch._settings import options_of
 from batchnorm.torch._weights import merge_weights
 
@@ -64,10 +64,10 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     if layout.count == 1:
         refuse_single(x)
     insist(dispatch, options, layout, x, weights, enough=("native", "framework"))
-    state, count = _recompute.recall(layer, (state, layer.num_batches_tracked))
+    state, count = recompute.recall(layer, (state, layer.num_batches_tracked))
     options = _at_step(layer, options, count)
     y, batch = step.train(engine, options, layout, Inputs(x, *given, weights, state), adjustment)
-    if layer.training and layer.track_running_stats and not _recompute.is_frozen():
+    if layer.training and layer.track_running_stats and not recompute.is_frozen():
         # Nothing was recalled where they move, so that what was read is what they hold.
         _state.advance(layer, options, batch, state)
     return y if order is None else as_own(y.permute(inverse_order(order)))
@@ -87,7 +87,7 @@ def train_grouped(layer: Any, x: Tensor) -> Tensor:
     _check_channels(layer, x, layout, gamma, beta, mean, variance)
     if layout.count == 1:
         refuse_single(x)
-    if not layer.training or _recompute.is_frozen():
+    if not layer.training or recompute.is_frozen():
         mean = variance = None
     elif layer.track_running_stats and layer.num_batches_tracked is not None:
         layer.num_batches_tracked.add_(1)

@@ -140,15 +140,17 @@ class _Noted(dict[str, Any]):
 
 
 def _in_graph(value: Tensor) -> Tensor:
-    """The same, as a tensor of a graph if one is being built: each graph would capture an eager tensor separately."""
-    if value is None or tf.executing_eagerly() or getattr(value, "graph", None) is not None:
-        return value
-    return tf.identity(value)
+    """The same, as a tensor of the graph that is being built, if one is: an eager tensor would be captured anew by each.
+
+    Inside a branch of a loop's body TensorFlow finds no other tensor again when it differentiates the loop.
+    """
+    return value if value is None or tf.executing_eagerly() else _near(value)
 
 
 def _near(value: Tensor) -> Tensor:
     """The same, as a tensor of the graph that is being built."""
-    return value if value is None or value.graph is tf.compat.v1.get_default_graph() else tf.identity(value)
+    here = value is None or getattr(value, "graph", None) is tf.compat.v1.get_default_graph()
+    return value if here else tf.identity(value)
 
 
 def _apart(saved: Saved[Tensor]) -> Saved[Tensor]:

@@ -13,6 +13,7 @@ __all__ = [
     "buffers_of",
     "fuser_methods",
     "has_storage",
+    "in_compiled_checkpoint",
     "in_forward_mode",
     "in_transform",
     "is_mapped",
@@ -33,6 +34,22 @@ BatchNorm = torch.nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPriva
 def in_transform() -> bool:
     """Whether one of `torch.func`'s transforms is at work, which would not see what is computed by address."""
     return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
+
+
+@torch.compiler.assume_constant_result
+def in_compiled_checkpoint() -> bool:
+    """Whether `torch.compile` is reading a function that `torch.utils.checkpoint` will run again.
+
+    Its partitioner then computes everything inside a second time, even what it cannot recompute elsewhere.
+    """
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    tracer: Any = InstructionTranslator.current_tx().output.current_tracer
+    while tracer is not None:
+        if "checkpoint" in str(tracer.source_target):
+            return True
+        tracer = tracer.parent
+    return False
 
 
 def in_forward_mode() -> bool:

@@ -274,9 +274,9 @@ class Layer(Surface):
 
     def _converted_call(self, around: Any) -> Any:
         """`call`; a subclass's own may branch on tensors, which AutoGraph turns into conditions."""
-        ours = getattr(type(self).call, "__module__", "").startswith("batchnorm.") and "call" not in vars(
-            self
-        )
+        # A function made by `exec` may have no module.
+        module: str = getattr(type(self).call, "__module__", None) or ""
+        ours = module.startswith("batchnorm.") and "call" not in vars(self)
         return self.call if ours else autograph.tf_convert(self.call, around)
 
     def _maybe_build(self, inputs: Any) -> None:

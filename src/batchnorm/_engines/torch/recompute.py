@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from batchnorm._engines.torch.private import in_compiled_checkpoint
 from batchnorm.errors import refusal
 
 __all__ = ["checkpoint_contexts", "frozen_statistics", "is_frozen", "recall"]
@@ -123,9 +124,15 @@ def is_frozen() -> bool:
 
 
 def recall(layer: torch.nn.Module, current: Seen) -> Seen:
-    """The state that the layer must read: in a recomputation, what it read in the first run."""
+    """The state that the layer must read: in a recomputation, what it read in the first run.
+
+    Raises:
+        RuntimeError: a compiled program would run renorm again on averages that have moved.
+    """
     seen = current
     if torch.compiler.is_compiling():
+        if "renorm_mean" in current[0] and torch.compiler.is_dynamo_compiling():
+            _refuse_compiled_checkpoint(layer)
         return seen
     for frame in reversed(_frames.stack):
         if frame.replays and frame.record.seen:
@@ -151,3 +158,15 @@ def recall(layer: torch.nn.Module, current: Seen) -> Seen:
             )
             frame.record.seen.setdefault(id(layer), []).append(kept)
     return seen
+
+
+def _refuse_compiled_checkpoint(layer: torch.nn.Module) -> None:
+    # Outside of a graph that must be whole, the compiler then leaves the block to Python, where the gradient is right.
+    if in_compiled_checkpoint():
+        raise RuntimeError(
+            refusal(
+                f"{type(layer).__name__} with renorm=True was called in a checkpointed block of a compiled program",
+                "The block is run again for the gradient, and by then the averages that correct its output have moved",
+                "Leave renorm layers out of such blocks, or do not compile the program",
+            )
+        )
