@@ -15,7 +15,7 @@ demo: $(VENV)/.demo
 
 test: lint types unit sanitize
 
-# What a change is tried by while it is made: about three minutes on two processors. The core by its own tests and by the
+# What a change is tried by while it is made: under three minutes on two quiet processors. The core by its own tests and by the
 # properties on NumPy's arrays, then each framework by its engine's tests or a layer's. Left out, and run by `make test`:
 # the live originals and recorded numbers, the properties on the other engines, programs in processes of their own,
 # compilers and exports, the examples in the docs, the demo, and the sanitizers.
@@ -24,12 +24,11 @@ CHECK_CORE := tests/test_oracle.py $(addprefix tests/unit/test_,combinations.py 
 	$(addprefix tests/properties/test_,against_oracle.py edges.py finite_differences.py ghosts_and_renorm.py \
 	invariance.py pairs.py replicas.py unequal_ghosts.py weights.py)
 CHECK_FRAMEWORKS := $(addprefix tests/,unit/test_torch_engine.py faces/test_torch_layers.py \
-	unit/test_tensorflow_engine.py faces/test_v1_layer.py faces/test_contrib_numbers.py faces/test_keras_weights.py \
-	faces/test_flax_systems.py)
+	faces/test_v1_layer.py faces/test_keras_weights.py faces/test_flax_systems.py)
 
 check: lint types
-	$(BIN)/python -m pytest $(CHECK_CORE) -k "not tensorflow and not torch and not jax"
-	$(BIN)/python -m pytest $(CHECK_FRAMEWORKS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(CHECK_CORE) -k "not tensorflow and not torch and not jax"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(CHECK_FRAMEWORKS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks docs examples
