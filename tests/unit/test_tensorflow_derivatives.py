@@ -164,6 +164,47 @@ def test_loops(kind, unknown):
     check(derivatives(tf.constant(X), tf.constant(True)), want, kind, within=1e-3)
 
 
+LOOPED = {
+    "plain": {},
+    "composed": {"fused": False},
+    "renorm": {"renorm": True},
+    "ghosts": {"virtual_batch_size": 3},
+}
+
+
+@pytest.mark.parametrize("asked", LOOPED)
+def test_a_v1_layer_in_a_loop_with_training_known_at_run_time_only(asked, control_flow):
+    """Each step's gradient is that of a step outside of any loop."""
+
+    def derivative(repeat: Any) -> Any:
+        with tf.Graph().as_default():
+            x = v1.placeholder(tf.float32, [None, 3])
+            training = v1.placeholder_with_default(True, [])
+            with v1.variable_scope("scope", reuse=v1.AUTO_REUSE):
+
+                def step(x: Any) -> Any:
+                    y = layers.batch_normalization(x, training=training, name="layer", **LOOPED[asked])
+                    return tf.reduce_sum(tf.sin(y))
+
+                step(x)
+                gradient = tf.gradients(repeat(step, x), x)[0]
+            with v1.Session() as session:
+                session.run(v1.global_variables_initializer())
+                return session.run(gradient, {x: X})
+
+    def looped(step: Any, x: Any) -> Any:
+        return tf.while_loop(
+            lambda i, _: i < STEPS,
+            lambda i, total: (i + 1, total + step(x * tf.cast(i + 1, tf.float32))),
+            [0, 0.0],
+        )[1]
+
+    def unrolled(step: Any, x: Any) -> Any:
+        return tf.add_n([step(x * float(i + 1)) for i in range(STEPS)])
+
+    check([derivative(looped)], [derivative(unrolled)], asked, within=1e-4)
+
+
 @pytest.mark.parametrize("jit_compile", [None, True])
 def test_a_function_under_two_tapes(jit_compile):
     """Each result of such a function is differentiated, including those kept for its gradient."""

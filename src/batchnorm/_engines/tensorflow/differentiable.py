@@ -140,9 +140,9 @@ class _Noted(dict[str, Any]):
 
 
 def _in_graph(value: Tensor) -> Tensor:
-    """The same, as a tensor of the graph that is being built, if one is: an eager tensor would be captured anew by each.
+    """The same, as a tensor of the graph that is being built, if one is.
 
-    Inside a branch of a loop's body TensorFlow finds no other tensor again when it differentiates the loop.
+    Each graph would capture an eager tensor anew. Inside a branch of a loop's body TensorFlow finds no other tensor again when it differentiates the loop.
     """
     return value if value is None or tf.executing_eagerly() else _near(value)
 
