@@ -142,7 +142,8 @@ class _Noted(dict[str, Any]):
 def _in_graph(value: Tensor) -> Tensor:
     """The same, as a tensor of the graph that is being built, if one is.
 
-    Each graph would capture an eager tensor anew. Inside a branch of a loop's body TensorFlow finds no other tensor again when it differentiates the loop.
+    Each graph would capture an eager tensor anew. And inside a branch of a loop's body, TensorFlow finds no tensor of
+    another graph again when it differentiates the loop.
     """
     return value if value is None or tf.executing_eagerly() else _near(value)
 
