@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from batchnorm._call import check_floating, check_options, check_training, spread_weights
+from batchnorm._engines.dispatch import route_of
 from batchnorm._engines.lookup import framework_of
-from batchnorm._engines.ways import way_of
 from batchnorm.layout import plan_layout
 from batchnorm.options import Options
 
@@ -98,9 +98,9 @@ def explain(
     ghost = options.ghost if training else None
     layout = plan_layout(ops.shape(x), options.axes, ghost, cached=not framework.is_compiling())
     spread = spread_weights(framework, ops, x, weights) if training else None
-    path, why = way_of(framework.ways, options, layout, x, spread, training)
+    path, why = route_of(framework.dispatch, options, layout, x, spread, training)
     if training and options.fused is True and path != "native":
         return Explanation(framework.title, "refused", why)
     if path not in ("native", "mixed"):
         return Explanation(framework.title, path, why)
-    return Explanation(framework.title, path, why, *framework.ways.running())
+    return Explanation(framework.title, path, why, *framework.dispatch.running())

@@ -29,8 +29,8 @@ from batchnorm._core.adjustment import Adjustment
 from batchnorm._core.engine import Engine, Gradients, Inputs, Ops
 from batchnorm._core.state import advance, initial_state, slots
 from batchnorm._core.step import infer, train
+from batchnorm._engines.dispatch import require_fused
 from batchnorm._engines.lookup import NUMPY, Framework, framework_of
-from batchnorm._engines.ways import insist
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout
 from batchnorm.options import Options
@@ -251,7 +251,7 @@ def batch_norm(
         {slot: read[slot] for slot in slots(options)},
     )
     if training:
-        insist(framework.ways, options, layout, x, inputs.weights)
+        require_fused(framework.dispatch, options, layout, x, inputs.weights)
     if with_pullback:
         _check_pullback(framework, training, adjustment)
         return _with_pullback(options, layout, inputs, state, weights)

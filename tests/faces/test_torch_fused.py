@@ -8,7 +8,7 @@ import torch
 
 import batchnorm.torch as bt
 from batchnorm import _kernels
-from batchnorm._engines.torch import native
+from batchnorm._engines.torch import cpu_kernels
 from tolerances import assert_close
 
 pytestmark = pytest.mark.needs("torch")
@@ -97,7 +97,7 @@ def test_insisting_on_kernels_that_cannot_go_changes_nothing(name: str) -> None:
 
 
 def test_insisting_is_granted_by_pytorchs_kernel_where_it_does_all_of_it(monkeypatch) -> None:
-    monkeypatch.setattr(native, "load", lambda: None)
+    monkeypatch.setattr(cpu_kernels, "load", lambda: None)
     x = torch.randn(SHAPE, dtype=torch.float64)
     for options in ({}, {"virtual_batch_size": 2}, {"variance": "population"}, {"axis": (1, 3)}):
         layer, plain = (layer_of(**options, fused=fused, affine=False) for fused in (True, False))

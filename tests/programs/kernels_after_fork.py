@@ -96,13 +96,13 @@ def torch_step() -> tuple[Callable[[], list[Any]], list[Any]]:
     import torch
 
     import batchnorm.torch as bt
-    from batchnorm._engines.torch import native
+    from batchnorm._engines.torch import cpu_kernels
 
     source = torch.Generator().manual_seed(2)
     x, dy = (torch.randn(SHAPE, generator=source) for _ in range(2))
     used: list[str] = []
-    train_by = native.train_by
-    native.train_by = lambda *arguments: (used.append("train"), train_by(*arguments))[1]
+    train_by = cpu_kernels.train_by
+    cpu_kernels.train_by = lambda *arguments: (used.append("train"), train_by(*arguments))[1]
 
     def step() -> list[Any]:
         layer, point = bt.BatchNorm2d(SHAPE[1]), x.detach().requires_grad_()

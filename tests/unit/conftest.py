@@ -20,7 +20,7 @@ def calls(monkeypatch) -> list[str]:
     """The passes on the CPU kernels that were called with PyTorch's tensors, by name."""
     pytest.importorskip("torch")
     from batchnorm import _kernels
-    from batchnorm._engines.torch import native
+    from batchnorm._engines.torch import cpu_kernels
 
     found: list[str] = []
     module = _kernels.load()
@@ -37,7 +37,7 @@ def calls(monkeypatch) -> list[str]:
 
             return call
 
-    monkeypatch.setattr(native, "load", Spy)
+    monkeypatch.setattr(cpu_kernels, "load", Spy)
     return found
 
 

@@ -15,7 +15,7 @@ INSTALLED = [name for name in ("numpy", "torch", "tensorflow") if importlib.util
 # The modules whose `load` gives the kernels.
 LOADERS = {
     "numpy": "batchnorm._engines.numpy.kernels",
-    "torch": "batchnorm._engines.torch.native",
+    "torch": "batchnorm._engines.torch.cpu_kernels",
     "tensorflow": "batchnorm._engines.tensorflow.native",
 }
 # Our functions that call the frameworks' own kernels, or return None. (TensorFlow's kernel serves plain operations too,
@@ -23,8 +23,8 @@ LOADERS = {
 OWN = {
     "numpy": (),
     "torch": (
-        ("batchnorm._engines.torch.kernels", "fused_train"),
-        ("batchnorm._engines.torch.kernels", "fused_infer"),
+        ("batchnorm._engines.torch.aten", "fused_train"),
+        ("batchnorm._engines.torch.aten", "fused_infer"),
     ),
     "tensorflow": (("batchnorm._engines.tensorflow.inference", "fused_normalize"),),
 }

@@ -273,7 +273,7 @@ def test_why_not() -> None:
         shape: tuple[int, ...], axes: tuple[int, ...], dtype: str = "float32", weights: Any = None
     ) -> str | None:
         x = jnp.zeros(shape, dtype)
-        return native.why_composed(x, weights, plan_layout(x.shape, axes))
+        return native.unsupported_reason(x, weights, plan_layout(x.shape, axes))
 
     assert "no float8" in str(reason((4, 2), (1,), "float8_e4m3fn"))
     assert "separate runs" in str(reason((4, 2, 3, 2, 3, 2), (1, 3, 5)))

@@ -99,7 +99,7 @@ def test_children_of_fork_agree_and_end(way):
 def test_every_call_is_told_the_threads_that_pytorch_uses(monkeypatch, small_inputs_too):
     torch = pytest.importorskip("torch")
     import batchnorm.torch as bt
-    from batchnorm._engines.torch import native
+    from batchnorm._engines.torch import cpu_kernels
 
     told: list[tuple[str, int]] = []
     module = _kernels.load()
@@ -114,7 +114,7 @@ def test_every_call_is_told_the_threads_that_pytorch_uses(monkeypatch, small_inp
                 else value
             )
 
-    monkeypatch.setattr(native, "load", Spy)
+    monkeypatch.setattr(cpu_kernels, "load", Spy)
     layer, x = bt.BatchNorm2d(6), torch.randn(4, 6, 5, 5, requires_grad=True)
     before = torch.get_num_threads()
     try:

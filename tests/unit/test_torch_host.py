@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import batchnorm
 import batchnorm.torch as bt
 from batchnorm import Ghost, Options, Renorm, _kernels
-from batchnorm._engines.torch import host
+from batchnorm._engines.torch import numpy_stats
 from unit.torch_tensors import Tensor, normal
 
 pytestmark = [
@@ -65,7 +65,7 @@ def test_a_gradient_asked_for_under_a_mode_or_batched(
         wanted = [x, made.weight, made.bias]
         with Watching(), monkeypatch.context() as patched:
             for kernel in ("fused_gradients", "grad_sums", "grad_input"):
-                patched.setattr(host.Host, kernel, None)
+                patched.setattr(numpy_stats.Host, kernel, None)
             watched = torch.autograd.grad(y, wanted, dys[0], retain_graph=True)
         plain = torch.autograd.grad(y, wanted, dys[0], retain_graph=True)
         agree(watched, plain)
@@ -150,8 +150,8 @@ def test_numbers_are_read_where_they_lie(
         else None
     )
     seen: list[int] = []
-    dense = host.Host._dense
-    monkeypatch.setattr(host.Host, "_dense", lambda self, value: _noted(seen, dense(self, value)))
+    dense = numpy_stats.Host._dense
+    monkeypatch.setattr(numpy_stats.Host, "_dense", lambda self, value: _noted(seen, dense(self, value)))
     found: list[list[Any]] = []
     for fused in (None, False):
         options = Options((axis,), renorm=Renorm(), ghost=ghost, fused=fused)

@@ -8,7 +8,7 @@ import torch
 
 import batchnorm.torch as bt
 from batchnorm import _kernels
-from batchnorm._engines.torch import native
+from batchnorm._engines.torch import cpu_kernels
 from unit.torch_tensors import Tensor, close, normal
 
 pytestmark = [
@@ -94,9 +94,11 @@ def test_several_gradients_at_once_go_another_way(calls) -> None:
 
 def test_as_many_threads_work_as_pytorch_uses(monkeypatch) -> None:
     asked: list[int] = []
-    train_by = native.train_by
+    train_by = cpu_kernels.train_by
     monkeypatch.setattr(
-        native, "train_by", lambda found, *rest: (asked.append(abs(found.threads)), train_by(found, *rest))[1]
+        cpu_kernels,
+        "train_by",
+        lambda found, *rest: (asked.append(abs(found.threads)), train_by(found, *rest))[1],
     )
     before = torch.get_num_threads()
     try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchnorm._core.engine import Engine
-from batchnorm._engines.ways import Ways
+from batchnorm._engines.dispatch import Dispatch
 from batchnorm.errors import refusal
 
 __all__ = ["FRAMEWORKS", "Framework", "framework_of"]
@@ -21,7 +21,7 @@ class Framework:
         module: what must be imported for its arrays to exist.
         package: ours, which has the engine.
         load_engine: imports the engine, in an import statement: compilers that trace Python understand nothing else.
-        load_ways: the same for the module that says how a call is computed.
+        load_dispatch: the same for the module that says how a call is computed.
         array_types: the types of its arrays, given the imported module.
         from_numpy: a NumPy array as one of its own, beside another of its arrays.
         takes_numpy: whether its functions take NumPy arrays as they are.
@@ -36,7 +36,7 @@ class Framework:
     from_numpy: Callable[[Any, Any], Any]
     takes_numpy: bool
     load_engine: Callable[[], Any]
-    load_ways: Callable[[], Any]
+    load_dispatch: Callable[[], Any]
     compiling: Callable[[Any], bool] = lambda module: False
 
     @property
@@ -44,8 +44,8 @@ class Framework:
         return self.load_engine()
 
     @property
-    def ways(self) -> Ways:
-        return self.load_ways()
+    def dispatch(self) -> Dispatch:
+        return self.load_dispatch()
 
     def is_compiling(self) -> bool:
         """Whether a compiler that traces Python is at work."""
@@ -77,10 +77,10 @@ def _numpy_engine() -> Any:
     return native
 
 
-def _numpy_ways() -> Any:
-    from batchnorm._engines.numpy import ways
+def _numpy_dispatch() -> Any:
+    from batchnorm._engines.numpy import dispatch
 
-    return ways
+    return dispatch
 
 
 def _tensorflow_engine() -> Any:
@@ -89,10 +89,10 @@ def _tensorflow_engine() -> Any:
     return engine
 
 
-def _tensorflow_ways() -> Any:
-    from batchnorm._engines.tensorflow import ways
+def _tensorflow_dispatch() -> Any:
+    from batchnorm._engines.tensorflow import dispatch
 
-    return ways
+    return dispatch
 
 
 def _torch_engine() -> Any:
@@ -101,7 +101,7 @@ def _torch_engine() -> Any:
     return engine
 
 
-def _torch_ways() -> Any:
+def _torch_dispatch() -> Any:
     from batchnorm._engines.torch import dispatch
 
     return dispatch
@@ -113,10 +113,10 @@ def _jax_engine() -> Any:
     return engine
 
 
-def _jax_ways() -> Any:
-    from batchnorm._engines.jax import ways
+def _jax_dispatch() -> Any:
+    from batchnorm._engines.jax import dispatch
 
-    return ways
+    return dispatch
 
 
 NUMPY = Framework(
@@ -127,7 +127,7 @@ NUMPY = Framework(
     from_numpy=lambda array, like: array,
     takes_numpy=True,
     load_engine=_numpy_engine,
-    load_ways=_numpy_ways,
+    load_dispatch=_numpy_dispatch,
 )
 
 FRAMEWORKS = (
@@ -140,7 +140,7 @@ FRAMEWORKS = (
         from_numpy=_tensorflow_tensor,
         takes_numpy=True,
         load_engine=_tensorflow_engine,
-        load_ways=_tensorflow_ways,
+        load_dispatch=_tensorflow_dispatch,
     ),
     Framework(
         title="PyTorch",
@@ -150,7 +150,7 @@ FRAMEWORKS = (
         from_numpy=_torch_tensor,
         takes_numpy=False,
         load_engine=_torch_engine,
-        load_ways=_torch_ways,
+        load_dispatch=_torch_dispatch,
         compiling=lambda torch: torch.compiler.is_compiling(),
     ),
     Framework(
@@ -161,7 +161,7 @@ FRAMEWORKS = (
         from_numpy=_jax_array,
         takes_numpy=True,
         load_engine=_jax_engine,
-        load_ways=_jax_ways,
+        load_dispatch=_jax_dispatch,
     ),
 )
 

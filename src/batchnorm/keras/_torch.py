@@ -10,11 +10,11 @@ import torch
 
 from batchnorm._core.engine import Batch, Inputs
 from batchnorm._core.padding import is_filled
-from batchnorm._engines.torch import engine, host, native, recompute
-from batchnorm._engines.torch.kernels import FLOATS
+from batchnorm._engines.torch import cpu_kernels, engine, numpy_stats, recompute
+from batchnorm._engines.torch.aten import FLOATS
+from batchnorm._engines.torch.fast_path import for_gradient, infer
+from batchnorm._engines.torch.fused_step import train_natively
 from batchnorm._engines.torch.ops import stat_dtype
-from batchnorm._engines.torch.plain import for_gradient, infer
-from batchnorm._engines.torch.single import train_natively
 from batchnorm.keras._known import divisible, dynamic_shape, either, is_ragged, value
 from batchnorm.keras.private import in_stateless_scope
 from batchnorm.layout import Layout
@@ -65,7 +65,7 @@ def advance(options: Options, variables: Mapping[str, Any], batch: Batch[Tensor]
     values: dict[str, Tensor] = {slot: variable.value for slot, variable in variables.items()}
     if in_stateless_scope() or any(each.dtype is not dtype for each in values.values()):
         return False
-    return host.advance(options, {slot: _flat(value) for slot, value in values.items()}, batch)
+    return numpy_stats.advance(options, {slot: _flat(value) for slot, value in values.items()}, batch)
 
 
 def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
@@ -91,8 +91,8 @@ def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Te
     share = 1.0 - options.decay
     bessel = layout.count / max(layout.count - 1, 1) if options.variance == "sample" else 1.0
     moving_mean, moving_variance = map(_flat, averages)
-    native.blend(mean, 1.0, share, moving_mean)
-    native.blend(variance, bessel, share, moving_variance)
+    cpu_kernels.blend(mean, 1.0, share, moving_mean)
+    cpu_kernels.blend(variance, bessel, share, moving_variance)
     return y
 
 

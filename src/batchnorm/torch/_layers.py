@@ -8,7 +8,7 @@ from torch import nn
 
 from batchnorm._engines.torch import recompute
 from batchnorm._engines.torch.dispatch import route_of_layer
-from batchnorm._engines.torch.plain import batch_norm, infer
+from batchnorm._engines.torch.fast_path import batch_norm, infer
 from batchnorm._engines.torch.private import BatchNorm, buffers_of, in_transform, is_mapped
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm._faces.clip import read_clip

@@ -9,7 +9,7 @@ import torch
 
 from batchnorm._core import state as core
 from batchnorm._core.engine import Batch
-from batchnorm._engines.torch import engine, host
+from batchnorm._engines.torch import engine, numpy_stats
 from batchnorm._engines.torch.ops import NARROW
 from batchnorm._engines.torch.private import buffers_of
 from batchnorm.errors import refusal
@@ -188,7 +188,7 @@ def advance(layer: Any, options: Options, batch: Batch[Tensor], before: dict[str
             layer._debiased_by = layer.momentum
         # What was read are the buffers themselves, if of the statistics' dtype.
         shared = all(before[slot] is value for slot, value in buffers.items())
-        if not (shared and host.advance(options, before, batch)):
+        if not (shared and numpy_stats.advance(options, before, batch)):
             for slot, value in core.advance(ops, options, before, batch).items():
                 _write(buffers[slot], value)
         if asked.debias_mean and not options.debias_mean:

@@ -10,13 +10,13 @@ from batchnorm._call import check_floating
 from batchnorm._core import step
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._core.engine import Inputs
+from batchnorm._engines.dispatch import require_fused
 from batchnorm._engines.torch import dispatch, engine, recompute
+from batchnorm._engines.torch.aten import FLOATS
 from batchnorm._engines.torch.block import as_own, inverse_order, plan_in_memory
-from batchnorm._engines.torch.kernels import FLOATS
-from batchnorm._engines.torch.plain import check_epsilon, for_gradient, grouped_batch_norm, refuse_single
+from batchnorm._engines.torch.fast_path import check_epsilon, for_gradient, grouped_batch_norm, refuse_single
 from batchnorm._engines.torch.snapshot import snapshot
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
-from batchnorm._engines.ways import insist
 from batchnorm._faces.adjustment import call_adjustment
 from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm.errors import refusal
@@ -34,7 +34,7 @@ ops = engine.ops
 
 
 def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> Tensor:
-    """Normalize by the batch, and write the running statistics where the layer tracks them."""
+    """Normalize by the batch, and update the running statistics if the layer tracks them."""
     if x.dtype not in FLOATS:
         check_floating(ops, x)
     check_epsilon(layer.eps)
@@ -43,7 +43,7 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     options = layer.options if known else _state.alone(layer.options)
     axes = canonical_axes(options.axes, x.dim())
     weights = merge_weights(x.shape, axes, weight, mask, dtype)
-    # A layer that has no running statistics takes the batch's in evaluation too, where there are no ghost batches.
+    # A layer that has no running statistics uses the batch's in evaluation too, without ghost batches.
     ghost = options.ghost if layer.training else None
     adjustment = None
     if layer.training and layer.adjustment is not None:
@@ -63,12 +63,12 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
         adjustment = None if adjustment is None else Adjustment(*(a.permute(order) for a in adjustment))
     if layout.count == 1:
         refuse_single(x)
-    insist(dispatch, options, layout, x, weights, enough=("native", "framework"))
+    require_fused(dispatch, options, layout, x, weights, enough=("native", "framework"))
     state, count = recompute.recall(layer, (state, layer.num_batches_tracked))
     options = _at_step(layer, options, count)
     y, batch = step.train(engine, options, layout, Inputs(x, *given, weights, state), adjustment)
     if layer.training and layer.track_running_stats and not recompute.is_frozen():
-        # Nothing was recalled where they move, so that what was read is what they hold.
+        # If they move, nothing was recalled, so what was read is what they hold.
         _state.advance(layer, options, batch, state)
     return y if order is None else as_own(y.permute(inverse_order(order)))
 

@@ -22,7 +22,7 @@ from batchnorm._kernels.axis_groups import WHY_NO_RUNS, kernel_runs, kernel_size
 from batchnorm._kernels.jax import why_missing
 from batchnorm.layout import Layout
 
-__all__ = ["Native", "why_composed", "why_slower"]
+__all__ = ["Native", "slower_reason", "unsupported_reason"]
 
 Array = Any
 # Smallest input size for which a call that XLA cannot fuse with its neighbors pays off.
@@ -111,7 +111,7 @@ def _reverse(pair: Any) -> tuple[Array, ...]:
     return tuple(reversed(pair))
 
 
-def why_composed(x: Array, weights: Array | None, layout: Layout, *others: Array | None) -> str | None:
+def unsupported_reason(x: Array, weights: Array | None, layout: Layout, *others: Array | None) -> str | None:
     """Why the CPU kernels do not take a call, in one sentence; None if they do.
 
     An exported program, or one compiled for another device, gets plain operations either way.
@@ -136,7 +136,7 @@ def why_composed(x: Array, weights: Array | None, layout: Layout, *others: Array
     return None if missing is None else f"they are {missing}"
 
 
-def why_slower(x: Array) -> str | None:
+def slower_reason(x: Array) -> str | None:
     """Why plain operations are faster on x; None if the kernels are."""
     if x.size >= LARGE_INPUT:
         return None
@@ -210,8 +210,8 @@ class Native(Fusing[Any]):
 
     def _wins(self, x: Array, weights: Array | None, layout: Layout, *others: Array | None) -> bool:
         # The second check needs known sizes.
-        takes = why_composed(x, weights, layout, *others) is None
-        return takes and (self.insists or why_slower(x) is None)
+        takes = unsupported_reason(x, weights, layout, *others) is None
+        return takes and (self.insists or slower_reason(x) is None)
 
 
 def _spread(weights: Array | None, x: Array, layout: Layout) -> list[Array]:

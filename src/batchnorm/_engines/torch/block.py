@@ -38,7 +38,7 @@ class Block:
     Attributes:
         layout: the layout.
         split: the shape to move axes in.
-        order: the axes of `split` in the order of the view; None where they lie in it already.
+        order: the axes of `split` in the order of the view; None if they are in it already.
         shape: [outer, width, inner], without an inner dimension of 1.
     """
 
@@ -134,7 +134,7 @@ def as_own(y: Tensor, shape: Sequence[Size] | None = None) -> Tensor:
 
 
 def memory_order(x: Tensor, axes: Sequence[int]) -> tuple[int, ...] | None:
-    """The axes in the order of memory where that is another one without gaps, and the batch comes first in both.
+    """The axes in the order of memory, if that differs from theirs and has no gaps, and the batch comes first in both.
 
     Such are images whose channels lie last in memory and are axis 1, or the other way round. Of several channel axes
     the order would change.
@@ -155,7 +155,7 @@ def inverse_order(order: Sequence[int]) -> list[int]:
 def plan_in_memory(
     shape: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...], ghost: Ghost | None
 ) -> tuple[tuple[int, ...] | None, Layout]:
-    """The order of the axes in memory, where it is another, and the layout there: the same at every step."""
+    """The order of the axes in memory, if it differs from theirs, and the layout there: the same at every step."""
     axes = canonical_axes(axes, len(shape))
     order = memory_order(torch.empty_strided(shape, strides, device="meta"), axes)
     if order is not None:

@@ -84,7 +84,7 @@ class _Step(torch.autograd.Function):
         tensors = [value for value in saved if isinstance(value, Tensor)]
         ctx.save_for_backward(*arrays, *tensors)
         ctx.plan, ctx.count = plan, len(arrays)
-        # Places of the tensors, and whatever else there is.
+        # The tensors' fields, and the values of the other fields.
         rest: list[Any] = [None if isinstance(value, Tensor) else value for value in saved]
         ctx.saved = Saved(*rest)
         ctx.places = [name for name, value in saved._asdict().items() if isinstance(value, Tensor)]
@@ -132,7 +132,7 @@ class _Pull(torch.autograd.Function):
 
 
 def _source(value: Tensor) -> Tensor:
-    """The value to derive by, still joined to what it came from where a higher derivative may follow."""
+    """The value to derive by, still connected to what it came from if a higher derivative may follow."""
     return value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
 
 

@@ -11,11 +11,11 @@ import torch
 from torch.fx.experimental.symbolic_shapes import has_static_value, statically_known_true
 
 from batchnorm import _kernels
-from batchnorm._engines.torch import kernels, native
+from batchnorm._engines.dispatch import Path
+from batchnorm._engines.torch import aten, cpu_kernels
 from batchnorm._engines.torch.block import plan_block
 from batchnorm._engines.torch.private import in_transform
 from batchnorm._engines.torch.tracing import EXACT_TYPES
-from batchnorm._engines.ways import Path
 from batchnorm.layout import Layout, product
 
 __all__ = [
@@ -25,8 +25,8 @@ __all__ = [
     "prefers_native",
     "route_of_layer",
     "running",
-    "why_composed",
-    "why_slower",
+    "slower_reason",
+    "unsupported_reason",
 ]
 
 Tensor = torch.Tensor
@@ -35,8 +35,8 @@ Tensor = torch.Tensor
 INSTRUCTIONS = _kernels.instructions()
 AVAILABLE = _kernels.available()
 
-# Numbers in an input from which our kernels win back what calling them from Python costs; and where the channels lie
-# last in memory, which PyTorch's kernel likes better.
+# Smallest input sizes for which our kernels pay off, although calling them from Python costs more: in general, and for
+# channels that are last in memory, for which PyTorch's kernel is faster.
 LARGE_INPUT = 196_608
 LARGE_LAST = 1_048_576
 # The same in a compiled program, whose compiler cannot fuse our operation with its neighbors, and the number of
@@ -92,7 +92,7 @@ def prefers_custom_op(x: Tensor) -> bool:
         and not in_transform()
         and type(x) in EXACT_TYPES
         and x.device.type == "cpu"
-        and x.dtype in kernels.FLOATS
+        and x.dtype in aten.FLOATS
         and not statically_known_true(_size(x) < LARGE_COMPILED)
     )
 
@@ -103,12 +103,12 @@ def _size(x: Tensor) -> Any:
     return size if has_static_value(size) else product(x.shape[1:]) * USUAL_BATCH
 
 
-def why_composed(x: Tensor, weights: Tensor | None, layout: Layout, synchronized: bool) -> str | None:
+def unsupported_reason(x: Tensor, weights: Tensor | None, layout: Layout, synchronized: bool) -> str | None:
     del synchronized
-    return native.why_not(layout, x, weights)
+    return cpu_kernels.why_not(layout, x, weights)
 
 
-def why_slower(x: Tensor) -> str | None:
+def slower_reason(x: Tensor) -> str | None:
     del x
     return None
 
@@ -116,15 +116,15 @@ def why_slower(x: Tensor) -> str | None:
 def plain_step(x: Tensor, layout: Layout) -> Path | None:
     """One operation of ours in a compiled program, or PyTorch's own kernel."""
     if prefers_custom_op(x):
-        # It computes in plain operations where the kernels cannot go.
+        # It uses plain operations if the kernels cannot be used.
         return "native" if layout.permutation is None else None
-    return "framework" if kernels.fits(x, layout) else None
+    return "framework" if aten.fits(x, layout) else None
 
 
 def at_inference(x: Tensor, layout: Layout) -> tuple[Path, str | None]:
-    if native.prefers_operation(x) and kernels.infers(x, plan_block(layout)):
+    if cpu_kernels.prefers_operation(x) and aten.infers(x, plan_block(layout)):
         return "framework", "PyTorch has an operation for inference, which exporters know"
-    why = "a gradient is recorded" if native.is_recorded(x) else native.why_not(layout, x)
+    why = "a gradient is recorded" if cpu_kernels.is_recorded(x) else cpu_kernels.why_not(layout, x)
     return "native" if why is None else "composed", why
 
 

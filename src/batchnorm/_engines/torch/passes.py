@@ -1,8 +1,8 @@
-"""The PyTorch engine: the CPU kernels where they can go, then PyTorch's own, the composed passes elsewhere.
+"""The PyTorch engine: the CPU kernels if they can be used, otherwise PyTorch's own, otherwise the composed passes.
 
-A module with the names that the engine protocol asks for. A step on the CPU kernels has an engine of its own, `host`;
-what is here serves the others. Wherever the program is traced or transformed every pass is the composed one, which
-PyTorch can differentiate, compile and export; but a plain step on large inputs is compiled as one operation of ours.
+A module with the names that the engine protocol asks for. A step on the CPU kernels has an engine of its own, in
+`numpy_stats`; this one serves all other steps. If the program is traced or transformed, every pass is the composed one,
+which PyTorch can differentiate, compile and export; but a plain step on large inputs compiles to one operation of ours.
 """
 
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from batchnorm._core.engine import GradTerms, Inputs, Moments, Saved
-from batchnorm._engines.torch import host, kernels, library, native, ops
+from batchnorm._engines.torch import aten, cpu_kernels, custom_op, numpy_stats, ops
+from batchnorm._engines.torch.composed import composed
 from batchnorm._engines.torch.differentiable import differentiable
 from batchnorm._engines.torch.dispatch import prefers_custom_op
-from batchnorm._engines.torch.reference import composed
 from batchnorm._engines.torch.replicas import sum_over_replicas
 from batchnorm.layout import Layout
 
@@ -40,21 +40,21 @@ grad_input = composed.grad_input
 
 
 def suited(layout: Layout, inputs: Inputs[Tensor]) -> Any:
-    """The engine on the CPU kernels, where they can go."""
-    return host.find(layout, inputs)
+    """The engine on the CPU kernels, if they can be used."""
+    return numpy_stats.find(layout, inputs)
 
 
 def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor]:
-    """Mean and mean squared deviation, in PyTorch's own two passes where there are no weights."""
+    """Mean and mean squared deviation, in PyTorch's own two passes if there are no weights."""
     # Of tensors without numbers PyTorch's sums have shapes, and its two passes have none.
-    if weights is not None or x.is_meta or not kernels.fits(x, layout):
+    if weights is not None or x.is_meta or not aten.fits(x, layout):
         return composed.moments(x, weights, layout)
-    return kernels.statistics(x, layout)
+    return aten.statistics(x, layout)
 
 
 def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
-    """(x − mean)·scale + shift; by the CPU kernel where no gradient is recorded, as at inference."""
-    done = host.apply(x, mean, scale, shift, layout)
+    """(x − mean)·scale + shift; by the CPU kernel if no gradient is recorded, as at inference."""
+    done = numpy_stats.apply(x, mean, scale, shift, layout)
     return composed.apply(x, mean, scale, shift, layout) if done is None else done
 
 
@@ -62,8 +62,8 @@ def fused_train(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
 ) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
     if prefers_custom_op(x):
-        return library.train(x, gamma, beta, epsilon, layout)
-    return kernels.fused_train(x, gamma, beta, epsilon, layout)
+        return custom_op.train(x, gamma, beta, epsilon, layout)
+    return aten.fused_train(x, gamma, beta, epsilon, layout)
 
 
 def fused_infer(
@@ -79,15 +79,15 @@ def fused_infer(
 
     On a CPU that operation multiplies before it subtracts, which loses digits if the mean is far from zero.
     """
-    if native.prefers_operation(x):
-        return kernels.fused_infer(x, gamma, beta, mean, variance, epsilon, layout)
-    return native.infer(x, gamma, beta, mean, variance, epsilon, layout.axes)
+    if cpu_kernels.prefers_operation(x):
+        return aten.fused_infer(x, gamma, beta, mean, variance, epsilon, layout)
+    return cpu_kernels.infer(x, gamma, beta, mean, variance, epsilon, layout.axes)
 
 
 def fused_gradients(
     dy: Tensor, x: Tensor, saved: Saved[Tensor], epsilon: float, layout: Layout
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    return kernels.fused_gradients(dy, x, saved, epsilon, layout)
+    return aten.fused_gradients(dy, x, saved, epsilon, layout)
 
 
 def grad_weights(
@@ -99,7 +99,7 @@ def grad_weights(
     terms: GradTerms[Tensor],
     layout: Layout,
 ) -> Tensor | None:
-    """The gradient of the weights, where it is asked for: of a mask it hardly ever is."""
+    """The gradient of the weights, if it is requested: that of a mask hardly ever is."""
     if not weights.requires_grad:
         return None
     return composed.grad_weights(x, weights, center, offset, variance, terms, layout)

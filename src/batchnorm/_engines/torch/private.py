@@ -98,7 +98,7 @@ def is_mapped(value: Any) -> bool:
 
 
 def buffers_of(module: torch.nn.Module) -> dict[str, Any]:
-    """The module's own buffers by name, None included: where statistics that a program has removed still stand."""
+    """The module's own buffers by name, including those that a program has set to None."""
     return module._buffers  # pyright: ignore[reportPrivateUsage]
 
 

@@ -161,7 +161,7 @@ def recall(layer: torch.nn.Module, current: Seen) -> Seen:
 
 
 def _refuse_compiled_checkpoint(layer: torch.nn.Module) -> None:
-    # Outside of a graph that must be whole, the compiler then leaves the block to Python, where the gradient is right.
+    # Unless the graph must be whole, the compiler then leaves the block to Python, and the gradient is right.
     if in_compiled_checkpoint():
         raise RuntimeError(
             refusal(

@@ -1,6 +1,6 @@
 """How a call is computed, and why: what `batchnorm.explain` reports and `fused=True` requires.
 
-Each framework's engine answers for itself, in its module `ways`; this module combines the answers.
+Each framework's engine answers for itself, in its module `dispatch`; this module combines the answers.
 """
 
 from typing import Any, Literal, Protocol
@@ -9,20 +9,22 @@ from batchnorm.errors import refusal
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 
-__all__ = ["Path", "Ways", "insist", "way_of"]
+__all__ = ["Dispatch", "Path", "require_fused", "route_of"]
 
 Array = Any
 Path = Literal["native", "mixed", "framework", "composed"]
 
 
-class Ways(Protocol):
+class Dispatch(Protocol):
     """What an engine says about itself. Each reason is a clause that can follow a colon."""
 
-    def why_composed(self, x: Array, weights: Array | None, layout: Layout, synchronized: bool) -> str | None:
+    def unsupported_reason(
+        self, x: Array, weights: Array | None, layout: Layout, synchronized: bool
+    ) -> str | None:
         """Why the passes of a training step cannot use the CPU kernels; None if they can."""
         ...
 
-    def why_slower(self, x: Array) -> str | None:
+    def slower_reason(self, x: Array) -> str | None:
         """Why they do not use them even so, unless `fused=True` requires it."""
         ...
 
@@ -39,8 +41,8 @@ class Ways(Protocol):
         ...
 
 
-def way_of(
-    ways: Ways, options: Options, layout: Layout, x: Array, weights: Array | None, training: bool
+def route_of(
+    dispatch: Dispatch, options: Options, layout: Layout, x: Array, weights: Array | None, training: bool
 ) -> tuple[Path, str | None]:
     """The path of a call and, unless that is the kernels alone, why.
 
@@ -49,23 +51,23 @@ def way_of(
     if options.fused is False:
         return "composed", "fused=False asks for plain operations"
     if not training:
-        return ways.at_inference(x, layout)
+        return dispatch.at_inference(x, layout)
 
     def why_not(weights: Array | None) -> str | None:
-        why = ways.why_composed(x, weights, layout, options.synchronized)
-        return ways.why_slower(x) if why is None and not options.fused else why
+        why = dispatch.unsupported_reason(x, weights, layout, options.synchronized)
+        return dispatch.slower_reason(x) if why is None and not options.fused else why
 
     why = why_not(weights)
     if why is None:
         return "native", None
     if weights is None and options.renorm is None and not options.synchronized:
-        path = ways.plain_step(x, layout) or "composed"
+        path = dispatch.plain_step(x, layout) or "composed"
         return path, None if path == "native" else why
     return "mixed" if weights is not None and why_not(None) is None else "composed", why
 
 
-def insist(
-    ways: Ways,
+def require_fused(
+    dispatch: Dispatch,
     options: Options,
     layout: Layout,
     x: Array,
@@ -75,7 +77,7 @@ def insist(
     """Raise ValueError if `fused=True` requires kernels that a training step cannot use."""
     if options.fused is not True:
         return
-    path, why = way_of(ways, options, layout, x, weights, True)
+    path, why = route_of(dispatch, options, layout, x, weights, True)
     if path not in enough:
         raise ValueError(
             refusal(

@@ -1,4 +1,4 @@
-"""The passes on the CPU kernels (`csrc/`), where these can go; None elsewhere.
+"""The passes on the CPU kernels (`csrc/`), or None if these cannot be used.
 
 They take PyTorch's own tensors in the memory of the CPU, in every layout that needs no permutation, with weights that
 are the same for all channels. They compute by address, which no transformation of PyTorch's sees: where the program is
@@ -24,7 +24,7 @@ __all__ = [
     "address",
     "blend",
     "find",
-    "goes",
+    "has_raw_memory",
     "infer",
     "is_recorded",
     "prefers_operation",
@@ -53,20 +53,20 @@ class Kernels(NamedTuple):
 
 
 def find(layout: Layout, x: Tensor, *others: Tensor | None) -> Kernels | None:
-    """The kernels for x, or None where they cannot go; `others` are what else they would read."""
+    """The kernels for x, or None if they cannot be used; `others` are what else they would read."""
     found = _look(layout, x, others)
     return None if isinstance(found, str) else found
 
 
 def why_not(layout: Layout, x: Tensor, weights: Tensor | None = None) -> str | None:
-    """Why the kernels cannot go, in a few words; None where they can."""
+    """Why the kernels cannot be used, in a few words; None if they can."""
     found = _look(layout, x, (weights,))
     if isinstance(found, str):
         return found
     return None if weights is None else why_not_weights(weights.shape, layout, found.by_group)
 
 
-def goes(*values: Tensor | None) -> bool:
+def has_raw_memory(*values: Tensor | None) -> bool:
     """Whether these tensors may be used by their addresses, at this point of the program."""
     return _why_hidden(values) is None
 
@@ -217,12 +217,12 @@ def is_recorded(*values: Tensor | None) -> bool:
 
 
 def address(value: Tensor | None) -> int:
-    """Where the numbers begin; 0 where there are none."""
+    """Where the numbers begin; 0 if there are none."""
     return 0 if value is None else value.data_ptr()
 
 
 def _why_hidden(values: Sequence[Tensor | None]) -> str | None:
-    """Why what is at the tensors' addresses may not be all that matters; None where it is."""
+    """Why what is at the tensors' addresses may not be all that matters; None if it is."""
     traced = why_traced()
     if traced is not None:
         return traced
@@ -236,7 +236,7 @@ def _why_hidden(values: Sequence[Tensor | None]) -> str | None:
 
 
 def _why_odd(value: Tensor) -> str | None:
-    """Why what is at the tensor's address may not be its numbers; None where it is."""
+    """Why what is at the tensor's address may not be its numbers; None if it is."""
     if type(value) not in EXACT_TYPES:
         return f"a {type(value).__name__}, being a subclass of Tensor, may keep its numbers elsewhere"
     if not value.is_cpu:

@@ -1,6 +1,6 @@
 """A plain training step as operations that PyTorch's compilers see: `batchnorm::train` and `batchnorm::gradients`.
 
-A compiled graph holds them where the numbers are in the memory of the CPU, and calls our kernels there. Exported
+A compiled graph holds them if the numbers are in the memory of the CPU, and calls our kernels for them. Exported
 programs hold standard operations only, so that whoever loads one needs nothing of ours.
 """
 
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from batchnorm._core.engine import Moments
-from batchnorm._engines.torch import native, ops
+from batchnorm._engines.torch import cpu_kernels, ops
 from batchnorm._engines.torch.block import plan_in_memory
+from batchnorm._engines.torch.fused_step import Step, parameter_gradients
 from batchnorm._engines.torch.private import is_view
-from batchnorm._engines.torch.single import Step, parameter_gradients
 from batchnorm.layout import Layout, product
 from batchnorm.options import Ghost
 
@@ -108,7 +108,7 @@ def _step(
 ) -> Step:
     ghost = Ghost(ghost_size, "interleaved" if interleaved else "contiguous") if ghost_size else None
     order, layout = plan_in_memory(tuple(x.shape), x.stride(), tuple(axes), ghost)
-    return Step(native.find(layout, x, *parameters), epsilon, layout, order)
+    return Step(cpu_kernels.find(layout, x, *parameters), epsilon, layout, order)
 
 
 def _as_promised(y: Tensor, x: Tensor) -> Tensor:

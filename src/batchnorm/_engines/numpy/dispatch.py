@@ -3,21 +3,21 @@
 from typing import Any
 
 from batchnorm import _kernels
+from batchnorm._engines.dispatch import Path
 from batchnorm._engines.numpy import kernels
-from batchnorm._engines.ways import Path
 from batchnorm.layout import Layout
 
-__all__ = ["at_inference", "plain_step", "running", "why_composed", "why_slower"]
+__all__ = ["at_inference", "plain_step", "running", "slower_reason", "unsupported_reason"]
 
 Array = Any
 
 
-def why_composed(x: Array, weights: Array | None, layout: Layout, synchronized: bool) -> str | None:
+def unsupported_reason(x: Array, weights: Array | None, layout: Layout, synchronized: bool) -> str | None:
     del synchronized
     return kernels.why_not(x, weights, layout)
 
 
-def why_slower(x: Array) -> str | None:
+def slower_reason(x: Array) -> str | None:
     del x
     return None
 

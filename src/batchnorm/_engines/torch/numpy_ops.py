@@ -1,6 +1,6 @@
 """NumPy's functions for what is computed per channel of a step whose large arrays are PyTorch's.
 
-The arrays have few numbers, so that what a call costs is all there is: each function takes the short way first.
+The arrays are small, so the overhead of a call is what counts: each function tries the short way first.
 """
 
 import ctypes

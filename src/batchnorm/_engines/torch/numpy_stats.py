@@ -14,12 +14,12 @@ import torch
 
 from batchnorm._core import state as core
 from batchnorm._core.engine import Batch, Gradients, GradTerms, Inputs, Moments, Saved
-from batchnorm._engines.torch import host_ops, native
+from batchnorm._engines.torch import cpu_kernels, numpy_ops
 from batchnorm._engines.torch.block import plan_in_memory
+from batchnorm._engines.torch.composed import composed
+from batchnorm._engines.torch.cpu_kernels import Kernels
 from batchnorm._engines.torch.differentiable import differentiable
-from batchnorm._engines.torch.host_ops import as_tensor, lower
-from batchnorm._engines.torch.native import Kernels
-from batchnorm._engines.torch.reference import composed
+from batchnorm._engines.torch.numpy_ops import as_tensor, lower
 from batchnorm._engines.torch.replicas import sum_over_replicas
 from batchnorm._kernels.axis_groups import why_not_weights
 from batchnorm.layout import Layout
@@ -32,38 +32,38 @@ Array = Any
 
 
 def find(layout: Layout, inputs: Inputs[Tensor]) -> "Host | None":
-    """The engine for a step on these inputs, or None where the kernels cannot go."""
+    """The engine for a step on these inputs, or None if the kernels cannot be used."""
     x, gamma, beta, weights, state = inputs[:5]
-    kernels, order = native.find(layout, x, gamma, beta, weights, *state.values()), None
+    kernels, order = cpu_kernels.find(layout, x, gamma, beta, weights, *state.values()), None
     if kernels is not None and not x.is_contiguous():
         order, layout = plan_in_memory(tuple(x.shape), x.stride(), layout.axes, layout.ghost)
-        kernels = native.find(layout, x)
+        kernels = cpu_kernels.find(layout, x)
     return None if kernels is None else Host(kernels, layout, order)
 
 
 def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor | None:
-    """(x − mean)·scale + shift without a gradient; None where the kernels cannot go."""
+    """(x − mean)·scale + shift without a gradient; None if the kernels cannot be used."""
     given = x, mean, scale, shift
-    kernels = None if native.is_recorded(*given) else native.find(layout, *given)
+    kernels = None if cpu_kernels.is_recorded(*given) else cpu_kernels.find(layout, *given)
     if kernels is None:
         return None
     return Host(kernels, layout).apply(x, lower(mean), lower(scale), lower(shift), layout)
 
 
 def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) -> bool:
-    """Move the state in place, where it is plain numbers in the memory of the CPU; False elsewhere."""
+    """Move the state in place, if it is plain numbers in the memory of the CPU; otherwise return False."""
     values: list[Any] = [*state.values(), *batch]
-    if not native.goes(*values) or not all(value.is_contiguous() for value in state.values()):
+    if not cpu_kernels.has_raw_memory(*values) or not all(value.is_contiguous() for value in state.values()):
         return False
     if isinstance(options.decay, Tensor):
         options = replace(options, decay=float(options.decay))
     before: dict[str, Array] = {name: lower(value) for name, value in state.items()}
     with np.errstate(all="ignore"):
         lowered: Batch[Any] = Batch(*map(lower, batch))
-        after = core.advance(host_ops, options, before, lowered)
+        after = core.advance(numpy_ops, options, before, lowered)
     for name, value in after.items():
         before[name][...] = value
-    native.tell_written(state.values())
+    cpu_kernels.tell_written(state.values())
     return True
 
 
@@ -71,12 +71,12 @@ class Host:
     """The engine of one step, whose kernels were found. Statistics are NumPy's arrays, [G, C].
 
     The kernels see the large arrays in the order of their memory. `layout` is the one there, and `order` the axes'
-    order, None where it is theirs; the layouts that the core passes are those of the inputs as they came.
+    order, None if it is their own; the core passes the layouts of the original inputs.
     """
 
     __slots__ = ("dtype", "kernels", "layout", "order")
 
-    ops = host_ops
+    ops = numpy_ops
     composed = composed
 
     def __init__(self, kernels: Kernels, layout: Layout, order: tuple[int, ...] | None = None) -> None:
@@ -103,7 +103,7 @@ class Host:
             kernels.kind,
             kernels.sizes,
             x.data_ptr(),
-            native.address(spread),
+            cpu_kernels.address(spread),
             by_group,
             *effective,
             *addresses,
@@ -160,7 +160,7 @@ class Host:
             kernels.sizes,
             dy.data_ptr(),
             x.data_ptr(),
-            native.address(spread),
+            cpu_kernels.address(spread),
             spread is not None and bool(kernels.by_group),
             *map(_address, known),
             dx.data_ptr(),
@@ -178,7 +178,7 @@ class Host:
         terms: GradTerms[Array],
         layout: Layout,
     ) -> Tensor | None:
-        """The gradient of the weights, where it is asked for: of a mask it hardly ever is."""
+        """The gradient of the weights, if it is requested: that of a mask hardly ever is."""
         if not weights.requires_grad:
             return None
         center, offset, variance, *known = map(as_tensor, self._known((center, offset, variance, *terms)))
@@ -192,7 +192,7 @@ class Host:
     ) -> tuple[Tensor, Moments[Array], Array]:
         """y, the moments and the scale in one call."""
         given = as_tensor(gamma), as_tensor(beta)
-        y, statistics = native.train_by(
+        y, statistics = cpu_kernels.train_by(
             self.kernels, self._dense(x), *given, epsilon, self.layout, self._like(x)
         )
         mean, rest, variance, scale = lower(statistics)
@@ -207,7 +207,7 @@ class Host:
         statistics = (saved.center, saved.offset, saved.variance, saved.scale)
         known = [as_tensor(value) for value in self._known(statistics)]
         dx, dy, x = self._like(x), self._dense(dy.to(x.dtype)), self._dense(x)
-        _, sums = native.gradients_by(self.kernels, dy, x, known, epsilon, self.layout, dx)
+        _, sums = cpu_kernels.gradients_by(self.kernels, dy, x, known, epsilon, self.layout, dx)
         return dx, *lower(sums)
 
     def fused_infer(self, *asked: Any) -> None:
@@ -234,7 +234,7 @@ class Host:
 
         def pulled(inputs: Inputs[Tensor], saved: Saved[Array], dy: Tensor) -> Gradients[Tensor]:
             # The gradient may be asked for in other circumstances than the output.
-            if not native.goes(dy, inputs.x):
+            if not cpu_kernels.has_raw_memory(dy, inputs.x):
                 return reference(inputs, dy)
             with np.errstate(all="ignore"):
                 return Gradients(*map(_released, backward(inputs, saved, dy)))
@@ -252,7 +252,7 @@ class Host:
         return torch.empty_like(x)
 
     def _spread(self, weights: Tensor) -> Tensor | None:
-        """Weights over all positions; None where they differ between channels, or along a part of the second run."""
+        """Weights over all positions; None if they differ between channels, or along a part of the second run."""
         if self.order is not None:
             weights = weights.permute(self.order)
         if why_not_weights(weights.shape, self.layout, self.kernels.by_group) is not None:
@@ -264,7 +264,7 @@ class Host:
         """Statistics as dense [G, C], which some only broadcast to."""
         shape = self.layout.ghosts, self.layout.channels
         return [
-            np.ascontiguousarray(host_ops.broadcast_to(host_ops.cast(value, self.dtype), shape))
+            np.ascontiguousarray(numpy_ops.broadcast_to(numpy_ops.cast(value, self.dtype), shape))
             for value in values
         ]
 

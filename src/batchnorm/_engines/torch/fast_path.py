@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from batchnorm._engines.torch import native, ops
+from batchnorm._engines.torch import cpu_kernels, ops
 from batchnorm._engines.torch.block import as_own, inverse_order, plan_block
+from batchnorm._engines.torch.fused_step import train_natively
 from batchnorm._engines.torch.private import is_watched, version_of
-from batchnorm._engines.torch.single import train_natively
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
 from batchnorm.errors import refusal
 from batchnorm.layout import Layout, plan_layout
@@ -48,7 +48,7 @@ def batch_norm(
     momentum: float,
     epsilon: float,
 ) -> Tensor:
-    """What `torch.nn.functional.batch_norm` computes, refused where it refuses, for inputs that are not empty.
+    """What `torch.nn.functional.batch_norm` computes, with its refusals, for inputs that are not empty.
 
     Without running statistics those of the batch are used and nothing is written. `momentum` is the share of the
     new; the running variance is the sample's.
@@ -89,8 +89,8 @@ def infer(
     recorded; otherwise PyTorch's is, unless a mean is so far from zero that it would lose digits. Training may move
     the statistics before a gradient is requested.
     """
-    if not native.prefers_operation(x):
-        y = native.infer(x, gamma, beta, mean, variance, epsilon, (1,))
+    if not cpu_kernels.prefers_operation(x):
+        y = cpu_kernels.infer(x, gamma, beta, mean, variance, epsilon, (1,))
         if y is not None:
             return y
         if is_traced() or _is_far(owner, mean, variance, epsilon):
@@ -109,7 +109,7 @@ def for_gradient(statistics: tuple[Tensor, ...], *given: Tensor | None) -> tuple
     A training step in between moves the originals. PyTorch's own kernel does not report that, and its layers then
     return a gradient by the moved statistics. Exporters and tracers get the originals.
     """
-    if not native.is_recorded(*given) or is_traced() or is_watched():
+    if not cpu_kernels.is_recorded(*given) or is_traced() or is_watched():
         return statistics
     return tuple(value.clone() for value in statistics)
 
@@ -146,8 +146,8 @@ def grouped_batch_norm(
     if done is not None:
         y, (mean, variance) = done
         if running_mean is not None and running_variance is not None:
-            native.blend(mean, 1.0, momentum, running_mean)
-            native.blend(variance, layout.count / max(layout.count - 1, 1), momentum, running_variance)
+            cpu_kernels.blend(mean, 1.0, momentum, running_mean)
+            cpu_kernels.blend(variance, layout.count / max(layout.count - 1, 1), momentum, running_variance)
         return y
     dense = x if order is None else x.permute(order)
     y, statistics = _by_torch(dense, gamma, beta, epsilon, layout)

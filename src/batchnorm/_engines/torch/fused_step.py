@@ -1,7 +1,7 @@
 """A plain training step and its gradient on the CPU kernels: one call each way, whatever the layout.
 
 `train_natively` is the step of an ordinary program, with an autograd function of its own; compiled programs see the
-same step as operations, in `library`.
+same step as operations, in `custom_op`.
 """
 
 # Compilers that trace Python cannot evaluate the annotations of functions that are made on the way.
@@ -13,11 +13,11 @@ import torch
 
 from batchnorm._core import fused
 from batchnorm._core.affine import fold
-from batchnorm._engines.torch import kernels, native
+from batchnorm._engines.torch import aten, cpu_kernels
 from batchnorm._engines.torch.block import inverse_order
-from batchnorm._engines.torch.host import Host
-from batchnorm._engines.torch.host_ops import as_tensor, lower
-from batchnorm._engines.torch.reference import composed
+from batchnorm._engines.torch.composed import composed
+from batchnorm._engines.torch.numpy_ops import as_tensor, lower
+from batchnorm._engines.torch.numpy_stats import Host
 from batchnorm.layout import Layout
 
 __all__ = ["Step", "parameter_gradients", "train_natively"]
@@ -35,7 +35,7 @@ class Step(NamedTuple):
         order: that order, None if it is the axes' own.
     """
 
-    kernels: native.Kernels | None
+    kernels: cpu_kernels.Kernels | None
     epsilon: float
     layout: Layout
     order: tuple[int, ...] | None
@@ -48,31 +48,33 @@ class Step(NamedTuple):
             statistics = torch.stack((moments.center, moments.offset, moments.variance, scale))
             return self._as_it_came(y), statistics
         y = self._room(x)
-        given, statistics = native.train_by(self.kernels, dense, gamma, beta, self.epsilon, self.layout, y)
+        given, statistics = cpu_kernels.train_by(
+            self.kernels, dense, gamma, beta, self.epsilon, self.layout, y
+        )
         return (self._as_it_came(given) if y is None else y), statistics
 
     def gradients(
         self, dy: Tensor, x: Tensor, gamma: Tensor | None, statistics: Tensor
     ) -> tuple[Tensor, Tensor]:
         """dx, and Σdy and Σdy·x̂ as one tensor [2, G, C]."""
-        found = native.find(self.layout, x, dy, statistics)
+        found = cpu_kernels.find(self.layout, x, dy, statistics)
         dense, dy = self._in_memory(x), self._in_memory(dy)
         if found is None:
             # PyTorch's kernel takes every kind of tensor.
             center, offset, variance, _ = statistics
-            dx, *both = kernels.pull_plainly(
+            dx, *both = aten.pull_plainly(
                 dy, dense, gamma, center, offset, variance, self.epsilon, self.layout
             )
             return self._as_it_came(dx), torch.stack(both)
         dx = self._room(x)
-        given, sums = native.gradients_by(
+        given, sums = cpu_kernels.gradients_by(
             found, dy, dense, statistics.unbind(), self.epsilon, self.layout, dx
         )
         return (self._as_it_came(given) if dx is None else dx), sums
 
     def sums(self, dy: Tensor, x: Tensor, statistics: Tensor) -> Tensor:
         """Σdy and Σdy·x̂ alone, if nobody asks for dx; by the kernels only."""
-        found = native.find(self.layout, x, dy, statistics)
+        found = cpu_kernels.find(self.layout, x, dy, statistics)
         if found is None:
             return self.gradients(dy, x, None, statistics)[1]
         mean, rest, variance, _ = statistics
@@ -117,11 +119,11 @@ def train_natively(
 
     `order` is the axes' order in memory if it differs from their own, and `layout` is then the layout in that order.
     """
-    found = native.find(layout, x, gamma, beta)
+    found = cpu_kernels.find(layout, x, gamma, beta)
     if found is None or (order is None and not x.is_contiguous()):
         return None
     step = Step(found, epsilon, layout, order)
-    if not native.is_recorded(x, gamma, beta):
+    if not cpu_kernels.is_recorded(x, gamma, beta):
         y, statistics = step.train(x, gamma, beta)
         return y, statistics[::2].unbind()
     # How statistics leave without a gradient.

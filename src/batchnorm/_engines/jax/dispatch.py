@@ -6,21 +6,21 @@ If the program is later mapped, exported or compiled for another device, plain o
 from typing import Any
 
 from batchnorm import _kernels
+from batchnorm._engines.dispatch import Path
 from batchnorm._engines.jax import native
-from batchnorm._engines.ways import Path
 from batchnorm.layout import Layout
 
-__all__ = ["at_inference", "plain_step", "running", "why_composed", "why_slower"]
+__all__ = ["at_inference", "plain_step", "running", "slower_reason", "unsupported_reason"]
 
 Array = Any
 
-why_slower = native.why_slower
+slower_reason = native.slower_reason
 
 
-def why_composed(x: Array, weights: Array | None, layout: Layout, synchronized: bool) -> str | None:
+def unsupported_reason(x: Array, weights: Array | None, layout: Layout, synchronized: bool) -> str | None:
     if synchronized:
         return "statistics over a mapped axis are computed in plain operations"
-    return native.why_composed(x, weights, layout)
+    return native.unsupported_reason(x, weights, layout)
 
 
 def plain_step(x: Array, layout: Layout) -> Path | None:

@@ -3,23 +3,23 @@
 from typing import Any
 
 from batchnorm import _kernels
+from batchnorm._engines.dispatch import Path
 from batchnorm._engines.tensorflow import native
 from batchnorm._engines.tensorflow.inference import is_image
-from batchnorm._engines.ways import Path
 from batchnorm._kernels.tensorflow import threads
 from batchnorm.layout import Layout
 
-__all__ = ["at_inference", "plain_step", "running", "why_composed", "why_slower"]
+__all__ = ["at_inference", "plain_step", "running", "slower_reason", "unsupported_reason"]
 
 Tensor = Any
 
 
-def why_composed(x: Tensor, weights: Tensor | None, layout: Layout, synchronized: bool) -> str | None:
+def unsupported_reason(x: Tensor, weights: Tensor | None, layout: Layout, synchronized: bool) -> str | None:
     del synchronized
     return native.why_not(x, weights, layout)
 
 
-def why_slower(x: Tensor) -> str | None:
+def slower_reason(x: Tensor) -> str | None:
     del x
     return None
 
