@@ -316,3 +316,9 @@ def test_a_missing_framework_is_named(missing: str, title: str) -> None:
         f"batchnorm.flax was imported. It needs {title}, which is not installed. "
         "Run: pip install 'batchnorm[flax]'."
     )
+
+
+@pytest.mark.parametrize("name", ["renorm", "zero_debias", "fused", "use_running_average"])
+def test_switches_are_booleans(name):
+    with pytest.raises(TypeError, match=f"{name}='no' was given"):
+        BatchNorm(3, rngs=nnx.Rngs(0), **{name: "no"})

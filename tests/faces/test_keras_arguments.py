@@ -288,3 +288,9 @@ def test_an_epoch_with_a_remainder_trains():
     assert np.isfinite(model.layers[0].moving_variance.numpy()).all()
     again = BatchNormalization.from_config(model.layers[0].get_config())
     assert (again.ghost_remainder, again.ghost_averages) == ("smaller", "step")
+
+
+@pytest.mark.parametrize("name", ["scale", "renorm", "synchronized", "fused", "zero_debias_moving_mean"])
+def test_switches_are_booleans(name):
+    with pytest.raises(TypeError, match=f"{name}='no' was given"):
+        BatchNormalization(**{name: "no"})

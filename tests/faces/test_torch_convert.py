@@ -251,3 +251,19 @@ def test_layers_inside_wrappers_are_found() -> None:
     traced = bt.convert(torch.fx.symbolic_trace(nn.Sequential(nn.BatchNorm2d(4))), renorm=True)
     assert type(traced.get_submodule("0")) is bt.BatchNorm2d
     traced(x)
+
+
+def test_arguments_of_another_kind_are_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"convert was given a str.*Pass a torch.nn.Module"):
+        bt.convert("model")  # type: ignore
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    with pytest.raises(
+        TypeError, match=r"convert was given virtual_batchsize=3, momentum=0.3.*virtual_batch_size"
+    ):
+        bt.convert(model, virtual_batchsize=3, momentum=0.3)
+    assert type(model[0]) is nn.BatchNorm1d
+    for name in ("renorm", "zero_debias", "fused"):
+        with pytest.raises(TypeError, match=f"{name}='no' was given"):
+            bt.BatchNorm1d(3, **{name: "no"})
+    with pytest.raises(TypeError, match=r"A mask of type list was given.*torch.as_tensor"):
+        bt.BatchNorm1d(3)(torch.ones(2, 3), mask=[True, False])

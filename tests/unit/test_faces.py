@@ -9,6 +9,7 @@ import pytest
 from batchnorm._faces.adjustment import call_adjustment, check_adjustment, check_dtype
 from batchnorm._faces.axes import axes_of, read_axis, read_size
 from batchnorm._faces.clip import check_bounds, read_clip
+from batchnorm._faces.switches import check_switches
 from batchnorm._faces.weights import FIRST_AXES, check_fit, multiply
 from batchnorm.options import Clip
 
@@ -127,3 +128,14 @@ def test_sizes_of_ghost_batches_are_left_for_their_record_to_refuse() -> None:
     assert type(read_size(np.int64(8))) is int
     for size in (None, 2.5, True):
         assert read_size(size) is size
+
+
+@pytest.mark.parametrize("value", [True, False, None, 0, 1, np.True_])
+def test_switches_are_on_or_off(value) -> None:
+    check_switches(renorm=value)
+
+
+@pytest.mark.parametrize("value", ["no", "", b"1", 2, -1, 0.5])
+def test_what_is_no_switch_is_refused_by_name(value) -> None:
+    with pytest.raises(TypeError, match=r"zero_debias=.* was given\..*Pass True or False\.$"):
+        check_switches(renorm=True, zero_debias=value)

@@ -12,6 +12,7 @@ from batchnorm._core.state import initial_state, slots
 from batchnorm._engines.jax import engine
 from batchnorm._faces.adjustment import check_adjustment
 from batchnorm._faces.axes import read_axis
+from batchnorm._faces.switches import check_switches
 from batchnorm.flax import _arguments
 from batchnorm.flax.private import canonicalize_dtype, promote_dtype
 from batchnorm.functional import batch_norm
@@ -126,6 +127,9 @@ class BatchNorm(nnx.Module):
         ghost_remainder: Literal["refuse", "smaller"] = "refuse",
         ghost_averages: Literal["step", "group"] = "step",
     ) -> None:
+        check_switches(
+            renorm=renorm, zero_debias=zero_debias, fused=fused, use_running_average=use_running_average
+        )
         self.num_features = num_features
         self.use_running_average = use_running_average
         self.axis = read_axis(axis, sequences=(Sequence,))

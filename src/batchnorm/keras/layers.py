@@ -12,6 +12,7 @@ from batchnorm._core.given import given
 from batchnorm._faces.adjustment import check_adjustment
 from batchnorm._faces.axes import read_axis, read_size
 from batchnorm._faces.clip import check_bounds, read_clip
+from batchnorm._faces.switches import check_switches
 from batchnorm._faces.weights import multiply
 from batchnorm.keras import _arguments, _config, _variables
 from batchnorm.keras._adjustment import adjustment_for, serialize_adjustment
@@ -147,6 +148,14 @@ class BatchNormalization(keras.layers.Layer):
         self.gamma_regularizer = regularizers.get(gamma_regularizer)
         self.beta_constraint = constraints.get(beta_constraint)
         self.gamma_constraint = constraints.get(gamma_constraint)
+        check_switches(
+            center=center,
+            scale=scale,
+            renorm=renorm,
+            synchronized=synchronized,
+            fused=fused,
+            zero_debias_moving_mean=zero_debias_moving_mean,
+        )
         self.renorm = renorm
         if renorm:
             renorm_clipping = renorm_clipping or {}

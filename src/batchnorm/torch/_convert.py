@@ -1,6 +1,7 @@
 """Swapping `torch.nn`'s layers of a model for ours, in place, and back."""
 
 import warnings
+from dataclasses import fields
 from functools import cache
 from typing import Any, TypeVar
 
@@ -74,6 +75,24 @@ def convert(model: Model, *, back: bool = False, force: bool = False, **options:
         >>> type(convert(model, back=True, force=True)[1]) is torch.nn.BatchNorm1d
         True
     """
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            refusal(
+                f"convert was given a {type(model).__name__}",
+                "It swaps the layers of a model",
+                "Pass a torch.nn.Module",
+            )
+        )
+    known = [each.name for each in fields(Settings)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise TypeError(
+            refusal(
+                f"convert was given {', '.join(f'{name}={options[name]!r}' for name in unknown)}",
+                "Its options are those that torch.nn's layers do not have; momentum and eps stay each layer's own",
+                f"Pass some of {', '.join(known)}",
+            )
+        )
     if back:
         _tell(_back(model, force, options))
         return model

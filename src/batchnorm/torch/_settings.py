@@ -8,6 +8,7 @@ from batchnorm import _kernels
 from batchnorm._faces.adjustment import check_adjustment
 from batchnorm._faces.axes import axes_of, read_axis, read_size
 from batchnorm._faces.clip import check_bounds, read_clip
+from batchnorm._faces.switches import check_switches
 from batchnorm.errors import refusal
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
@@ -35,6 +36,7 @@ class Settings:
     ghost_averages: Literal["step", "group"] = "step"
 
     def __post_init__(self) -> None:
+        check_switches(renorm=self.renorm, zero_debias=self.zero_debias, fused=self.fused)
         if self.renorm and not callable(self.renorm_clipping):
             check_bounds(read_clip(self.renorm_clipping))
         check_adjustment(self.adjustment)

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import torch
 
 from batchnorm._faces.weights import check_fit, multiply
+from batchnorm.errors import refusal
 
 __all__ = ["merge_weights"]
 
 Tensor = torch.Tensor
 RULE = (
-    "It has the rank of the input and broadcasts to it, or its axes stand for the first axes of the input that are "
-    "no channel axes",
+    "It must have the rank of the input and broadcast to it, or its axes must stand for the first axes of the input "
+    "that are not channel axes",
     "Pass one number per example, [batch], one per position, [batch, *positions], or one that broadcasts",
 )
 
@@ -31,6 +32,14 @@ def merge_weights(
 
 def _spread(name: str, given: Tensor, shape: Sequence[int], axes: Sequence[int]) -> Tensor:
     """Of the input's rank as it is; else its axes are the first of those that are no channel axes."""
+    if not isinstance(given, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            refusal(
+                f"{name} of type {type(given).__name__} was given",
+                "It is a tensor, as the input is",
+                "Convert it with torch.as_tensor",
+            )
+        )
     rank = len(shape)
     places = [axis for axis in range(rank) if axis not in axes or given.dim() == rank]
     return given.reshape(check_fit(name, given.shape, shape, places, RULE))
