@@ -336,7 +336,7 @@ with slim.arg_scope(resnet_utils.resnet_arg_scope(batch_norm_decay=0.5)), slim.a
 for place in places:
     place.batch_norm = own
 ours.choose_path = choose_path
-assert {{asked.decay for asked, _ in calls}} == {{0.5}}
+assert {{given.momentum for given, _ in calls}} == {{0.5}}
 gammas = [v for v in v1.trainable_variables() if "gamma" in v.op.name]
 print(len(calls), len(gammas))
 v1.get_default_graph().clear_collection("trainable_variables")
