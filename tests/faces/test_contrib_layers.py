@@ -328,3 +328,24 @@ def test_rows_are_inferred_by_few_operations_that_keep_a_large_mean(options, dty
     np.testing.assert_allclose(got, (numbers - np.array([2e3, 0, -1e3])) * scale, rtol=rtol, atol=rtol)
     np.testing.assert_allclose(slope, np.broadcast_to(scale, X.shape), rtol=rtol)
     assert empty.shape == (0, 3)
+
+
+def test_a_caching_device_hides_no_earlier_update():
+    with graph(), v1.variable_scope("scope", caching_device=lambda op: "/cpu:0"):
+        batch_norm(tf.constant(X), decay=0.5, is_training=True, scope="bn")
+        updates = v1.get_collection(KEYS.UPDATE_OPS)
+        with tf.control_dependencies(updates):
+            batch_norm(
+                tf.constant(3 * X),
+                decay=0.5,
+                is_training=True,
+                scope="bn",
+                reuse=True,
+                updates_collections="second",
+            )
+        mean = next(v for v in v1.global_variables() if v.op.name.endswith("moving_mean"))
+        with v1.Session() as session:
+            session.run(v1.global_variables_initializer())
+            session.run(v1.get_collection("second"))
+            found = session.run(mean.read_value())
+    np.testing.assert_allclose(found, 0.5 * 0.5 * X.mean(0) + 0.5 * 3 * X.mean(0), rtol=1e-5)

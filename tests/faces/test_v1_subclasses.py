@@ -243,3 +243,19 @@ def test_own_moments_of_ghosts_when_training_is_fed(session):
     one, two = session.run([fed, known], {x: normal(6, 3), training: True})
     np.testing.assert_allclose(one, two, rtol=1e-6)
     assert session.run(fed, {x: normal(5, 3), training: False}).shape == (5, 3)
+
+
+def test_a_call_without_a_module_is_a_subclass_own():
+    """A class made by `exec` with bare globals."""
+    made = {"Base": BatchNormalization}
+    text = """
+class Doubled(Base):
+    def call(self, x, training=None):
+        return 2 * Base.call(self, x, training=True)
+"""
+    exec(text, {"Base": BatchNormalization}, made)
+    assert made["Doubled"].call.__module__ is None
+    with tf.Graph().as_default(), v1.Session() as session:
+        y = made["Doubled"]()(tf.constant([[1.0], [3.0]]))
+        session.run(v1.global_variables_initializer())
+        np.testing.assert_allclose(session.run(y), [[-2.0], [2.0]], atol=2e-3)

@@ -92,6 +92,19 @@ def test_several_gradients_at_once_go_another_way(calls) -> None:
         close(got, torch.autograd.grad(y, x, dy, retain_graph=True)[0], torch.float32, "dx")
 
 
+def test_several_gradients_of_the_parameters_alone_go_another_way(calls) -> None:
+    layer, x = bt.BatchNorm2d(5), normal(6, 5, 7, 4)
+    parameters, y = list(layer.parameters()), layer(x)
+    directions = normal(3, *y.shape, seed=1)
+    together = torch.autograd.grad(y, parameters, directions, is_grads_batched=True, retain_graph=True)
+    assert calls == ["train"]
+    for each, dy in enumerate(directions):
+        for got, want in zip(
+            together, torch.autograd.grad(y, parameters, dy, retain_graph=True), strict=True
+        ):
+            close(got[each], want, torch.float32, "a parameter's gradient")
+
+
 def test_as_many_threads_work_as_pytorch_uses(monkeypatch) -> None:
     asked: list[int] = []
     train_by = cpu_kernels.train_by

@@ -7,7 +7,7 @@ from batchnorm.errors import refusal
 
 __all__ = ["FIRST_AXES", "check_fit", "multiply"]
 
-# Why weights do not fit and what to do, where their axes stand for the first ones of the input.
+# Why weights do not fit and what to do, if their axes stand for the first ones of the input.
 FIRST_AXES = (
     "The axes of weights stand for the first axes of the input, and each must have the same size or 1",
     "Pass one weight per example, [batch], or weights that broadcast to the input",

@@ -155,7 +155,7 @@ def _current(variable: Any) -> Any:
     """The value now, wide enough to average in."""
     if is_ref(variable) and variable.shape.rank == 1 and _is_bare(variable):
         return memory(variable)  # read by whichever op takes it
-    value = flat(variable.value())
+    value = flat(variable.read_value())  # `value` may be a cache's
     return ops.cast(value, ops.stat_dtype(value))
 
 

@@ -45,7 +45,7 @@ def lower_plainly(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_exported(context: Any) -> bool:
-    """Whether what is lowered leaves the process, to where our kernels are not."""
+    """Whether what is lowered leaves the process, and so cannot call our kernels."""
     return context.module_context.lowering_parameters.for_export
 
 

@@ -1,4 +1,4 @@
-"""The passes as ops on the CPU kernels (`csrc/`), where these can be used; None elsewhere.
+"""The passes as ops on the CPU kernels (`csrc/`), or None if these cannot be used.
 
 They are used wherever the process computes on its CPU alone and the layout needs no permutation, in eager and graph
 mode, with known and unknown sizes. `_look` alone decides where they are not.

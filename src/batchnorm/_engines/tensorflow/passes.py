@@ -166,7 +166,7 @@ def _sample_mean(x: Tensor, block: Block, dtype: Any) -> Tensor:
         step = max(1, min(length, max(count // LARGEST_SAMPLE, SPARSEST_SAMPLE)))
     else:
         step = tf.maximum(1, tf.minimum(length, tf.maximum(count // LARGEST_SAMPLE, SPARSEST_SAMPLE)))
-    # Neighbors along rows, where each number on its own would cost as much as a cache line.
+    # Neighbors along rows, because each number on its own would cost as much as a cache line.
     spread = tf.range(0, length, step)
     sample = x[:, : ops.shape(spread)[0]] if _is_one(width) else tf.gather(x, spread, axis=1)
     size = ops.as_float(block.merged * ops.shape(sample)[1], dtype)

@@ -72,11 +72,11 @@ class Step(NamedTuple):
         )
         return (self._as_it_came(given) if dx is None else dx), sums
 
-    def sums(self, dy: Tensor, x: Tensor, statistics: Tensor) -> Tensor:
-        """Σdy and Σdy·x̂ alone, if nobody asks for dx; by the kernels only."""
+    def sums(self, dy: Tensor, x: Tensor, gamma: Tensor | None, statistics: Tensor) -> Tensor:
+        """Σdy and Σdy·x̂ alone, if dx is not requested."""
         found = cpu_kernels.find(self.layout, x, dy, statistics)
         if found is None:
-            return self.gradients(dy, x, None, statistics)[1]
+            return self.gradients(dy, x, gamma, statistics)[1]
         mean, rest, variance, _ = statistics
         dense, dy = self._in_memory(x), self._in_memory(dy)
         both = Host(found, self.layout).grad_sums(dy, dense, lower(mean), self.layout)
@@ -155,7 +155,7 @@ class _Train(torch.autograd.Function):
         elif ctx.needs_input_grad[2]:
             dx, sums = step.gradients(dy, x, gamma, statistics)
         else:
-            sums = step.sums(dy, x, statistics)
+            sums = step.sums(dy, x, gamma, statistics)
         return None, None, dx, *parameter_gradients(sums, gamma, ctx.beta_dtype)
 
 
