@@ -48,7 +48,7 @@ SHORT = ("32x56x56x64", "8192x1024", "32x64x56x56", "256x32")
 NETWORKS: dict[str, dict[str, tuple[str, ...]]] = {
     "blocks": {"16x32x32x48": ("JAX",)},
     "ResNet-18": {"32x3x96x96": ("PyTorch",), "32x96x96x3": ("PyTorch",)},
-    "MobileNetV2": {"32x3x96x96": ("PyTorch",), "32x96x96x3": ("PyTorch", "TensorFlow")},
+    "MobileNetV2": {"32x3x96x96": ("PyTorch",), "32x96x96x3": ("PyTorch", "TensorFlow", "Keras on JAX")},
     "slim's ResNet": {"32x96x96x3": ("TensorFlow",)},
 }
 OF_NETWORKS = {shape_name for shapes in NETWORKS.values() for shape_name in shapes}

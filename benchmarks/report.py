@@ -32,28 +32,33 @@ PAGE = """# Performance
 Made by `{asked}` on {date}: {processor}, {threads} threads, Python {python}, {versions}.
 
 Each framework ran in a process of its own, in which its competitors took turns for {rounds} rounds; the figures
-are medians. In a turn a quick step runs again until ours would have taken {turn:.0f} ms: each turn begins with
-writing back what the one before left in the caches, which in turns of a few calls would be a good part of the time.
-glibc's allocator was told to keep large buffers, for all alike ({allocator}), and all had the same
-number of threads. Before it was timed, every competitor's output and gradients were compared with ours.
+are medians. Within a turn, quick steps are repeated until ours would have taken {turn:.0f} ms, because each turn
+starts by writing back what the previous competitor left in the caches, which would dominate short turns.
+glibc's allocator was told to keep large buffers, for all competitors alike ({allocator}), and all had the same
+number of threads. Every competitor's output and gradients were compared with ours before timing.
 TensorFlow ran in `tf.function`, JAX under `jit`, PyTorch eagerly; "Keras on ..." is our Keras layer beside Keras
 3's own on that backend.
 
-A training step is forward and backward and the update of the averages. "weighted" is a mask that leaves out a
-fifth of the positions; tf_keras counts one with `fused=False` only. "ghost 16" is compared with a loop over
-chunks where the peer has no ghost batches. The last column is our time over the bandwidth floor: the bytes that
-must move (channels last: forward two reads and one write of x, backward four reads and one write more; channels
-first: forward one read and one write, backward two reads and one write more; inference one read and one write) at
-the speed at which copying x went in the same rounds. What fits the cache can be below 1.
+A training step is the forward and backward passes and the update of the averages. "weighted" uses a mask that leaves
+out a fifth of the positions; tf_keras takes masks into account only with `fused=False`. "ghost 16" is compared with a
+loop over chunks if the peer has no ghost batches. The last column is our time divided by the bandwidth floor: the time
+needed to move the bytes that must move, at the speed of copying x in the same rounds. With the channels last, these
+are two reads and one write of x in the forward pass and four reads and one write in the backward pass; with the
+channels first, one read and one write, and two reads and one write; at inference, one read and one write. Arrays that
+fit the cache can get below 1.
 
 ## Whole networks
 
-Training steps of networks with stochastic gradient descent, in which everything but the normalization is the
-framework's own. PyTorch: torchvision's ResNet-18 and MobileNetV2, eager, with in-place ReLUs, in both memory formats
-(channels last is `torch.channels_last`), after `batchnorm.torch.convert`. Keras: MobileNetV2 of `keras.applications` in
-`fit`, four batches per call, compiled as Keras does by default. TensorFlow: a residual network of tf_slim's layers in a
-TensorFlow 1 graph, with our function as its `normalizer_fn`. JAX: three blocks of a 3x3 convolution, batch
-normalization and ReLU. Before timing, the losses of the first {steps} steps were compared with ours.
+Training steps of networks with stochastic gradient descent. Everything but the normalization is the framework's own.
+
+- PyTorch: torchvision's ResNet-18 and MobileNetV2, eager, with in-place ReLUs, in both memory formats (channels last is
+  `torch.channels_last`), after `batchnorm.torch.convert`.
+- Keras: MobileNetV2 of `keras.applications` in `fit`, four batches per call on TensorFlow and one on JAX, compiled as
+  Keras does by default.
+- TensorFlow: a residual network of tf_slim's layers in a TensorFlow 1 graph, with our function as its `normalizer_fn`.
+- JAX: three blocks of a 3x3 convolution, batch normalization and ReLU.
+
+Before timing, the losses of the first {steps} steps were compared with ours.
 
 | framework | network | shape | ours, ms | peer: how many times as long |
 |---|---|---|---|---|

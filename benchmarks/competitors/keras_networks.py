@@ -11,12 +11,13 @@ from benchmarks.competitors.data import OURS, RATE, Data, Step, losses_of, make_
 
 __all__ = ["network_steps"]
 
-# What a call of `fit` costs besides its steps is as much as a step or two.
-BATCHES = 4
+# Batches in a call of `fit`, by Keras' backend. What a call costs besides its steps is as much as a step or two on
+# TensorFlow; on JAX, whose depthwise convolutions take seconds on a CPU, it is nothing.
+BATCHES = {"tensorflow": 4, "jax": 1}
 
 
 def network_steps(case: Case, data: Data) -> dict[str, Step]:
-    """Each step is a call of `fit` on `BATCHES` batches, from the same start, compiled as Keras does by default."""
+    """Each step is a call of `fit` on a few batches, from the same start, compiled as Keras does by default."""
     keras.utils.set_random_seed(0)
     shape = case.shape[1:]
     network = keras.applications.MobileNetV2(weights=None, input_shape=shape, classes=CLASSES)
@@ -41,6 +42,6 @@ def _step(network: Any, case: Case, data: Data) -> Step:
         return history.history["loss"][0]
 
     def step(read: bool = False) -> Any:
-        return losses_of(lambda: fit(1)) if read else fit(BATCHES)
+        return losses_of(lambda: fit(1)) if read else fit(BATCHES[keras.backend.backend()])
 
     return step
