@@ -29,14 +29,14 @@ Pair = tuple[Array, Array]
 class Pass:
     """One evaluation, in lifted form.
 
-    `total`: the weights' sum per group and channel, zero at inference. `effective`: (Σw)² / Σw².
+    `total`: the weights' sum per group and channel, zero at inference. `effective_count`: (Σw)² / Σw².
     """
 
     x_hat: Array
     inverse: Array
     p: Array
     total: Array
-    effective: Array
+    effective_count: Array
     mean: Array
     variance: Array
     r: Array
@@ -144,7 +144,7 @@ def forward(
         inverse=inverse,
         p=p,
         total=total,
-        effective=effective,
+        effective_count=effective,
         mean=mean,
         variance=variance,
         r=r,
@@ -179,7 +179,7 @@ def _advance(spec: Spec, state: State, step: Pass, weighted: bool) -> State:
     if spec.ghost_averages == "group":
         # as in a loop over the groups, each of which is a batch of its own
         for k in range(present.shape[1]):
-            names = ("total", "effective", "mean", "variance")
+            names = ("total", "effective_count", "mean", "variance")
             group = {name: getattr(step, name)[:, k : k + 1] for name in names}
             state = _advance(replace(spec, ghost_averages="step"), state, replace(step, **group), weighted)
         return state
@@ -209,7 +209,7 @@ def _advance(spec: Spec, state: State, step: Pass, weighted: bool) -> State:
         moved = replace(state, mean=blend(state.mean, mean, spec.decay))
     if not spec.renorm:
         if spec.variance == "sample":
-            n = step.effective
+            n = step.effective_count
             variance = average_groups(step.variance * n / np.maximum(n - 1, 1), present)
         return replace(moved, variance=blend(state.variance, variance, spec.decay))
     moving_stddev = blend(state.stddev, stddev, spec.decay)

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from batchnorm._version import __version__
 from batchnorm.demo.engines import ENGINES, Engine
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["main"]
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         remedy = f"Run python -m batchnorm {asked.command} --help to see what there is"
         fail(
-            refusal(
+            format_error(
                 f"{' '.join(unknown)} was asked for",
                 f"The command {asked.command} has no such option",
                 remedy,
@@ -102,7 +102,7 @@ def check_needs(engine: Engine) -> None:
         installed = "is not installed" if len(missing) == 1 else "are not installed"
         remedy = f"Run: pip install 'batchnorm[{engine.extras}]'"
         fail(
-            refusal(
+            format_error(
                 f"The demo on {engine.title} was asked for",
                 f"It needs {', '.join(missing)}, which {installed}",
                 remedy,
@@ -118,7 +118,9 @@ def check_output(folder: Path) -> None:
             raise PermissionError("it is not writable")
     except OSError as error:
         reason = error.strerror or str(error)
-        fail(refusal(f"--output {folder} was asked for", f"No folder there: {reason}", "Name another one"))
+        fail(
+            format_error(f"--output {folder} was asked for", f"No folder there: {reason}", "Name another one")
+        )
 
 
 def fail(message: str) -> NoReturn:

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["private_names", "require"]
 
@@ -22,7 +22,7 @@ def require(module: str, title: str, extra: str, face: str) -> None:
         if error.name != module:
             raise
         raise ImportError(
-            refusal(
+            format_error(
                 f"{face} was imported",
                 f"It needs {title}, which is not installed",
                 f"Run: pip install 'batchnorm[{extra}]'",
@@ -41,7 +41,7 @@ def private_names(title: str, version: str, extra: str) -> Generator[None]:
         yield
     except ImportError as error:
         raise ImportError(
-            refusal(
+            format_error(
                 f"{title} {version} was imported",
                 f"It lacks something that is not public and that batchnorm needs: {error}",
                 f"Run: pip install 'batchnorm[{extra}]', which brings a release that has it",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["FEATURES", "FORMS", "REFUSED", "REMARKS", "Verdict", "check", "features", "table"]
 
@@ -131,5 +131,5 @@ def check(options: Any) -> None:
         if pair <= asked:
             first, second = sorted(pair)
             raise ValueError(
-                refusal(f"{first.capitalize()} and {second} were asked for together", why, remedy)
+                format_error(f"{first.capitalize()} and {second} were asked for together", why, remedy)
             )

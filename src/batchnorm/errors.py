@@ -1,8 +1,8 @@
 """How every refusal is worded: what was asked, why it cannot be done, what to do instead."""
 
-__all__ = ["refusal"]
+__all__ = ["format_error"]
 
 
-def refusal(asked: str, why: str, remedy: str) -> str:
+def format_error(asked: str, why: str, remedy: str) -> str:
     """The three parts of an error message as one text; the caller raises it with the type it promises."""
     return f"{asked.rstrip('.')}. {why.rstrip('.')}. {remedy.rstrip('.')}."

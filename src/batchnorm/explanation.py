@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from batchnorm._call import check_floating, check_options, check_training, spread_weights
 from batchnorm._engines.dispatch import route_of
 from batchnorm._engines.lookup import framework_of
+from batchnorm._validation import check_floating, check_options, check_training, spread_weights
 from batchnorm.layout import plan_layout
 from batchnorm.options import Options
 

@@ -15,7 +15,13 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from batchnorm._call import (
+from batchnorm._core.adjustment import Adjustment
+from batchnorm._core.engine import Engine, Gradients, Inputs, Ops
+from batchnorm._core.state import advance, initial_state, slots
+from batchnorm._core.step import infer, train
+from batchnorm._engines.dispatch import require_fused
+from batchnorm._engines.lookup import NUMPY, Framework, framework_of
+from batchnorm._validation import (
     check_floating,
     check_names,
     check_options,
@@ -25,13 +31,7 @@ from batchnorm._call import (
     read_adjustment,
     spread_weights,
 )
-from batchnorm._core.adjustment import Adjustment
-from batchnorm._core.engine import Engine, Gradients, Inputs, Ops
-from batchnorm._core.state import advance, initial_state, slots
-from batchnorm._core.step import infer, train
-from batchnorm._engines.dispatch import require_fused
-from batchnorm._engines.lookup import NUMPY, Framework, framework_of
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.layout import Layout, plan_layout
 from batchnorm.options import Options
 
@@ -92,7 +92,7 @@ def init(
         dtype = "float64" if wide else "float32"
     if isinstance(shape, int) or not hasattr(shape, "__iter__"):
         raise TypeError(
-            refusal(
+            format_error(
                 f"shape={shape!r} was given",
                 "It is the shape of the inputs, of which the channel axes give the sizes of the parameters",
                 "Pass a tuple of ints such as (32, 8)",
@@ -102,7 +102,7 @@ def init(
     channels = layout.channels
     if not isinstance(channels, int):
         raise ValueError(
-            refusal(
+            format_error(
                 f"Inputs of shape {tuple(shape)} were announced with channel axes {options.axes}",
                 "The sizes of the channel axes are those of the parameters, and one of them is not known",
                 "Pass a shape in which they are ints",
@@ -271,7 +271,7 @@ def _engine(framework: Framework, options: Options, axis_name: Any) -> Engine[Ar
             else f"with a {framework.title} array"
         )
         raise ValueError(
-            refusal(
+            format_error(
                 f"axis_name={axis_name!r} was given {asked}",
                 "It names the mapped axes over which JAX takes synchronized statistics",
                 "Leave it out, or pass JAX arrays and Options(synchronized=True)",
@@ -279,7 +279,7 @@ def _engine(framework: Framework, options: Options, axis_name: Any) -> Engine[Ar
         )
     if framework.title == "JAX" and options.synchronized:
         raise ValueError(
-            refusal(
+            format_error(
                 "Options(synchronized=True) was given without axis_name",
                 "JAX has no current strategy to ask which devices take part",
                 "Pass axis_name, the name of the mapped axis, inside shard_map or vmap; under a sharded jit leave "
@@ -294,7 +294,7 @@ def _engine(framework: Framework, options: Options, axis_name: Any) -> Engine[Ar
 def _check_pullback(framework: Framework, training: bool, adjustment: Any) -> None:
     if framework is not NUMPY or not training or adjustment is not None:
         raise ValueError(
-            refusal(
+            format_error(
                 f"with_pullback=True was asked for with a {framework.title} array, training={training} and "
                 f"{'no' if adjustment is None else 'an'} adjustment",
                 "It replaces the automatic differentiation that NumPy lacks, in training steps without adjustment",

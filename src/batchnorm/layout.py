@@ -22,7 +22,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any, Generic, TypeVar
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.options import Ghost
 
 __all__ = ["Layout", "Size", "canonical_axes", "plan_layout", "product", "refuse_ghost_axis", "with_sizes"]
@@ -163,7 +163,7 @@ def canonical_axes(axes: Sequence[int], rank: int) -> tuple[int, ...]:
     outside = [axis for axis in axes if not -rank <= axis < rank]
     if outside:
         raise ValueError(
-            refusal(
+            format_error(
                 f"Invalid axis: {outside[0]} of axes {list(axes)} was asked for on an input of rank {rank}",
                 f"Such an input has axes {-rank} to {rank - 1}" if rank else "A scalar has no axes",
                 "Name axes inside that range"
@@ -174,7 +174,7 @@ def canonical_axes(axes: Sequence[int], rank: int) -> tuple[int, ...]:
     positions = sorted(axis % rank for axis in axes)
     if len(set(positions)) != len(positions):
         raise ValueError(
-            refusal(
+            format_error(
                 f"Duplicate axis: axes {list(axes)} were asked for on an input of rank {rank}",
                 "Two of them name the same axis",
                 "Name each axis once",
@@ -211,7 +211,7 @@ def refuse_ghost_axis(axes: Sequence[int], ghost: Ghost | None) -> None:
     """Raise ValueError if ghost batches would divide a channel axis."""
     if ghost is not None and 0 in axes:
         raise ValueError(
-            refusal(
+            format_error(
                 f"Ghost batches of {ghost.size} were asked for with axis 0 among the channel axes",
                 "When using virtual_batch_size, the batch axis is divided into groups, so its indices cannot each "
                 "have statistics of their own",
@@ -244,7 +244,7 @@ def _divide(batch: Size, ghost: Ghost) -> tuple[Size, Size, Size]:
         return groups, largest, groups * largest - batch
     if isinstance(batch, int) and batch % size:
         raise ValueError(
-            refusal(
+            format_error(
                 f"Ghost batches of {size} were asked for with a batch of {batch} examples",
                 "Reshape cannot group it: virtual_batch_size must divide the batch size, "
                 f"and {batch} = {batch // size}·{size} + {batch % size}",

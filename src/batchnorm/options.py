@@ -16,7 +16,7 @@ from numbers import Real
 from typing import Any, Literal
 
 from batchnorm.combinations import check
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["Clip", "Ghost", "Options", "Renorm", "Scalar", "check_decay", "scalar_arrays", "with_scalars"]
 
@@ -85,7 +85,7 @@ class Renorm:
     def __post_init__(self) -> None:
         if not isinstance(self.clip, Clip):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
-                refusal(
+                format_error(
                     f"Renorm(clip={self.clip!r}) was asked for",
                     "The bounds are a record of their own",
                     "Pass batchnorm.Clip(rmin=..., rmax=..., dmax=...), with None for a side that is open",
@@ -131,7 +131,7 @@ class Ghost:
     def __post_init__(self) -> None:
         if isinstance(self.size, bool) or not isinstance(self.size, int):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
-                refusal(
+                format_error(
                     f"A ghost batch size of {self.size!r} was asked for",
                     "The size counts examples, so it must be an int",
                     "Pass a positive int that divides the batch size",
@@ -139,7 +139,7 @@ class Ghost:
             )
         if self.size < 1:
             raise ValueError(
-                refusal(
+                format_error(
                     f"A ghost batch size of {self.size} was asked for",
                     "A group needs at least one example",
                     "Pass a positive int that divides the batch size, or None for no ghost batches",
@@ -207,7 +207,7 @@ class Options:
             _check_choice(f"Options({name}=...)", getattr(self, name), (True, False))
         if not isinstance(self.axes, (tuple, list)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
-                refusal(
+                format_error(
                     f"Options(axes={self.axes!r}) was asked for",
                     "There may be several channel axes, so they are a tuple even if there is one",
                     "Pass a tuple of ints such as (-1,) or (1, 3)",
@@ -215,7 +215,7 @@ class Options:
             )
         if not self.axes or any(isinstance(axis, bool) or not isinstance(axis, int) for axis in self.axes):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(
-                refusal(
+                format_error(
                     f"Options(axes={self.axes!r}) was asked for",
                     "Statistics are kept per index of at least one axis, named by an int",
                     "Pass a tuple of ints such as (-1,) or (1, 3)",
@@ -225,7 +225,7 @@ class Options:
         _check_number("Options(epsilon=...)", self.epsilon, "1e-3")
         if isinstance(self.epsilon, Real) and self.epsilon < 0:
             raise ValueError(
-                refusal(
+                format_error(
                     f"Options(epsilon={self.epsilon!r}) was asked for",
                     "Epsilon keeps the square root away from zero, so it cannot be negative",
                     "Pass a small positive number such as 1e-3",
@@ -261,7 +261,7 @@ def check_decay(field_name: str, value: object) -> None:
     """Raise TypeError for what is neither a number nor an array, such as None or a string."""
     if value is None or isinstance(value, (str, bytes)):
         raise TypeError(
-            refusal(
+            format_error(
                 f"{field_name} was given {value!r}",
                 "It is the share of the old value that a moving average keeps",
                 "Pass a number such as 0.99, or a scalar tensor",
@@ -273,7 +273,7 @@ def _check_number(field_name: str, value: object, example: str) -> None:
     """Raise TypeError for what is neither a number nor an array."""
     if value is None or isinstance(value, (bool, str, bytes)):
         raise TypeError(
-            refusal(
+            format_error(
                 f"{field_name} was given {value!r}",
                 "It enters the arithmetic, so it must be a number",
                 f"Pass a number such as {example}, or a scalar array",
@@ -284,7 +284,7 @@ def _check_number(field_name: str, value: object, example: str) -> None:
 def _check_type(field_name: str, value: object, wanted: type, remedy: str) -> None:
     if value is not None and not isinstance(value, wanted):
         raise TypeError(
-            refusal(
+            format_error(
                 f"{field_name} was given {value!r}",
                 f"It is a record of its own, a batchnorm.{wanted.__name__}",
                 remedy,
@@ -300,7 +300,7 @@ def _is_number(value: object) -> bool:
 def _check_choice(field_name: str, value: object, choices: Sequence[object]) -> None:
     if value not in choices:
         raise ValueError(
-            refusal(
+            format_error(
                 f"{field_name} was given {value!r}",
                 "There is no such choice",
                 f"Pass one of {', '.join(map(repr, choices))}",

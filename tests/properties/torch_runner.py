@@ -67,7 +67,7 @@ class Torch:
             return y, {name: value for name, value in stats._asdict().items() if value is not None}
 
         y, pull, stats = torch.func.vjp(run, given, has_aux=True)
-        return y, Told(**{"counted": None} | stats), pull(dy)[0]
+        return y, Told(**{"has_weight": None} | stats), pull(dy)[0]
 
 
 def forward(options: Options, sources: dict[str, Any], state: dict[str, Any]) -> tuple[Any, Any]:

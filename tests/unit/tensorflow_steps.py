@@ -51,7 +51,7 @@ def step(options: Options, x: Any, gamma: Any, beta: Any, dy: Any) -> tuple[Any,
     with tf.GradientTape() as tape:
         tape.watch([x, gamma, beta])
         y, batch = forward(options, x, gamma, beta)
-    return y, batch.mean, batch.estimate, *tape.gradient(y, [x, gamma, beta], output_gradients=dy)
+    return y, batch.mean, batch.stored_variance, *tape.gradient(y, [x, gamma, beta], output_gradients=dy)
 
 
 def expected(options: Options, x: Any, gamma: Any, beta: Any, dy: Any) -> tuple[Any, ...]:
@@ -59,7 +59,7 @@ def expected(options: Options, x: Any, gamma: Any, beta: Any, dy: Any) -> tuple[
     x, gamma, beta, dy = (tf.cast(value, tf.float64).numpy() for value in (x, gamma, beta, dy))
     state = {slot: np.zeros_like(beta) + (0.0 if slot.endswith("mean") else 1.5) for slot in SLOTS}
     y, batch, pull = reference.pullback(options, layout, Inputs(x, gamma, beta, None, state))
-    return y, batch.mean, batch.estimate, *pull(dy)[:3]
+    return y, batch.mean, batch.stored_variance, *pull(dy)[:3]
 
 
 def check(got: Any, options: Options, given: tuple[Any, ...]) -> None:

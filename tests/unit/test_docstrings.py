@@ -32,10 +32,10 @@ PUBLIC = {
     ),
     "contrib.layers": ("batch_norm",),
     "contrib.framework": ("arg_scope", "arg_scoped_arguments", "current_arg_scope"),
-    "_graph.recompute": ("recompute_grad",),
+    "_tf1.recompute": ("recompute_grad",),
 }
 # What a module needs before it can be imported.
-NEEDS = {"contrib": ("tensorflow",), "compat": ("tensorflow",), "_graph": ("tensorflow",)}
+NEEDS = {"contrib": ("tensorflow",), "compat": ("tensorflow",), "_tf1": ("tensorflow",)}
 
 
 def examples():

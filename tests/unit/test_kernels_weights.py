@@ -163,12 +163,12 @@ def test_the_effective_count_of_weights_whose_squares_no_float_holds(level, shap
     x = normal(np.random.default_rng(5), shape, np.float32)
     weights = np.full(layout.weight_shape, 1e-30, np.float32)
     got = native.moments(x, weights, layout)
-    np.testing.assert_allclose(got.effective, layout.count, rtol=1e-5)
+    np.testing.assert_allclose(got.effective_count, layout.count, rtol=1e-5)
     weights[:] = 0.0
     weights[-1, 0, -1, -1] = 0.3
     alone = native.moments(x, weights, layout)
     # Exactly, since the sample variance divides by one less.
-    np.testing.assert_array_equal(alone.effective, 1.0)
+    np.testing.assert_array_equal(alone.effective_count, 1.0)
     np.testing.assert_allclose(alone.mean[0], x[-1, :, -1, -1], rtol=1e-6)
     np.testing.assert_array_equal(alone.variance, 0.0)
 

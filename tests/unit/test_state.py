@@ -98,8 +98,8 @@ def test_channels_that_did_not_count_keep_their_statistics(form: str) -> None:
     state = advance(ops, options, state, batch_of(random.randn(4, 3)))
     batch = batch_of(random.randn(4, 3))
     full = advance(ops, options, state, batch)
-    some = advance(ops, options, state, batch._replace(counted=np.array([True, False, True])))
-    none = advance(ops, options, state, batch._replace(counted=np.zeros(3, bool)))
+    some = advance(ops, options, state, batch._replace(has_weight=np.array([True, False, True])))
+    none = advance(ops, options, state, batch._replace(has_weight=np.zeros(3, bool)))
     for name, before in state.items():
         assert not np.array_equal(full[name], before), name
         assert np.array_equal(none[name], before), name

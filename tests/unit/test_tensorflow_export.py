@@ -45,7 +45,7 @@ def training_step(options: Any, weights: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch([x, gamma, beta])
             y, batch = forward(options, x, gamma, beta, weights)
-        return y, batch.mean, batch.estimate, *tape.gradient(y, [x, gamma, beta], output_gradients=dy)
+        return y, batch.mean, batch.stored_variance, *tape.gradient(y, [x, gamma, beta], output_gradients=dy)
 
     return step
 

@@ -58,7 +58,7 @@ def test_graphs_of_tensorflow_1(options):
         shapes = (blank, given[1].shape, given[2].shape, blank)
         fed = [tf.compat.v1.placeholder(tf.float32, shape) for shape in shapes]
         y, batch = forward(options, *fed[:3])
-        results = [y, batch.mean, batch.estimate, *tf.gradients(y, fed[:3], grad_ys=fed[3])]
+        results = [y, batch.mean, batch.stored_variance, *tf.gradients(y, fed[:3], grad_ys=fed[3])]
         assert any(op.type.startswith("Batchnorm") for op in graph.get_operations())
         with tf.compat.v1.Session() as session:
             values = session.run(results, dict(zip(fed, (value.numpy() for value in given), strict=True)))
@@ -95,7 +95,7 @@ def with_the_gradient_outside(options: Options, given: Any) -> Any:
     with tf.GradientTape() as tape:
         tape.watch(given[:3])
         y, batch = compiled(*given[:3])
-    return y, batch.mean, batch.estimate, *tape.gradient(y, given[:3], output_gradients=given[3])
+    return y, batch.mean, batch.stored_variance, *tape.gradient(y, given[:3], output_gradients=given[3])
 
 
 @needs_ops
@@ -179,7 +179,7 @@ def test_variables_as_inputs():
     with tf.GradientTape() as tape:
         y, batch = forward(PLAIN, x, gamma, beta)
     gradients = tape.gradient(y, [x, gamma, beta], output_gradients=given[3])
-    check([y, batch.mean, batch.estimate, *gradients], PLAIN, given)
+    check([y, batch.mean, batch.stored_variance, *gradients], PLAIN, given)
 
 
 @needs_ops

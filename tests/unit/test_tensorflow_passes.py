@@ -50,7 +50,7 @@ def passes(of: Any, layout: Any, x: Any, dy: Any, weights: Any, statistics: list
         of.grad_input(dy, x, weights, mean, terms, layout),
     ]
     if weights is not None:
-        results += [moments.total + mean * 0, moments.effective + mean * 0]
+        results += [moments.total + mean * 0, moments.effective_count + mean * 0]
         results.append(of.grad_weights(x, weights, mean, shift, variance, terms, layout))
     return results
 

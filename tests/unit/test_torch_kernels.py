@@ -37,8 +37,8 @@ LAYOUTS = {
 composed: Composed[Any] = passes.composed
 
 
-def suited(x: Tensor, weights: Tensor | None, layout: Any) -> Any:
-    engine = passes.suited(layout, Inputs(x, None, None, weights, {}))
+def specialize(x: Tensor, weights: Tensor | None, layout: Any) -> Any:
+    engine = passes.specialize(layout, Inputs(x, None, None, weights, {}))
     assert engine is not None
     return engine
 
@@ -63,19 +63,19 @@ def test_every_pass_is_the_composed_one(calls, case: str, dtype: Any) -> None:
     for given, wider in ((None, None), (weights, wide[3])):
         if given is not None and case == "two axes and ghosts":
             continue
-        engine = suited(x, given, layout)
+        engine = specialize(x, given, layout)
         found = engine.moments(x, given, layout)
         wanted = whole(composed.moments(wide[0], wider, layout))
         for name, got in whole(found).items():
             want = wanted[name]
-            assert isinstance(got, float) == (given is None and name in ("total", "effective"))
+            assert isinstance(got, float) == (given is None and name in ("total", "effective_count"))
             close(torch.as_tensor(got), torch.as_tensor(want), stat, name, summands=x.numel())
         terms = GradTerms(*rows[:3]), GradTerms(*wide[2][:3])
         got = engine.grad_input(dy, x, given, *lowered(rows[3]), GradTerms(*lowered(*terms[0])), layout)
         want = composed.grad_input(wide[1], wide[0], wider, wide[2][3], terms[1], layout)
         assert got.dtype == dtype
         close(got, want, dtype, "dx", scale=10.0 + want.abs())
-    engine = suited(x, None, layout)
+    engine = specialize(x, None, layout)
     got, want = engine.apply(x, *lowered(*rows[:3]), layout), composed.apply(wide[0], *wide[2][:3], layout)
     assert got.dtype == dtype
     close(got, want, dtype, "apply", scale=10.0 + want.abs())
@@ -122,7 +122,7 @@ def test_weights_that_no_kernel_takes_go_the_composed_way(calls) -> None:
         layout = plan_layout(x.shape, axes, ghost)
         weights = normal(*shape, seed=1).abs()
         found, want = (
-            suited(x, weights, layout).moments(x, weights, layout),
+            specialize(x, weights, layout).moments(x, weights, layout),
             composed.moments(x.double(), weights.double(), layout),
         )
         close(torch.as_tensor(found.variance), want.variance, torch.float32, "variance", summands=x.numel())

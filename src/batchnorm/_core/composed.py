@@ -37,7 +37,7 @@ class Composed(Generic[A]):
     def composed(self) -> "Composed[A]":
         return self
 
-    def suited(self, layout: Layout, inputs: Inputs[A]) -> None:
+    def specialize(self, layout: Layout, inputs: Inputs[A]) -> None:
         return None
 
     def moments(self, x: A, weights: A | None, layout: Layout) -> Moments[A]:
@@ -149,10 +149,10 @@ def grad_input(
     dtype = ops.stat_dtype(x)
     dy, viewed = (ops.cast(to_view(ops, value, layout), dtype) for value in (dy, x))
     mean, slope, tilt, offset = (_against(ops, value, layout) for value in (mean, *terms))
-    pulled = tilt * (viewed - mean) + offset
+    through_statistics = tilt * (viewed - mean) + offset
     if weights is not None:
-        pulled = _weight_view(ops, weights, layout, dtype) * pulled
-    return _from_view(ops, ops.cast(slope * dy + pulled, ops.dtype(x)), layout)
+        through_statistics = _weight_view(ops, weights, layout, dtype) * through_statistics
+    return _from_view(ops, ops.cast(slope * dy + through_statistics, ops.dtype(x)), layout)
 
 
 def grad_weights(

@@ -48,7 +48,7 @@ State = dict[str, A]
 class Moments(NamedTuple, Generic[A]):
     """Weighted moments of x, each [G, C] or broadcasting to it.
 
-    `total` is Σw and `effective` is (Σw)² / Σw²; without weights both are N, a float if N is known. If `total` is
+    `total` is Σw and `effective_count` is (Σw)² / Σw²; without weights both are N, a float if N is known. If `total` is
     zero, the others are finite but meaningless.
 
     The passes subtract `center`, a number near the mean, and the arithmetic between them accounts for the remainder,
@@ -58,7 +58,7 @@ class Moments(NamedTuple, Generic[A]):
     """
 
     total: A | float
-    effective: A | float
+    effective_count: A | float
     mean: A
     variance: A
     center: A
@@ -68,16 +68,16 @@ class Moments(NamedTuple, Generic[A]):
 class Batch(NamedTuple, Generic[A]):
     """What one batch contributes to the moving averages, each [C].
 
-    `estimate` is the variance to store according to `Options.variance`. `counted` is False if no example had weight,
-    and the averages stay as they are; None if every channel is known to count. `updates` is how many successive updates
-    of the averages this represents; None means one. `total` is the number of numbers in the batch, a scalar known only
-    at run time, if that decides whether the batch counts; otherwise None.
+    `stored_variance` is the variance to store according to `Options.variance`. `has_weight` is False if no example had
+    weight, and the averages stay as they are; None if every channel is known to have some. `updates` is how many
+    successive updates of the averages this represents; None means one. `total` is the number of numbers in the batch, a
+    scalar known only at run time, if that decides whether the batch counts; otherwise None.
     """
 
     mean: A
     variance: A
-    estimate: A
-    counted: A | None
+    stored_variance: A
+    has_weight: A | None
     updates: A | None = None
     total: A | None = None
 
@@ -173,7 +173,7 @@ class Engine(Protocol[A]):
         """The same engine without shortcuts, in operations that the framework can differentiate to any order."""
         ...
 
-    def suited(self, layout: Layout, inputs: Inputs[A], /) -> "Engine[A] | None":
+    def specialize(self, layout: Layout, inputs: Inputs[A], /) -> "Engine[A] | None":
         """An engine that suits a training step on these inputs better; None if there is none."""
         ...
 

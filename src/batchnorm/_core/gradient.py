@@ -30,10 +30,10 @@ from batchnorm._core.engine import A, Engine, Gradients, GradTerms, Inputs, Ops,
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 
-__all__ = ["about_center", "input_terms", "pull", "push", "sums_about_mean"]
+__all__ = ["about_center", "backward", "input_terms", "jvp", "sums_about_mean"]
 
 
-def pull(
+def backward(
     engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A], saved: Saved[A], dy: A
 ) -> Gradients[A]:
     """Gradients with respect to x, gamma, beta and the weights, from that with respect to y."""
@@ -59,7 +59,7 @@ def pull(
     return Gradients(dx, *parameters, dw)
 
 
-def push(
+def jvp(
     engine: Engine[A],
     options: Options,
     layout: Layout,
@@ -100,8 +100,8 @@ def push(
 
 def input_terms(ops: Ops[A], saved: Saved[A], inverse: A, dy_sum: A, dy_centered_sum: A) -> GradTerms[A]:
     """The terms of dx about the mean, from Σg, Σg·(x − μ) and 1 / √(σ² + ε)."""
-    pulled = saved.scale * _share(ops, saved.total)
-    return GradTerms(saved.scale, -pulled * inverse * inverse * dy_centered_sum, -pulled * dy_sum)
+    mean_slope = saved.scale * _share(ops, saved.total)
+    return GradTerms(saved.scale, -mean_slope * inverse * inverse * dy_centered_sum, -mean_slope * dy_sum)
 
 
 def about_center(terms: GradTerms[A], saved: Saved[A]) -> GradTerms[A]:

@@ -26,7 +26,7 @@ def merge_replicas(engine: Engine[A], moments: Moments[A]) -> Moments[A]:
     ops = engine.ops
     zeros = ops.zeros_like(moments.mean)
     own = zeros + moments.total
-    squares = own * own / ops.where(own > 0.0, zeros + moments.effective, 1.0)
+    squares = own * own / ops.where(own > 0.0, zeros + moments.effective_count, 1.0)
     total, square = engine.sum_over_replicas((own, squares))
     alive = total > 0.0
     share = own / ops.where(alive, total, 1.0)
@@ -47,7 +47,7 @@ def summarize(ops: Ops[A], options: Options, moments: Moments[A], layout: Layout
     The spread between the groups is not part of it; ghost batches leave it out on purpose. If the groups move the
     averages one after another, the result is an average in which each group counts `decay` times as much as the next.
     """
-    effective, mean, variance = moments.effective, moments.mean, moments.variance
+    effective, mean, variance = moments.effective_count, moments.mean, moments.variance
     estimate = variance
     if options.variance == "sample":
         estimate = variance * _bessel(ops, effective)

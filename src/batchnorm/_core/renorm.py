@@ -32,8 +32,8 @@ def correct(
         spread = state["renorm_stddev"] + (1.0 - state["renorm_stddev_weight"]) * sigma
     (away,), _ = average(ops, moments, (away,), layout)
     r, d = _clip(ops, options.renorm.clip, sigma / spread, away / spread)
-    if batch.counted is not None:
-        r, d = ops.where(batch.counted, r, 1.0), ops.where(batch.counted, d, 0.0)
+    if batch.has_weight is not None:
+        r, d = ops.where(batch.has_weight, r, 1.0), ops.where(batch.has_weight, d, 0.0)
     return ops.stop_gradient(r), ops.stop_gradient(d)
 
 

@@ -141,7 +141,7 @@ def decrement(
     change = (current - rule.value(ops, options, state, batch)) * (1.0 - decay if share is None else share)
     if not _is_number(rule.decay):
         change = ops.where(ops.zeros_like(current) + decay < 1.0, change, 0.0)
-    return change if batch.counted is None else ops.where(_counted(ops, current, batch), change, 0.0)
+    return change if batch.has_weight is None else ops.where(_counted(ops, current, batch), change, 0.0)
 
 
 def replacement(
@@ -152,15 +152,15 @@ def replacement(
     if rule.decay is not None:
         # A separate array: other slots may take the same value.
         value = ops.zeros_like(current) + value
-    return value if batch.counted is None else ops.where(_counted(ops, current, batch), value, current)
+    return value if batch.has_weight is None else ops.where(_counted(ops, current, batch), value, current)
 
 
 def _counted(ops: Ops[A], current: A, batch: Batch[A]) -> A:
     """Whether the batch counted, in a shape that fits the slot: a scalar slot counts with any of the channels."""
     if ops.shape(current) != ():
-        return batch.counted  # pyright: ignore[reportReturnType]
+        return batch.has_weight  # pyright: ignore[reportReturnType]
     one = ops.zeros_like(batch.mean) + 1.0
-    return ops.sum(ops.where(batch.counted, one, 0.0), (0,)) > 0.0  # pyright: ignore[reportArgumentType]
+    return ops.sum(ops.where(batch.has_weight, one, 0.0), (0,)) > 0.0  # pyright: ignore[reportArgumentType]
 
 
 # The values, each of (ops, options, state, batch).
@@ -171,7 +171,7 @@ def _mean(_: Ops[A], __: Options, ___: Mapping[str, A], batch: Batch[A]) -> A:
 
 
 def _estimate(_: Ops[A], __: Options, ___: Mapping[str, A], batch: Batch[A]) -> A:
-    return batch.estimate
+    return batch.stored_variance
 
 
 def _deviation(ops: Ops[A], options: Options, _: Mapping[str, A], batch: Batch[A]) -> A:

@@ -24,10 +24,10 @@ Everything between two engine calls is arithmetic on groups × channels. The net
 # Compilers that trace Python cannot evaluate the annotations of functions defined while tracing.
 from __future__ import annotations
 
+from batchnorm._core import gradient
 from batchnorm._core.adjustment import Adjustment, adjust, fold_adjustment
 from batchnorm._core.affine import fold
 from batchnorm._core.engine import A, Batch, Engine, Gradients, Inputs, Moments, Saved
-from batchnorm._core.gradient import pull, push
 from batchnorm._core.moments import merge_replicas, or_moving, summarize
 from batchnorm._core.padding import fill, is_filled, without_padding
 from batchnorm._core.renorm import correct
@@ -70,7 +70,7 @@ def train(
 
 def _train(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]) -> tuple[A, Batch[A]]:
     """The step without an adjustment, and its gradient."""
-    chosen = engine.suited(layout, inputs) or engine
+    chosen = engine.specialize(layout, inputs) or engine
     scalars = scalar_arrays(options) | layout.unknown
     if scalars:
         inputs = inputs._replace(scalars=scalars)
@@ -79,17 +79,17 @@ def _train(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A
         return normalize(chosen, with_scalars(options, inputs.scalars), layout, inputs)
 
     def backward(inputs: Inputs[A], saved: Saved[A], dy: A) -> Gradients[A]:
-        return pull(chosen, with_scalars(options, inputs.scalars), layout, inputs, saved, dy)
+        return gradient.backward(chosen, with_scalars(options, inputs.scalars), layout, inputs, saved, dy)
 
     def reference(inputs: Inputs[A], dy: A) -> Gradients[A]:
         own, here = with_scalars(options, inputs.scalars), with_sizes(layout, inputs.scalars)
         _, _, saved = normalize(chosen.composed, own, here, inputs)
-        return pull(chosen.composed, own, here, inputs, saved, dy)
+        return gradient.backward(chosen.composed, own, here, inputs, saved, dy)
 
     def forward_mode(inputs: Inputs[A], tangents: Gradients[A]) -> A:
         own, here = with_scalars(options, inputs.scalars), with_sizes(layout, inputs.scalars)
         _, _, saved = normalize(chosen.composed, own, here, inputs)
-        return push(chosen.composed, own, here, inputs, saved, tangents)
+        return gradient.jvp(chosen.composed, own, here, inputs, saved, tangents)
 
     return chosen.differentiable(forward, backward, reference, forward_mode)(inputs)
 

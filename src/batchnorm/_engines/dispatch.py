@@ -5,7 +5,7 @@ Each framework's engine answers for itself, in its module `dispatch`; this modul
 
 from typing import Any, Literal, Protocol
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 
@@ -80,7 +80,7 @@ def require_fused(
     path, why = route_of(dispatch, options, layout, x, weights, True)
     if path not in enough:
         raise ValueError(
-            refusal(
+            format_error(
                 "fused=True was asked for, and this training step cannot use the CPU kernels",
                 f"This is because {why}",
                 "Leave `fused` at None, which takes the fastest way there is",

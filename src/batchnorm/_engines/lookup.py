@@ -7,7 +7,7 @@ from typing import Any
 
 from batchnorm._core.engine import Engine
 from batchnorm._engines.dispatch import Dispatch
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["FRAMEWORKS", "Framework", "framework_of"]
 
@@ -177,7 +177,7 @@ def framework_of(x: object, what: str) -> Framework:
             return framework
     titles = ", ".join(framework.title for framework in FRAMEWORKS)
     raise TypeError(
-        refusal(
+        format_error(
             f"{what} of type {type(x).__module__}.{type(x).__qualname__} was given",
             f"The framework is recognized by the type of the array: {titles}",
             "Pass an array of one of these, for instance numpy.asarray(x)",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from batchnorm._core.adjustment import Adjustment
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["call_adjustment", "check_adjustment", "check_dtype"]
 
@@ -13,7 +13,7 @@ def check_adjustment(function: Any) -> None:
     """Raise TypeError for what cannot be called."""
     if function is not None and not callable(function):
         raise TypeError(
-            refusal(
+            format_error(
                 f"adjustment={function!r} was asked for",
                 "It is called with the shape of the input at every training step",
                 "Pass a function that returns (scale, bias)",
@@ -33,7 +33,7 @@ def call_adjustment(
     result = function(shape)
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise TypeError(
-            refusal(
+            format_error(
                 f"The adjustment returned {result!r}",
                 "It takes a factor and an offset",
                 "Return (scale, bias)",
@@ -41,7 +41,7 @@ def call_adjustment(
         )
     if any(part is None for part in result):
         raise ValueError(
-            refusal(
+            format_error(
                 "The adjustment returned None for the factor or the offset",
                 "Both are applied",
                 "Return 1.0 for no factor and 0.0 for no offset",
@@ -53,7 +53,7 @@ def call_adjustment(
         found = part.shape.rank if hasattr(part.shape, "rank") else len(part.shape)
         if found is not None and found > rank:
             raise ValueError(
-                refusal(
+                format_error(
                     f"The adjustment returned a tensor of rank {found}",
                     f"It must broadcast to the input, which has rank {rank}",
                     "Return for instance one value per example, [batch, 1, ..., 1]",
@@ -66,7 +66,7 @@ def check_dtype(found: str, wanted: str) -> None:
     """Raise TypeError for a part that is a tensor of another dtype than the statistics."""
     if found != wanted:
         raise TypeError(
-            refusal(
+            format_error(
                 f"The adjustment returned a tensor of {found}",
                 f"The statistics are {wanted}",
                 f"Return tensors of {wanted}, or Python numbers",

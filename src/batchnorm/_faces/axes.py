@@ -4,7 +4,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["axes_of", "read_axis", "read_size"]
 
@@ -29,7 +29,7 @@ def read_axis(
             found.append(index(each))
         except TypeError:
             raise TypeError(
-                refusal(
+                format_error(
                     f"axis={axis!r} was asked for",
                     f"An axis is named by an int, and {each!r} is a {type(each).__name__}",
                     "Pass an int such as -1, or a list of ints such as [1, 3]",

@@ -5,7 +5,7 @@ from dataclasses import fields
 from numbers import Real
 from typing import Any
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.options import Clip
 
 __all__ = ["BOUNDS", "check_bounds", "read_clip"]
@@ -23,7 +23,7 @@ def read_clip(bounds: Mapping[str, Any] | None, convert: Callable[[Any], Any] = 
     unknown = sorted(set(bounds) - set(BOUNDS))
     if unknown:
         raise ValueError(
-            refusal(
+            format_error(
                 f"renorm_clipping={bounds!r} was given",
                 f"It has the invalid keys {unknown}",
                 f"Use any of {', '.join(BOUNDS)}",
@@ -40,7 +40,7 @@ def check_bounds(clip: Clip, is_known: Callable[[Any], bool] = lambda bound: isi
     """
     if is_known(clip.rmin) and is_known(clip.rmax) and clip.rmax < clip.rmin:
         raise ValueError(
-            refusal(
+            format_error(
                 f"renorm_clipping with rmin={clip.rmin!r} and rmax={clip.rmax!r} was given",
                 "No r lies between them, so rmax should be at least rmin",
                 "Exchange the two or drop one",
@@ -48,7 +48,7 @@ def check_bounds(clip: Clip, is_known: Callable[[Any], bool] = lambda bound: isi
         )
     if is_known(clip.dmax) and clip.dmax < 0:
         raise ValueError(
-            refusal(
+            format_error(
                 f"renorm_clipping with dmax={clip.dmax!r} was given",
                 "d lies in [-dmax, dmax], so dmax should be non-negative",
                 "Pass its size",

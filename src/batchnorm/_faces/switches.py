@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["check_switches"]
 
@@ -12,7 +12,7 @@ def check_switches(**switches: Any) -> None:
     for name, value in switches.items():
         if isinstance(value, (str, bytes)) or not (value is None or value in (0, 1)):
             raise TypeError(
-                refusal(
+                format_error(
                     f"{name}={value!r} was given",
                     "It is a switch, which is either on or off",
                     "Pass True or False",

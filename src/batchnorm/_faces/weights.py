@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["FIRST_AXES", "check_fit", "multiply"]
 
@@ -44,7 +44,7 @@ def check_fit(
         full[axis] = size
     if not fits:
         raise ValueError(
-            refusal(f"{name} of shape {tuple(given)} came with an input of shape {tuple(shape)}", *rule)
+            format_error(f"{name} of shape {tuple(given)} came with an input of shape {tuple(shape)}", *rule)
         )
     return tuple(full)
 

@@ -8,7 +8,7 @@ import os
 from functools import cache
 from types import ModuleType
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["available", "instructions", "load", "set_threads", "threads", "why_missing"]
 
@@ -66,7 +66,7 @@ def set_threads(number: int | None) -> None:
     global _chosen_threads
     if number is not None and number < 1:
         raise ValueError(
-            refusal(
+            format_error(
                 f"set_threads({number}) was asked for",
                 "The calling thread always works, so there is at least one",
                 "Pass a positive int, or None for the default",

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from batchnorm._graph.training import resolve_training
+from batchnorm._tf1.training import resolve_training
 from batchnorm.compat.v1._arguments import LayerArguments, shared_options
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.layout import canonical_axes
 from batchnorm.options import Options
 
@@ -89,7 +89,7 @@ def training_of(is_training: Any) -> Any:
     """
     if is_training is None:
         raise ValueError(
-            refusal(
+            format_error(
                 "is_training=None was asked for",
                 "With these arguments there is no learning phase that None could stand for",
                 "Pass True, False, or a boolean scalar tensor",
@@ -104,7 +104,7 @@ def check_data_format(data_format: Any) -> None:
     """Raise ValueError for anything but NHWC and NCHW."""
     if data_format not in DATA_FORMATS:
         raise ValueError(
-            refusal(
+            format_error(
                 f"data_format={data_format!r} was asked for",
                 "data_format has to be either NCHW or NHWC: channels second or channels last, at any rank",
                 "Pass one of the two",
@@ -122,17 +122,19 @@ def channels_of(arguments: Arguments, x: Any) -> tuple[int, int]:
     given = f"An input of dtype {x.dtype.base_dtype.name} and shape {x.shape} was given with {arguments.data_format}"
     if not x.dtype.is_floating:
         raise TypeError(
-            refusal(given, "Only floating numbers can be normalized", "Cast it, e.g. to tf.float32")
+            format_error(given, "Only floating numbers can be normalized", "Cast it, e.g. to tf.float32")
         )
     if x.shape.rank is None:
         raise ValueError(
-            refusal(given, "The input has undefined rank", "Set it with tensor.set_shape or tf.ensure_shape")
+            format_error(
+                given, "The input has undefined rank", "Set it with tensor.set_shape or tf.ensure_shape"
+            )
         )
     (axis,) = canonical_axes((1 if arguments.data_format == "NCHW" else -1,), x.shape.rank)
     channels = x.shape.as_list()[axis]
     if channels is None:
         raise ValueError(
-            refusal(
+            format_error(
                 given,
                 f"The input has undefined channels dimension: the size of axis {axis} sizes the variables",
                 "Set it with tensor.set_shape or tf.ensure_shape",

@@ -7,15 +7,15 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._engines.tensorflow import ops
-from batchnorm._graph.names import name_output
-from batchnorm._graph.normalize import Call, adjustment_for, normalize
-from batchnorm._graph.recompute import is_recomputing, recall
-from batchnorm._graph.updates import FINAL, SHADOWS, apply_updates, updated_values
-from batchnorm._graph.variables import flat, snapshot
+from batchnorm._tf1.names import name_output
+from batchnorm._tf1.normalize import Call, adjustment_for, normalize
+from batchnorm._tf1.recompute import is_recomputing, recall
+from batchnorm._tf1.updates import FINAL, SHADOWS, apply_updates, updated_values
+from batchnorm._tf1.variables import flat, snapshot
 from batchnorm.contrib._arguments import Arguments, Path, channels_of, make_options, training_of
 from batchnorm.contrib._collections import collect
 from batchnorm.contrib._variables import make_variables
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["normalize_directly"]
 
@@ -67,7 +67,7 @@ def _weights(batch_weights: Any, x: Any) -> Any:
     weights = tf.convert_to_tensor(batch_weights)
     if not x.shape[:1].is_compatible_with(weights.shape):
         raise ValueError(
-            refusal(
+            format_error(
                 f"batch_weights of shape {weights.shape} were given with an input of shape {x.shape}",
                 "There must be one weight for each example",
                 "Pass a vector as long as the batch",

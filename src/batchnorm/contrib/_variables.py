@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from batchnorm._core.state import slots
-from batchnorm._graph.objects import for_variables, initializer, regularizer
-from batchnorm._graph.updates import FINAL, SHADOWS
-from batchnorm._graph.variables import square_root_of, statistic
+from batchnorm._tf1.objects import for_variables, initializer, regularizer
+from batchnorm._tf1.updates import FINAL, SHADOWS
+from batchnorm._tf1.variables import square_root_of, statistic
 from batchnorm.contrib._arguments import Arguments
 from batchnorm.contrib._collections import ALWAYS, variable_collections
 from batchnorm.options import Options

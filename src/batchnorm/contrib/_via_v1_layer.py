@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from batchnorm._graph.training import resolve_training
+from batchnorm._tf1.training import resolve_training
 from batchnorm.compat.v1._arguments import LayerArguments
 from batchnorm.compat.v1.layers import BatchNormalization
 from batchnorm.contrib._arguments import Arguments, channels_of

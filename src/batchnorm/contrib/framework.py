@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = [
     "add_arg_scope",
@@ -221,7 +221,7 @@ def _news(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 def _reused(scope: Any, kwargs: dict[str, Any]) -> _State:
     if kwargs:
         raise ValueError(
-            refusal(
+            format_error(
                 f"arg_scope was given a scope and {', '.join(kwargs)}",
                 "When re-using a scope the keyword arguments must be empty: it applies unchanged",
                 "Open a second arg_scope inside it for the functions to change",
@@ -233,7 +233,7 @@ def _reused(scope: Any, kwargs: dict[str, Any]) -> _State:
 def _added(functions: Any, kwargs: dict[str, Any]) -> _State:
     if not isinstance(functions, (list, tuple)):
         raise TypeError(
-            refusal(
+            format_error(
                 f"arg_scope was given {functions!r}",
                 "It takes a list or tuple of functions, or a scope (a dict)",
                 "Write arg_scope([function], name=value)",
@@ -256,7 +256,7 @@ def _added(functions: Any, kwargs: dict[str, Any]) -> _State:
 def _check_decorated(function: Any) -> None:
     if not has_arg_scope(function):
         raise ValueError(
-            refusal(
+            format_error(
                 f"arg_scope was asked about {function!r}",
                 "It is not decorated with @add_arg_scope, so it would not look up its defaults",
                 "Decorate it with batchnorm.contrib.framework.add_arg_scope; for functions of tf_slim use "

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from batchnorm._graph.eager import check_variables_have_a_home
+from batchnorm._tf1.eager import check_variables_have_a_home
 from batchnorm.contrib._arguments import Arguments, Path, check_data_format, choose_path
 from batchnorm.contrib._collections import collect_output, model_variable_getter
 from batchnorm.contrib._direct import normalize_directly
 from batchnorm.contrib._via_v1_layer import normalize_via_v1_layer
 from batchnorm.contrib.framework import stand_in
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["batch_norm"]
 
@@ -134,7 +134,7 @@ def batch_norm(
 def _check_reuse(reuse: Any, scope: Any) -> None:
     if reuse and scope is None:
         raise ValueError(
-            refusal(
+            format_error(
                 f"reuse={reuse!r} was asked for without a scope",
                 "reuse cannot be used without a scope: default names are new in every call",
                 "Name the scope whose variables to use",

@@ -12,7 +12,7 @@ from batchnorm._faces.adjustment import call_adjustment
 from batchnorm._faces.axes import axes_of
 from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm._faces.weights import FIRST_AXES, check_fit, multiply
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.layout import canonical_axes, product
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
@@ -83,7 +83,7 @@ def adjustment_of(module: Any, x: Array) -> Adjustment[Array] | None:
 def read_share(name: str, value: Any) -> Any:
     """A momentum: a number between 0 and 1, or a scalar array."""
     if isinstance(value, int | float) and not 0.0 <= value <= 1.0:
-        raise ValueError(refusal(f"{name}={value!r} was asked for", *SHARE))
+        raise ValueError(format_error(f"{name}={value!r} was asked for", *SHARE))
     return value
 
 
@@ -93,7 +93,7 @@ def read_groups(groups: Any, axis_name: Any) -> tuple[tuple[int, ...], ...] | No
         return None
     if not isinstance(axis_name, str):
         raise ValueError(
-            refusal(
+            format_error(
                 f"axis_index_groups={groups!r} was asked for with axis_name={axis_name!r}",
                 "They are groups of indices along one mapped axis",
                 "Pass the name of that axis as axis_name",
@@ -106,7 +106,7 @@ def read_clipping(clipping: Clipping, renorm: bool) -> Clip | Callable[[Array], 
     """Bounds as a record of numbers, checked; a schedule as it is."""
     if clipping is not None and not renorm:
         raise ValueError(
-            refusal(
+            format_error(
                 f"renorm_clipping={clipping!r} was asked for without renorm",
                 "It bounds the corrections of batch renormalization",
                 "Pass renorm=True as well, or leave it out",
@@ -123,7 +123,7 @@ def first_given(*values: bool | None) -> bool:
         if value is not None:
             return bool(value)
     raise ValueError(
-        refusal(
+        format_error(
             "use_running_average was given neither to the call nor to the module",
             "It decides whether the batch's or the stored statistics normalize",
             "Pass it to one of them, or call the model's train() or eval()",
@@ -137,7 +137,7 @@ def check_features(module: Any, shape: tuple[int, ...]) -> None:
     found = product(shape[axis] for axis in canonical_axes(axes, len(shape)))
     if found != features:
         raise ValueError(
-            refusal(
+            format_error(
                 f"An input of shape {tuple(shape)} came to a module with num_features={features}",
                 f"Its axis {', '.join(map(str, axes))} has {found} channels",
                 "Pass the axis that holds the channels, or construct the module for as many",

@@ -9,7 +9,7 @@ import keras
 
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._faces.adjustment import call_adjustment, check_dtype
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["adjustment_for", "serialize_adjustment"]
 
@@ -33,7 +33,7 @@ def serialize_adjustment(function: Any) -> dict[str, Any]:
     if keras.saving.get_registered_name(named) != named.__name__:
         return {"adjustment": keras.saving.serialize_keras_object(function)}
     warnings.warn(
-        refusal(
+        format_error(
             f"A layer with adjustment={function!r} is being saved or copied",
             "Keras cannot bring this function back, so the configuration leaves it out",
             "Register it with keras.saving.register_keras_serializable, or pass it again after loading",

@@ -10,8 +10,8 @@ from numpy.exceptions import AxisError
 
 from batchnorm._faces.axes import axes_of
 from batchnorm._faces.clip import BOUNDS
-from batchnorm.errors import refusal
-from batchnorm.keras._backend import framework
+from batchnorm.errors import format_error
+from batchnorm.keras._backend import backend
 from batchnorm.layout import canonical_axes, plan_layout
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
@@ -43,9 +43,9 @@ def read_share(name: str, value: Any) -> float:
     try:
         share = float(value)
     except (TypeError, ValueError) as error:
-        raise type(error)(refusal(f"{name}={value!r} was asked for", *SHARE)) from None
+        raise type(error)(format_error(f"{name}={value!r} was asked for", *SHARE)) from None
     if not 0.0 <= share <= 1.0:
-        raise ValueError(refusal(f"`{name}` must be between 0 and 1, and {value!r} was given", *SHARE))
+        raise ValueError(format_error(f"`{name}` must be between 0 and 1, and {value!r} was given", *SHARE))
     return share
 
 
@@ -72,7 +72,7 @@ def options_of(layer: Any) -> Options:
         *(bounds or ()),
     )
     # Tensors are not remembered, as they may be those of a program that is being traced.
-    known = all(map(KNOWN.__contains__, map(type, asked))) and not framework().is_compiling()
+    known = all(map(KNOWN.__contains__, map(type, asked))) and not backend().is_compiling()
     options = _known_options(*asked) if known else _options(*asked)
     if options.fused:
         _refuse_fused(options, axis, layer.adjustment, layer.compute_dtype)
@@ -150,7 +150,7 @@ def build_axes(options: Options, shape: Sequence[int | None]) -> tuple[int, ...]
     unknown = [axis for axis in axes if shape[axis] is None]
     if unknown:
         raise ValueError(
-            refusal(
+            format_error(
                 f"Axis {unknown[0]} of an input of shape {tuple(shape)} was asked for",
                 "Its size is unknown, and each of its indices has variables of its own",
                 "Give the input a known size there",
@@ -161,7 +161,7 @@ def build_axes(options: Options, shape: Sequence[int | None]) -> tuple[int, ...]
         plan_layout((options.ghost.size, *(size or 1 for size in shape[1:])), axes, options.ghost)
     if options.fused and (len(shape) not in FUSED_RANKS or 0 in axes):
         raise ValueError(
-            refusal(
+            format_error(
                 f"fused=True was asked for with axis {axes[0]} of an input of rank {len(shape)}",
                 "The fused kernel takes 4D or 5D input tensors and normalizes a channel axis",
                 "Leave `fused` at None, which takes the fastest way there is",
@@ -172,7 +172,7 @@ def build_axes(options: Options, shape: Sequence[int | None]) -> tuple[int, ...]
 
 def _read_bound(bound: Any) -> Any:
     """What a bound is by now: a schedule keeps it in a variable."""
-    return framework().value(bound) if isinstance(bound, keras.Variable) else bound
+    return backend().value(bound) if isinstance(bound, keras.Variable) else bound
 
 
 def _refuse_fused(options: Options, axis: Any, adjustment: Any, dtype: str) -> None:
@@ -187,7 +187,7 @@ def _refuse_fused(options: Options, axis: Any, adjustment: Any, dtype: str) -> N
     found = [name for name, hinders in hindrances.items() if hinders]
     if found:
         raise ValueError(
-            refusal(
+            format_error(
                 f"fused=True was asked for together with {' and '.join(found)}",
                 "The fused kernel runs only when axis is 1 or 3 (of rank 5: 1 or 4), without options like "
                 "these, and in at most 32 bits",

@@ -5,16 +5,16 @@ from typing import Any
 
 import keras
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
-__all__ = ["framework"]
+__all__ = ["backend"]
 
 BACKENDS = ("tensorflow", "jax", "torch")
 # Looking an imported module up takes the import system as long as a small sum, and layers ask several times a step.
 _modules: dict[str, Any] = {}
 
 
-def framework() -> Any:
+def backend() -> Any:
     """The module for the current backend: its `engine`, and the functions that Keras has no operation for."""
     name = keras.backend.backend()
     found = _modules.get(name)
@@ -24,7 +24,7 @@ def framework() -> Any:
         _modules[name] = importlib.import_module(f"batchnorm.keras._{name}")
         return _modules[name]
     raise RuntimeError(
-        refusal(
+        format_error(
             f"batchnorm.keras was asked to run on Keras' {name!r} backend",
             f"Its engines are those for {', '.join(BACKENDS)}",
             "Set the environment variable KERAS_BACKEND to one of them before Keras is imported",

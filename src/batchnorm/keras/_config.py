@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.keras.private import loads_whole_h5
 
 __all__ = ["DEFAULTS", "plain", "translate"]
@@ -48,7 +48,7 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
     whole_h5 = loads_whole_h5()
     if whole_h5 and "axis" not in config:
         raise ValueError(
-            refusal(
+            format_error(
                 f"The layer {config.get('name')!r} of a whole model in .h5 was asked for",
                 "It has several channel axes, but Keras' loader of such files drops lists of axes",
                 "Construct the model with the axes and call its load_weights with this file, or save it as .keras",
@@ -69,7 +69,7 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
     if of_tf_keras and built and all(each > 1 for each in built):
         config["axis"] = [each - 1 for each in built]
         warnings.warn(
-            refusal(
+            format_error(
                 f"axis={built} of a tf_keras layer with ghost batches is read as {config['axis']}",
                 "A built layer of tf_keras counts the ghost batches as axis 1, and this is taken for one",
                 "Construct the layer with the right axis if these are not the channel axes of its inputs",

@@ -1,10 +1,10 @@
 """The layer on JAX: its engine."""
 
 from batchnorm._engines.jax import engine
-from batchnorm.keras._known import (
+from batchnorm.keras._static_backend import (
     advance,
+    assert_divisible,
     assign,
-    divisible,
     dynamic_shape,
     either,
     infer_plainly,
@@ -17,8 +17,8 @@ from batchnorm.keras._known import (
 
 __all__ = [
     "advance",
+    "assert_divisible",
     "assign",
-    "divisible",
     "dynamic_shape",
     "either",
     "engine",

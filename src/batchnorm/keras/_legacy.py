@@ -4,7 +4,7 @@ import os
 import warnings
 from importlib.util import find_spec
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["warn_beside_keras_2"]
 
@@ -21,7 +21,7 @@ def warn_beside_keras_2() -> None:
         return
     _told.append(True)
     warnings.warn(
-        refusal(
+        format_error(
             "batchnorm.keras.layers.BatchNormalization was made while tf.keras is Keras 2 (TF_USE_LEGACY_KERAS)",
             "It is a layer of Keras 3, and models of Keras 2 do not take it",
             "Use batchnorm.compat.v1.layers.BatchNormalization in those, or build the model with `import keras`",

@@ -6,8 +6,8 @@ import keras
 
 from batchnorm._core.engine import Moments
 from batchnorm._core.moments import merge_replicas
-from batchnorm.errors import refusal
-from batchnorm.keras._backend import framework
+from batchnorm.errors import format_error
+from batchnorm.keras._backend import backend
 from batchnorm.keras._weights import merge_weights
 from batchnorm.layout import Layout
 from batchnorm.options import Options
@@ -41,13 +41,13 @@ def ask_moments(
     for name, hinders in hindrances.items():
         if hinders:
             raise ValueError(
-                refusal(
+                format_error(
                     f"{name} was used with {type(layer).__name__}, which overrides _moments",
                     f"_moments takes the inputs and a mask, so {name} would be ignored",
                     f"Leave {name} out, or do not override _moments",
                 )
             )
-    ops = framework().engine.ops
+    ops = backend().engine.ops
     mean, variance = (
         ops.reshape(ops.cast(value, ops.stat_dtype(x)), (1, layout.channels))
         for value in layer._moments(x, mask)
@@ -60,7 +60,7 @@ def own_moments(
     layer: Any, options: Options, layout: Layout, x: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Mean and variance by channel, in operations that the framework differentiates by itself."""
-    engine = framework().engine
+    engine = backend().engine
     weights = merge_weights(x, mask, None, keras.backend.standardize_dtype(x.dtype))
     taken = engine.composed.moments(x, weights, layout)
     if options.synchronized:

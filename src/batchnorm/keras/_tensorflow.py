@@ -8,16 +8,16 @@ import tensorflow as tf
 from batchnorm._core import step
 from batchnorm._core.engine import Inputs
 from batchnorm._engines.tensorflow import engine, ops
-from batchnorm._graph import recompute
-from batchnorm.errors import refusal
-from batchnorm.keras._known import assign, is_compiling, train_plainly
+from batchnorm._tf1 import recompute
+from batchnorm.errors import format_error
+from batchnorm.keras._static_backend import assign, is_compiling, train_plainly
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 
 __all__ = [
     "advance",
+    "assert_divisible",
     "assign",
-    "divisible",
     "dynamic_shape",
     "either",
     "engine",
@@ -76,12 +76,12 @@ def either(training: Any, train: Callable[[], Tensor], infer: Callable[[], Tenso
     return train() if training else infer()
 
 
-def divisible(x: Tensor, size: int) -> Tensor:
+def assert_divisible(x: Tensor, size: int) -> Tensor:
     """x, after a check that the ghost batch size divides a batch whose size is only known at run time."""
     if x.shape[0] is not None:
         return x
     batch: Tensor = tf.shape(x)[0]
-    message = refusal(
+    message = format_error(
         f"virtual_batch_size={size} was asked for",
         "It must divide the batch size while training, and does not divide the one below",
         f"Use batches of a multiple of {size} examples (drop_remainder=True), another virtual_batch_size, or "

@@ -15,15 +15,15 @@ from batchnorm._engines.torch.aten import FLOATS
 from batchnorm._engines.torch.fast_path import for_gradient, infer
 from batchnorm._engines.torch.fused_step import train_natively
 from batchnorm._engines.torch.ops import stat_dtype
-from batchnorm.keras._known import divisible, dynamic_shape, either, is_ragged, value
+from batchnorm.keras._static_backend import assert_divisible, dynamic_shape, either, is_ragged, value
 from batchnorm.keras.private import in_stateless_scope
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 
 __all__ = [
     "advance",
+    "assert_divisible",
     "assign",
-    "divisible",
     "dynamic_shape",
     "either",
     "engine",

@@ -7,7 +7,7 @@ import keras
 
 from batchnorm._core.engine import Batch, Ops
 from batchnorm._core.state import moved, rules, slots
-from batchnorm.keras._backend import framework
+from batchnorm.keras._backend import backend
 from batchnorm.options import Options
 
 __all__ = ["advance", "create", "read", "state_names", "variable_shape"]
@@ -74,7 +74,7 @@ def create(layer: Any, options: Options, shape: tuple[int, ...]) -> None:
 
 def read(ops: Ops[Tensor], variable: Variable, dtype: Any) -> Tensor:
     """The current value as the core takes it: in the statistics' dtype, and flat unless it is a scalar."""
-    value = framework().value(variable)
+    value = backend().value(variable)
     value = value if ops.dtype(value) == dtype else ops.cast(value, dtype)
     return value if len(variable.shape) <= 1 else ops.reshape(value, (-1,))
 
@@ -83,7 +83,7 @@ def advance(
     ops: Ops[Tensor], options: Options, variables: Mapping[str, Variable], batch: Batch[Tensor], dtype: Any
 ) -> None:
     """Apply one training step to each variable, always starting from its current value."""
-    tools = framework()
+    tools = backend()
     if tools.advance(options, variables, batch, dtype):
         return
     after: dict[str, Tensor] = {}

@@ -16,7 +16,7 @@ from batchnorm._faces.switches import check_switches
 from batchnorm._faces.weights import multiply
 from batchnorm.keras import _arguments, _config, _variables
 from batchnorm.keras._adjustment import adjustment_for, serialize_adjustment
-from batchnorm.keras._backend import framework
+from batchnorm.keras._backend import backend
 from batchnorm.keras._legacy import warn_beside_keras_2
 from batchnorm.keras._moments import ask_moments, overrides_moments, own_moments, remember_own
 from batchnorm.keras._weights import check_weights, merge_weights
@@ -131,7 +131,7 @@ class BatchNormalization(keras.layers.Layer):
         ghost_averages: Literal["step", "group"] = "step",
         **kwargs: Any,
     ) -> None:
-        framework()
+        backend()
         warn_beside_keras_2()
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -195,7 +195,7 @@ class BatchNormalization(keras.layers.Layer):
         sample_weight: Tensor | None = None,
     ) -> Tensor:
         check_weights(inputs, mask, sample_weight)
-        tools = framework()
+        tools = backend()
         if tools.is_ragged(inputs):
             return self._call_ragged(inputs, training, mask, sample_weight)
         return tools.either(
@@ -242,11 +242,11 @@ class BatchNormalization(keras.layers.Layer):
         return own_moments(self, _arguments.options_of(self), layout, inputs, mask)
 
     def _train(self, inputs: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> Tensor:
-        options, tools = _arguments.options_of(self), framework()
+        options, tools = _arguments.options_of(self), backend()
         ops = tools.engine.ops
         x = _as_float(inputs)
         if options.ghost is not None and options.ghost.remainder == "refuse":
-            x = tools.divisible(x, options.ghost.size)
+            x = tools.assert_divisible(x, options.ghost.size)
         layout = self._layout(x, options.ghost)
         plain = mask is None and sample_weight is None and self.adjustment is None
         if plain and not overrides_moments(self):
@@ -273,7 +273,7 @@ class BatchNormalization(keras.layers.Layer):
         self, inputs: Tensor, training: Any, mask: Tensor | None, sample_weight: Tensor | None
     ) -> Tensor:
         """The same for rows of different lengths: every number in them counts, as in a dense tensor."""
-        tools, spec = framework(), cast(Any, self.input_spec)
+        tools, spec = backend(), cast(Any, self.input_spec)
         by_row = self.virtual_batch_size is not None or self.adjustment is not None
         by_row = by_row or mask is not None or sample_weight is not None
         if not by_row and min(spec.axes) > inputs.ragged_rank:
@@ -289,7 +289,7 @@ class BatchNormalization(keras.layers.Layer):
         return restore(BatchNormalization.call(self, dense, training, None, multiply(given, weights)))
 
     def _infer(self, inputs: Tensor) -> Tensor:
-        options, x, tools = _arguments.options_of(self), _as_float(inputs), framework()
+        options, x, tools = _arguments.options_of(self), _as_float(inputs), backend()
         layout = self._layout(x, None)
         y = tools.infer_plainly(self, options, layout, x)
         if y is None:
@@ -301,7 +301,7 @@ class BatchNormalization(keras.layers.Layer):
         return y if keras.backend.standardize_dtype(y.dtype) == dtype else keras.ops.cast(y, dtype)
 
     def _inputs(self, x: Tensor, weights: Tensor | None, options: Options) -> Inputs[Tensor]:
-        ops = framework().engine.ops
+        ops = backend().engine.ops
         dtype = ops.stat_dtype(x)
 
         def read(name: str) -> Tensor:
@@ -313,7 +313,7 @@ class BatchNormalization(keras.layers.Layer):
         return Inputs(x, gamma, beta, weights, state)
 
     def _layout(self, x: Tensor, ghost: Ghost | None) -> Layout:
-        tools = framework()
+        tools = backend()
         sizes = tools.engine.ops.shape(x)
         # The variables know the sizes of the channel axes, even if the graph does not.
         spec: Any = self.input_spec

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from batchnorm._engines.torch.private import BatchNorm
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.torch import _state, _twin
 from batchnorm.torch._layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, Layer, configure, describe, plan
 from batchnorm.torch._lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
@@ -77,7 +77,7 @@ def convert(model: Model, *, back: bool = False, force: bool = False, **options:
     """
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
-            refusal(
+            format_error(
                 f"convert was given a {type(model).__name__}",
                 "It swaps the layers of a model",
                 "Pass a torch.nn.Module",
@@ -87,7 +87,7 @@ def convert(model: Model, *, back: bool = False, force: bool = False, **options:
     unknown = [name for name in options if name not in known]
     if unknown:
         raise TypeError(
-            refusal(
+            format_error(
                 f"convert was given {', '.join(f'{name}={options[name]!r}' for name in unknown)}",
                 "Its options are those that torch.nn's layers do not have; momentum and eps stay each layer's own",
                 f"Pass some of {', '.join(known)}",
@@ -212,7 +212,7 @@ def _back(model: nn.Module, force: bool, options: dict[str, Any]) -> list[tuple[
     """Make the layers `torch.nn`'s again; returns those that were left, each with its path and the reason."""
     if options:
         raise ValueError(
-            refusal(
+            format_error(
                 f"convert(back=True) was given {', '.join(options)}",
                 "torch.nn's layers have none of our options",
                 "Leave them out",
@@ -230,7 +230,7 @@ def _back(model: nn.Module, force: bool, options: dict[str, Any]) -> list[tuple[
             continue
         if not force and not _twin.is_kept(layer):
             raise ValueError(
-                refusal(
+                format_error(
                     f"convert(back=True) was asked for, and the layer {path!r} is {layer}",
                     "torch.nn's layer would train differently from this one",
                     "Pass force=True to drop these options and their running statistics",

@@ -12,7 +12,7 @@ from batchnorm._engines.torch.fast_path import batch_norm, infer
 from batchnorm._engines.torch.private import BatchNorm, buffers_of, in_transform, is_mapped
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm._faces.clip import read_clip
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.options import Options
 from batchnorm.torch import _state, _training
 from batchnorm.torch._settings import Clipping, Settings, options_of
@@ -208,7 +208,7 @@ def plan(layer: Any, settings: Settings) -> Options:
     if not layer.track_running_stats and (settings.renorm or settings.zero_debias):
         asked = "renorm" if settings.renorm else "zero_debias"
         raise ValueError(
-            refusal(
+            format_error(
                 f"{asked}=True was asked for with track_running_stats=False",
                 "It compares the batch with the running statistics",
                 f"Leave track_running_stats at True, or {asked} out",
@@ -216,7 +216,7 @@ def plan(layer: Any, settings: Settings) -> Options:
         )
     if layer.momentum is None and settings.zero_debias:
         raise ValueError(
-            refusal(
+            format_error(
                 "zero_debias=True was asked for with momentum=None",
                 "A plain average over the batches has no bias towards its start",
                 "Leave zero_debias out, or pass a momentum such as 0.1",
@@ -265,7 +265,7 @@ def refuse_shared_statistics(layer: Any, input: Tensor) -> None:
         return
     if is_mapped(input) and not is_mapped(layer.running_mean):
         raise RuntimeError(
-            refusal(
+            format_error(
                 f"{type(layer).__name__} was called in training mode under torch.func.vmap",
                 "Each example of the map would be a batch of its own, with statistics that cannot be written into the "
                 "one running mean and variance",

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["clipping_schedule"]
 
@@ -40,7 +40,7 @@ def clipping_schedule(
     """
     if rmax < 1.0 or dmax < 0.0 or warmup < 0 or min(rmax_step, dmax_step) < warmup:
         raise ValueError(
-            refusal(
+            format_error(
                 f"clipping_schedule(warmup={warmup}, rmax={rmax}, rmax_step={rmax_step}, dmax={dmax}, "
                 f"dmax_step={dmax_step}) was asked for",
                 "r is bounded by [1 / rmax, rmax] and d by [-dmax, dmax], from the end of the warm-up on",

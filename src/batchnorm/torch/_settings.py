@@ -9,7 +9,7 @@ from batchnorm._faces.adjustment import check_adjustment
 from batchnorm._faces.axes import axes_of, read_axis, read_size
 from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm._faces.switches import check_switches
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
 __all__ = ["Clipping", "Settings", "options_of"]
@@ -42,7 +42,7 @@ class Settings:
         check_adjustment(self.adjustment)
         if self.fused and self.renorm and not _kernels.available():
             raise ValueError(
-                refusal(
+                format_error(
                     "fused=True was asked for with renorm=True",
                     "PyTorch's kernel cannot correct the batch's statistics, and the CPU kernels are "
                     f"{_kernels.why_missing()}",

@@ -12,7 +12,7 @@ from batchnorm._core.engine import Batch
 from batchnorm._engines.torch import engine, numpy_stats
 from batchnorm._engines.torch.ops import NARROW
 from batchnorm._engines.torch.private import buffers_of
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.options import Options
 
 __all__ = [
@@ -112,7 +112,7 @@ def running(layer: Any) -> tuple[Any, Any]:
     if (mean is None) != (variance is None):
         kind = ValueError if layer.training else RuntimeError
         raise kind(
-            refusal(
+            format_error(
                 f"A layer was called whose {'running_mean' if mean is None else 'running_var'} is None",
                 "running_mean and running_var must either both be None or neither be None",
                 "Set both to None to normalize by the batch alone, or neither",
@@ -154,7 +154,7 @@ def _buffers(layer: Module, options: Options) -> dict[str, Any]:
     if missing:
         names = ", ".join(NAMES.get(slot, slot) for slot in missing)
         raise ValueError(
-            refusal(
+            format_error(
                 f"{type(layer).__name__} was called, and its {names} is None",
                 "The layer's options keep more running statistics than running_mean and running_var",
                 "Set these two to None as well to normalize by the batch alone, or call "
@@ -174,7 +174,7 @@ def advance(layer: Any, options: Options, batch: Batch[Tensor], before: dict[str
     with _unrecorded():
         count = layer.num_batches_tracked
         if count is not None:
-            count.add_(1 if batch.counted is None else batch.counted.any())
+            count.add_(1 if batch.has_weight is None else batch.has_weight.any())
         if layer.running_mean is None:
             return
         buffers = _buffers(layer, options)
@@ -193,7 +193,7 @@ def advance(layer: Any, options: Options, batch: Batch[Tensor], before: dict[str
                 _write(buffers[slot], value)
         if asked.debias_mean and not options.debias_mean:
             step = buffers["local_step"]
-            step.add_(1 if batch.counted is None else batch.counted.any())
+            step.add_(1 if batch.has_weight is None else batch.has_weight.any())
             _write(buffers["biased"], _biased(buffers["moving_mean"], layer._debiased_by, step))
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from batchnorm._call import check_floating
 from batchnorm._core import step
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._core.engine import Inputs
@@ -19,7 +18,8 @@ from batchnorm._engines.torch.snapshot import snapshot
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
 from batchnorm._faces.adjustment import call_adjustment
 from batchnorm._faces.clip import check_bounds, read_clip
-from batchnorm.errors import refusal
+from batchnorm._validation import check_floating
+from batchnorm.errors import format_error
 from batchnorm.layout import Layout, canonical_axes, plan_layout
 from batchnorm.options import Options
 from batchnorm.torch import _state
@@ -134,7 +134,7 @@ def _check_channels(layer: Any, x: Tensor, layout: Layout, *values: Tensor | Non
     for value in values:
         if value is not None and value.dim() and value.size(0) != channels:
             raise ValueError(
-                refusal(
+                format_error(
                     f"An input of shape {tuple(x.shape)} was given to a layer with num_features={layer.num_features}",
                     f"It has {channels} channels, and a parameter or buffer has {value.size(0)} numbers",
                     "Pass the product of the sizes of the channel axes as num_features, or other axes; if you assign "
@@ -150,7 +150,7 @@ def _at_step(layer: Any, options: Options, count: Tensor | None) -> Options:
         return options
     if count is None:
         raise ValueError(
-            refusal(
+            format_error(
                 "A schedule of renorm's bounds was asked for, and num_batches_tracked is None",
                 "The bounds are a function of the number of steps so far, which is not counted then",
                 "Keep num_batches_tracked, or pass renorm_clipping bounds that are numbers",

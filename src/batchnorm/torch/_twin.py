@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from batchnorm._engines.torch.private import fuser_methods
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["OWN", "is_kept", "register", "twin"]
 
@@ -41,7 +41,7 @@ def twin(layer: Any, tool: str, infers: bool = False) -> Module:
     """
     if not (is_kept(layer) or (infers and layer.settings.axes == (1,))):
         raise ValueError(
-            refusal(
+            format_error(
                 f"{tool} was called on a model that has {layer}",
                 "It knows only torch.nn's layers, which would train differently from this one",
                 "Call batchnorm.torch.convert(model, back=True, force=True) first, which drops the options and keeps "
@@ -50,7 +50,7 @@ def twin(layer: Any, tool: str, infers: bool = False) -> Module:
         )
     if parametrize.is_parametrized(layer):
         raise ValueError(
-            refusal(
+            format_error(
                 f"{tool} was called on a model that has {layer}",
                 "It takes layers that hold tensors, but parametrizations are functions that compute them",
                 "Call torch.nn.utils.parametrize.remove_parametrizations first",

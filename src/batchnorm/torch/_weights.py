@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from batchnorm._faces.weights import check_fit, multiply
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["merge_weights"]
 
@@ -34,7 +34,7 @@ def _spread(name: str, given: Tensor, shape: Sequence[int], axes: Sequence[int])
     """Of the input's rank as it is; else its axes are the first of those that are no channel axes."""
     if not isinstance(given, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
-            refusal(
+            format_error(
                 f"{name} of type {type(given).__name__} was given",
                 "It is a tensor, as the input is",
                 "Convert it with torch.as_tensor",

@@ -79,7 +79,7 @@ def _as_given(inputs: Inputs[Array], gradients: Gradients[Array]) -> Gradients[A
 
 
 def _zero_tangent(value: Array) -> Array:
-    """A zero tangent, which for booleans (`Batch.counted`) has a dtype of its own."""
+    """A zero tangent, which for booleans (`Batch.has_weight`) has a dtype of its own."""
     if jnp.issubdtype(value.dtype, jnp.inexact):
         return jnp.zeros_like(value)
     return jnp.zeros(value.shape, jax.dtypes.float0)

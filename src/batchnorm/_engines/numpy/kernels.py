@@ -29,7 +29,7 @@ __all__ = [
     "grad_weights",
     "moments",
     "ops",
-    "suited",
+    "specialize",
     "sum_over_replicas",
     "why_not",
 ]
@@ -44,7 +44,7 @@ _ALIGNED = 1 << 20
 
 grad_weights = composed.grad_weights
 sum_over_replicas = composed.sum_over_replicas
-suited = composed.suited
+specialize = composed.specialize
 
 
 def moments(x: Array, weights: Array | None, layout: Layout) -> Moments[Array]:

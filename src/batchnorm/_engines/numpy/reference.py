@@ -8,7 +8,7 @@ from typing import Any
 
 from batchnorm._core.composed import Composed
 from batchnorm._core.engine import Batch, Engine, Gradients, Inputs
-from batchnorm._core.gradient import pull
+from batchnorm._core.gradient import backward
 from batchnorm._core.padding import fill, is_filled, without_padding
 from batchnorm._core.step import normalize
 from batchnorm._engines.numpy import ops
@@ -34,7 +34,7 @@ def pullback(
     if is_filled(layout):
         return _filled_pullback(options, layout, inputs, engine)
     y, batch, saved = normalize(engine, options, layout, inputs)
-    return y, batch, lambda dy: pull(engine, options, layout, inputs, saved, dy)
+    return y, batch, lambda dy: backward(engine, options, layout, inputs, saved, dy)
 
 
 def _filled_pullback(

@@ -156,7 +156,9 @@ AFTER_DY = {f"{PREFIX}{name}" for name in ("GradSums", "GradInput", "Gradients")
 
 def _moments(_: Any, layout: Layout, x: Tensor, *weights: Tensor) -> Any:
     moments = composed.moments(x, _weights(weights, layout), layout)
-    totals = (ops.broadcast_to(value, (layout.ghosts, 1)) for value in (moments.total, moments.effective))
+    totals = (
+        ops.broadcast_to(value, (layout.ghosts, 1)) for value in (moments.total, moments.effective_count)
+    )
     return *totals, *_statistics(moments)
 
 

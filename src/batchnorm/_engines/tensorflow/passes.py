@@ -35,7 +35,7 @@ __all__ = [
     "grad_weights",
     "moments",
     "ops",
-    "suited",
+    "specialize",
     "sum_over_replicas",
 ]
 
@@ -46,7 +46,7 @@ SPARSEST_SAMPLE = 16
 LARGEST_SAMPLE = 256
 
 composed = plain
-suited = composed.suited
+specialize = composed.specialize
 
 grad_weights = composed.grad_weights
 

@@ -10,7 +10,15 @@ from batchnorm._engines.torch.block import Block, plan_block
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
 from batchnorm.layout import Layout
 
-__all__ = ["fits", "fused_gradients", "fused_infer", "fused_train", "infers", "pull_plainly", "statistics"]
+__all__ = [
+    "backward_of_plain",
+    "fits",
+    "fused_gradients",
+    "fused_infer",
+    "fused_train",
+    "infers",
+    "statistics",
+]
 
 Tensor = torch.Tensor
 
@@ -61,10 +69,10 @@ def fused_gradients(
     block = plan_block(layout)
     deviation = torch.sqrt(saved.variance + epsilon)
     weight, inverse = (part.reshape(-1) for part in (saved.scale * deviation, 1.0 / deviation))
-    return _pull(block, dy, x, weight, saved.center, saved.offset, inverse, epsilon, [True] * 3)
+    return _backward(block, dy, x, weight, saved.center, saved.offset, inverse, epsilon, [True] * 3)
 
 
-def pull_plainly(
+def backward_of_plain(
     dy: Tensor,
     x: Tensor,
     gamma: Tensor | None,
@@ -78,7 +86,7 @@ def pull_plainly(
     block = plan_block(layout)
     weight = block.spread(None if gamma is None else gamma.to(center.dtype))
     inverse = torch.rsqrt(variance + epsilon).reshape(-1)
-    return _pull(block, dy, x, weight, center, offset, inverse, epsilon, [True, gamma is not None, True])
+    return _backward(block, dy, x, weight, center, offset, inverse, epsilon, [True, gamma is not None, True])
 
 
 def fused_infer(
@@ -105,7 +113,7 @@ def infers(x: Tensor, block: Block) -> bool:
     return block.order is None and x.dtype in FLOATS
 
 
-def _pull(
+def _backward(
     block: Block,
     dy: Tensor,
     x: Tensor,

@@ -88,14 +88,14 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.asked, ctx.beta_dtype = asked, None if beta is None else beta.dtype
 
 
-def _pull(ctx: Any, dy: Tensor, unused: Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, dy: Tensor, unused: Tensor | None) -> tuple[Any, ...]:
     del unused
     x, gamma, statistics = ctx.saved_tensors
     dx, sums = _gradients(dy, x, gamma, statistics, *ctx.asked)
     return dx, *parameter_gradients(sums, gamma, ctx.beta_dtype), *[None] * len(ctx.asked)
 
 
-_train.register_autograd(_pull, setup_context=_keep)
+_train.register_autograd(_backward, setup_context=_keep)
 
 
 def _step(

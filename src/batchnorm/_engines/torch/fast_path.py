@@ -14,7 +14,7 @@ from batchnorm._engines.torch.block import as_own, inverse_order, plan_block
 from batchnorm._engines.torch.fused_step import train_natively
 from batchnorm._engines.torch.private import is_watched, version_of
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.layout import Layout, plan_layout
 
 __all__ = [
@@ -190,7 +190,7 @@ def check_epsilon(epsilon: float) -> None:
     """Refuse what torch refuses while training: a variance of zero would divide by zero."""
     if epsilon <= 0.0:
         raise ValueError(
-            refusal(
+            format_error(
                 f"batch_norm eps must be positive during training, but got {epsilon}",
                 "It keeps the square root away from zero where the numbers of a channel are equal",
                 "Pass a small positive number such as 1e-5",
@@ -201,7 +201,7 @@ def check_epsilon(epsilon: float) -> None:
 def refuse_single(x: Tensor) -> None:
     """Raise ValueError: one number per statistic."""
     raise ValueError(
-        refusal(
+        format_error(
             f"Expected more than 1 value per channel when training, got input size {x.size()}",
             "One number is its own mean, so that its normalized value says nothing",
             "Use larger batches (drop_last=True in the data loader), larger ghost batches, or eval()",

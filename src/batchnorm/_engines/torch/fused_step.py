@@ -16,7 +16,7 @@ from batchnorm._core.affine import fold
 from batchnorm._engines.torch import aten, cpu_kernels
 from batchnorm._engines.torch.block import inverse_order
 from batchnorm._engines.torch.composed import composed
-from batchnorm._engines.torch.numpy_ops import as_tensor, lower
+from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
 from batchnorm._engines.torch.numpy_stats import Host
 from batchnorm.layout import Layout
 
@@ -62,7 +62,7 @@ class Step(NamedTuple):
         if found is None:
             # PyTorch's kernel takes every kind of tensor.
             center, offset, variance, _ = statistics
-            dx, *both = aten.pull_plainly(
+            dx, *both = aten.backward_of_plain(
                 dy, dense, gamma, center, offset, variance, self.epsilon, self.layout
             )
             return self._as_it_came(dx), torch.stack(both)
@@ -79,7 +79,7 @@ class Step(NamedTuple):
             return self.gradients(dy, x, gamma, statistics)[1]
         mean, rest, variance, _ = statistics
         dense, dy = self._in_memory(x), self._in_memory(dy)
-        both = Host(found, self.layout).grad_sums(dy, dense, lower(mean), self.layout)
+        both = Host(found, self.layout).grad_sums(dy, dense, as_numpy(mean), self.layout)
         sums = torch.stack([as_tensor(value) for value in both])
         sums[1] = (sums[1] - rest * sums[0]) * torch.rsqrt(variance + self.epsilon)
         return sums

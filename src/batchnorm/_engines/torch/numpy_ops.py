@@ -27,13 +27,13 @@ from batchnorm._engines.torch.ops import dtype, stat_dtype
 __all__ = [
     "append_zeros",
     "as_float",
+    "as_numpy",
     "as_tensor",
     "broadcast_to",
     "cast",
     "cumulate",
     "dtype",
     "first",
-    "lower",
     "maximum",
     "minimum",
     "reshape",
@@ -62,7 +62,7 @@ class _Memory(ctypes.c_char * sys.maxsize):  # pyright: ignore[reportGeneralType
     __slots__ = ("owner",)
 
 
-def lower(value: Any) -> Any:
+def as_numpy(value: Any) -> Any:
     """A dense tensor as NumPy's array in the same memory; anything else as it is.
 
     Made from the address: `Tensor.numpy` would mark the storage as not resizable, but FSDP resizes the storage of
@@ -86,11 +86,11 @@ def as_tensor(value: Any) -> Any:
 
 def maximum(x: Array, y: Any) -> Array:
     """Bounds that follow a schedule may be tensors."""
-    return np.maximum(x, lower(y))
+    return np.maximum(x, as_numpy(y))
 
 
 def minimum(x: Array, y: Any) -> Array:
-    return np.minimum(x, lower(y))
+    return np.minimum(x, as_numpy(y))
 
 
 def sum(x: Array, axes: Sequence[int]) -> Array:

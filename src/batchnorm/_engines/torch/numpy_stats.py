@@ -19,7 +19,7 @@ from batchnorm._engines.torch.block import plan_in_memory
 from batchnorm._engines.torch.composed import composed
 from batchnorm._engines.torch.cpu_kernels import Kernels
 from batchnorm._engines.torch.differentiable import differentiable
-from batchnorm._engines.torch.numpy_ops import as_tensor, lower
+from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
 from batchnorm._engines.torch.replicas import sum_over_replicas
 from batchnorm._kernels.axis_groups import why_not_weights
 from batchnorm.layout import Layout
@@ -47,7 +47,7 @@ def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
     kernels = None if cpu_kernels.is_recorded(*given) else cpu_kernels.find(layout, *given)
     if kernels is None:
         return None
-    return Host(kernels, layout).apply(x, lower(mean), lower(scale), lower(shift), layout)
+    return Host(kernels, layout).apply(x, as_numpy(mean), as_numpy(scale), as_numpy(shift), layout)
 
 
 def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) -> bool:
@@ -57,10 +57,10 @@ def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) ->
         return False
     if isinstance(options.decay, Tensor):
         options = replace(options, decay=float(options.decay))
-    before: dict[str, Array] = {name: lower(value) for name, value in state.items()}
+    before: dict[str, Array] = {name: as_numpy(value) for name, value in state.items()}
     with np.errstate(all="ignore"):
-        lowered: Batch[Any] = Batch(*map(lower, batch))
-        after = core.advance(numpy_ops, options, before, lowered)
+        as_arrays: Batch[Any] = Batch(*map(as_numpy, batch))
+        after = core.advance(numpy_ops, options, before, as_arrays)
     for name, value in after.items():
         before[name][...] = value
     cpu_kernels.tell_written(state.values())
@@ -83,7 +83,7 @@ class Host:
         self.kernels, self.layout, self.order = kernels, layout, order
         self.dtype = np.float64 if kernels.kind == kernels.module.FLOAT64 else np.float32
 
-    def suited(self, layout: Layout, inputs: Inputs[Any]) -> None:
+    def specialize(self, layout: Layout, inputs: Inputs[Any]) -> None:
         del layout, inputs
 
     def moments(self, x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Array]:
@@ -94,7 +94,7 @@ class Host:
         if weights is not None:
             spread = self._spread(weights)
             if spread is None:
-                return Moments(*map(lower, composed.moments(x, weights, layout)))
+                return Moments(*map(as_numpy, composed.moments(x, weights, layout)))
             by_group = bool(kernels.by_group)
             totals, effective = self._rows(2, layout.ghosts if by_group else 1, 1)
         statistics, addresses = self._rows(3, layout.ghosts, layout.channels)
@@ -185,7 +185,7 @@ class Host:
         return composed.grad_weights(x, weights, center, offset, variance, GradTerms(*known), layout)
 
     def sum_over_replicas(self, values: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(map(lower, sum_over_replicas(tuple(map(as_tensor, values)))))
+        return tuple(map(as_numpy, sum_over_replicas(tuple(map(as_tensor, values)))))
 
     def fused_train(
         self, x: Tensor, gamma: Array | None, beta: Array | None, epsilon: float, layout: Layout
@@ -195,7 +195,7 @@ class Host:
         y, statistics = cpu_kernels.train_by(
             self.kernels, self._dense(x), *given, epsilon, self.layout, self._like(x)
         )
-        mean, rest, variance, scale = lower(statistics)
+        mean, rest, variance, scale = as_numpy(statistics)
         total = float(layout.count)
         return y, Moments(total, total, mean, variance, mean, rest), scale
 
@@ -208,7 +208,7 @@ class Host:
         known = [as_tensor(value) for value in self._known(statistics)]
         dx, dy, x = self._like(x), self._dense(dy.to(x.dtype)), self._dense(x)
         _, sums = cpu_kernels.gradients_by(self.kernels, dy, x, known, epsilon, self.layout, dx)
-        return dx, *lower(sums)
+        return dx, *as_numpy(sums)
 
     def fused_infer(self, *asked: Any) -> None:
         """Inference does not come here: PyTorch has an operation for it."""
@@ -224,22 +224,22 @@ class Host:
         """PyTorch's, around functions that see NumPy's arrays per channel."""
         del forward_mode
 
-        def lowered(inputs: Inputs[Tensor]) -> tuple[Tensor, Batch[Tensor], Saved[Array]]:
+        def as_arrays(inputs: Inputs[Tensor]) -> tuple[Tensor, Batch[Tensor], Saved[Array]]:
             x, gamma, beta, weights, state = inputs[:5]
-            seen = {name: lower(value) for name, value in state.items()}
+            seen = {name: as_numpy(value) for name, value in state.items()}
             # Numbers that are not finite stay so without a word, as in PyTorch.
             with np.errstate(all="ignore"):
-                y, batch, saved = forward(Inputs(x, lower(gamma), lower(beta), weights, seen))
+                y, batch, saved = forward(Inputs(x, as_numpy(gamma), as_numpy(beta), weights, seen))
             return y, Batch(*map(as_tensor, batch)), saved
 
-        def pulled(inputs: Inputs[Tensor], saved: Saved[Array], dy: Tensor) -> Gradients[Tensor]:
+        def backward_lowered(inputs: Inputs[Tensor], saved: Saved[Array], dy: Tensor) -> Gradients[Tensor]:
             # The gradient may be asked for in other circumstances than the output.
             if not cpu_kernels.has_raw_memory(dy, inputs.x):
                 return reference(inputs, dy)
             with np.errstate(all="ignore"):
                 return Gradients(*map(_released, backward(inputs, saved, dy)))
 
-        return differentiable(lowered, pulled, reference)
+        return differentiable(as_arrays, backward_lowered, reference)
 
     def _dense(self, x: Tensor) -> Tensor:
         """In the order of memory, without gaps."""

@@ -29,7 +29,7 @@ __all__ = [
     "grad_weights",
     "moments",
     "ops",
-    "suited",
+    "specialize",
     "sum_over_replicas",
 ]
 
@@ -39,7 +39,7 @@ grad_sums = composed.grad_sums
 grad_input = composed.grad_input
 
 
-def suited(layout: Layout, inputs: Inputs[Tensor]) -> Any:
+def specialize(layout: Layout, inputs: Inputs[Tensor]) -> Any:
     """The engine on the CPU kernels, if they can be used."""
     return numpy_stats.find(layout, inputs)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from batchnorm._engines.torch.private import in_compiled_checkpoint
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["checkpoint_contexts", "frozen_statistics", "is_frozen", "recall"]
 
@@ -141,7 +141,7 @@ def recall(layer: torch.nn.Module, current: Seen) -> Seen:
             calls = frame.record.seen.get(id(layer), [])
             if call >= len(calls):
                 raise RuntimeError(
-                    refusal(
+                    format_error(
                         f"{layer} was called in a recomputation more often than in the first run",
                         "Each call reads again what it read then",
                         "Checkpoint functions that do the same each time they run",
@@ -164,7 +164,7 @@ def _refuse_compiled_checkpoint(layer: torch.nn.Module) -> None:
     # Unless the graph must be whole, the compiler then leaves the block to Python, and the gradient is right.
     if in_compiled_checkpoint():
         raise RuntimeError(
-            refusal(
+            format_error(
                 f"{type(layer).__name__} with renorm=True was called in a checkpointed block of a compiled program",
                 "The block is run again for the gradient, and by then the averages that correct its output have moved",
                 "Leave renorm layers out of such blocks, or do not compile the program",

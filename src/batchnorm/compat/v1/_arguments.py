@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from batchnorm._faces.axes import axes_of, read_axis
 from batchnorm._faces.clip import read_clip
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.options import Ghost, Options, Renorm
 
 __all__ = [
@@ -101,7 +101,7 @@ def check_unknown(given: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(given) - {*IGNORED, "synchronized", "weights"})
     if unknown:
         raise TypeError(
-            refusal(
+            format_error(
                 f"BatchNormalization was given {', '.join(unknown)}",
                 "It has no such argument",
                 "Check the spelling against help(BatchNormalization)",
@@ -119,7 +119,7 @@ def warn_of_ignored(given: dict[str, Any]) -> None:
 
 
 def _warn(name: str, why: str) -> None:
-    warnings.warn(refusal(f"BatchNormalization was given {name}", why, "Leave it out"), stacklevel=4)
+    warnings.warn(format_error(f"BatchNormalization was given {name}", why, "Leave it out"), stacklevel=4)
 
 
 class Policy(NamedTuple):

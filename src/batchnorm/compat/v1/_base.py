@@ -13,5 +13,5 @@ InputSpec: Any
 if os.environ.get("TF_USE_LEGACY_KERAS") in ("true", "True", "1") and find_spec("tf_keras"):
     from batchnorm.compat.v1.private import InputSpec, Layer
 else:
+    from batchnorm.compat.v1._layer_base import InputSpec
     from batchnorm.compat.v1._standalone import Layer
-    from batchnorm.compat.v1._surface import InputSpec

@@ -12,9 +12,9 @@ from batchnorm._core.given import given
 from batchnorm._core.moments import summarize
 from batchnorm._core.step import train
 from batchnorm._engines.tensorflow import engine, ops
-from batchnorm._graph.normalize import Call, infer_by, plan
-from batchnorm._graph.scalars import in_dtype
-from batchnorm._graph.variables import flat
+from batchnorm._tf1.normalize import Call, infer_by, plan
+from batchnorm._tf1.scalars import in_dtype
+from batchnorm._tf1.variables import flat
 from batchnorm.compat.v1._hooks import MOMENTS, RENORM, overrides, with_mask, with_size
 from batchnorm.layout import Layout
 from batchnorm.options import Ghost, Options
@@ -41,8 +41,8 @@ def normalize_by_hooks(
     inferred = _corrected(call, corrections)
     # Only y is chosen: a condition runs everything that it captures, and the batch's statistics may wait for updates.
     y = tf.cond(call.training, lambda: tf.identity(y), lambda: infer_by(options, inferred))
-    counted = call.training if batch.counted is None else tf.logical_and(call.training, batch.counted)
-    return y, batch._replace(counted=tf.broadcast_to(counted, tf.shape(batch.mean)))
+    counted = call.training if batch.has_weight is None else tf.logical_and(call.training, batch.has_weight)
+    return y, batch._replace(has_weight=tf.broadcast_to(counted, tf.shape(batch.mean)))
 
 
 def _choose(
@@ -50,7 +50,7 @@ def _choose(
 ) -> tuple[Tensor, Batch[Any]]:
     def train_branch() -> tuple[Any, ...]:
         y, batch = step()
-        counted = tf.constant(True) if batch.counted is None else batch.counted
+        counted = tf.constant(True) if batch.has_weight is None else batch.has_weight
         results = (y, *batch[:3], tf.broadcast_to(counted, tf.shape(batch.mean)))
         return tuple(tf.identity(result) for result in results)
 
@@ -106,7 +106,7 @@ def _train(
     y, batch = train(given(engine, moments), options, layout, inputs, adjustment)
     if told is not None:
         mean, variance = (flat(value) for value in told)
-        batch = Batch(mean, variance, variance, batch.counted)
+        batch = Batch(mean, variance, variance, batch.has_weight)
     return y, batch, corrections
 
 

@@ -15,10 +15,10 @@ from batchnorm._core.state import Rule, decrement
 from batchnorm._engines.tensorflow import engine, ops
 from batchnorm._engines.tensorflow.private import is_ref
 from batchnorm._faces.axes import axes_of
-from batchnorm._graph.scalars import in_dtype
-from batchnorm._graph.variables import flat
+from batchnorm._tf1.scalars import in_dtype
+from batchnorm._tf1.variables import flat
 from batchnorm.compat.v1._arguments import make_options, parameter_dtype
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.layout import plan_layout
 
 __all__ = ["ASSIGNMENTS", "MOMENTS", "RENORM", "Hooks", "overrides", "with_mask", "with_size"]
@@ -77,7 +77,7 @@ class Hooks:
         found = [name for name, hinders in hindrances.items() if hinders]
         if found:
             raise ValueError(
-                refusal(
+                format_error(
                     f"fused=True was asked for together with {' and '.join(found)}",
                     "The fused kernel takes one channel axis, first or last, at most 32 bits, and no such option",
                     "Leave `fused` at None, which takes the fastest way there is",
@@ -209,7 +209,7 @@ def with_mask(hook: Callable[..., Any], *args: Any, mask: Tensor | None, **kwarg
         return hook(*args, mask=mask, **kwargs)
     if mask is not None:
         raise ValueError(
-            refusal(
+            format_error(
                 f"A layer whose {hook.__name__}{inspect.signature(hook)} takes no mask was called with one",
                 "The mask would be ignored",
                 f"Let {hook.__name__} take mask=None, or leave the mask out",

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["check_floating", "check_input", "check_shape"]
 
@@ -14,13 +14,13 @@ def check_floating(layer: Any, x: Any) -> None:
     """Raise TypeError for numbers that are not floating, and ValueError for an unknown rank."""
     if not x.dtype.is_floating:
         raise TypeError(
-            refusal(
+            format_error(
                 _asked(layer, x), "Only floating numbers can be normalized", "Cast it, e.g. to tf.float32"
             )
         )
     if x.shape.ndims is None:
         raise ValueError(
-            refusal(
+            format_error(
                 _asked(layer, x),
                 "The rank of the input must be known",
                 "Set it with tensor.set_shape or tf.ensure_shape",
@@ -38,7 +38,7 @@ def check_input(layer: Any, inputs: Any) -> Any:
     if "cast" not in layer._record.warned:
         layer._record.warned.add("cast")
         warnings.warn(
-            refusal(
+            format_error(
                 _asked(layer, x),
                 f"The layer computes in {dtype}, settled by its dtype argument or first input",
                 f"The input is cast; pass dtype={x.dtype.name!r} at construction to compute in it",
@@ -62,7 +62,7 @@ def check_shape(layer: Any, x: Any) -> None:
             complaint = f"expected axis {axis} to have size {size}, found {sizes[axis]}"
     if complaint:
         raise ValueError(
-            refusal(
+            format_error(
                 f"An input of shape {shape} was given to {layer.name!r}",
                 f"The layer is incompatible with it: {complaint}, as in its first input",
                 "Use another layer for inputs of another shape",

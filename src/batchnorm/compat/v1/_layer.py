@@ -11,20 +11,20 @@ from batchnorm._core.state import slots
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.private import is_ref
 from batchnorm._faces.axes import axes_of
-from batchnorm._graph.names import name_output, output_name, update_names
-from batchnorm._graph.normalize import Call, adjustment_for, normalize
-from batchnorm._graph.objects import constraint, initializer, regularizer, serialize
-from batchnorm._graph.recompute import is_recomputing, recall
-from batchnorm._graph.training import resolve_training
-from batchnorm._graph.updates import FINAL, Assign, apply_updates, update_ops
-from batchnorm._graph.variables import flat, snapshot
+from batchnorm._tf1.names import name_output, output_name, update_names
+from batchnorm._tf1.normalize import Call, adjustment_for, normalize
+from batchnorm._tf1.objects import constraint, initializer, regularizer, serialize
+from batchnorm._tf1.recompute import is_recomputing, recall
+from batchnorm._tf1.training import resolve_training
+from batchnorm._tf1.updates import FINAL, Assign, apply_updates, update_ops
+from batchnorm._tf1.variables import flat, snapshot
 from batchnorm.compat.v1._arguments import check_axis, check_unknown, make_options
 from batchnorm.compat.v1._base import InputSpec, Layer
 from batchnorm.compat.v1._composed import normalize_by_hooks
 from batchnorm.compat.v1._hooks import ASSIGNMENTS, MOMENTS, RENORM, Hooks, overrides, with_mask
 from batchnorm.compat.v1._inputs import check_floating, check_input
 from batchnorm.compat.v1._variables import make_variables
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.layout import canonical_axes, refuse_ghost_axis
 
 __all__ = ["BatchNormalization"]
@@ -199,7 +199,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
         unknown = [axis for axis in axes if shape.as_list()[axis] is None]
         if unknown:
             raise ValueError(
-                refusal(
+                format_error(
                     f"An input of shape {shape} was given with axes {asked}",
                     f"Input has undefined `axis` dimension: the size of axis {unknown[0]} sizes the variables",
                     "Set it with tf.ensure_shape or tensor.set_shape",
@@ -211,7 +211,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
         skipped = [name for name in MOMENTS if overrides(self, name)]
         if self.fused and skipped:
             warnings.warn(
-                refusal(
+                format_error(
                     f"{type(self).__name__} overrides {skipped[0]} and normalizes images fused",
                     "As in the original, the fused path computes the batch's moments without calling it",
                     "Pass fused=False to have the override called",

@@ -12,14 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from batchnorm._engines.tensorflow.private import add_variable, autograph, parts
-from batchnorm._graph.eager import active_tracker, check_variables_have_a_home
-from batchnorm._graph.objects import for_variables
-from batchnorm._graph.scope import snake_case, unique_object_name
-from batchnorm._graph.variables import existing_variables
+from batchnorm._tf1.eager import active_tracker, check_variables_have_a_home
+from batchnorm._tf1.objects import for_variables
+from batchnorm._tf1.scope import snake_case, unique_object_name
+from batchnorm._tf1.variables import existing_variables
 from batchnorm.compat.v1._arguments import read_policy, warn_of_ignored
 from batchnorm.compat.v1._inputs import check_shape
-from batchnorm.compat.v1._surface import Surface
-from batchnorm.errors import refusal
+from batchnorm.compat.v1._layer_base import Surface
+from batchnorm.errors import format_error
 
 __all__ = ["Layer"]
 
@@ -132,7 +132,7 @@ class Layer(Surface):
         on_read = synchronization == tf.VariableSynchronization.ON_READ
         if on_read and trainable:
             raise ValueError(
-                refusal(
+                format_error(
                     f"add_weight({name!r}) was asked for a trainable variable with synchronization ON_READ",
                     "Each replica then has a value of its own, which no optimizer could update",
                     "Leave one of the two out",
@@ -261,7 +261,7 @@ class Layer(Surface):
             outputs = self._converted_call(around)(inputs, *args, **kwargs)
             if outputs is None:
                 raise ValueError(
-                    refusal(
+                    format_error(
                         f"{type(self).__name__}.call returned None",
                         "A layer's `call` method should return a tensor or a list of them",
                         "Return what the layer computes",

@@ -6,8 +6,8 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._core.state import slots
-from batchnorm._graph.objects import for_variables, initializer
-from batchnorm._graph.variables import square_root_of
+from batchnorm._tf1.objects import for_variables, initializer
+from batchnorm._tf1.variables import square_root_of
 from batchnorm.compat.v1._arguments import make_options
 
 __all__ = ["make_variables"]

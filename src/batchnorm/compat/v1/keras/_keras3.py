@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from batchnorm.compat.v1.keras._store import Owner, VariableStore
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.keras.private import held, open_for_changes, take_up, track_layer
 
 __all__ = ["keras3_store"]
@@ -41,7 +41,7 @@ class StoredVariable(keras.Variable):
         """Raise ValueError in a stateless call: the values it is given would not be seen."""
         if held(self) is not None and self.value is not self.stored:
             raise ValueError(
-                refusal(
+                format_error(
                     f"A stateless call used the variable {self._path!r}",
                     "TensorFlow 1 code uses the variable itself, not the values passed to the call",
                     "Call the layer instead",
@@ -99,7 +99,7 @@ class StoredWeights(keras.layers.Layer):
         saved = {unquote(key): key for key in store.keys()}  # noqa: SIM118  # a file's entry, not a dict
         if set(saved) != set(self.faces):
             raise ValueError(
-                refusal(
+                format_error(
                     f"Variables {sorted(saved)} were to be loaded",
                     f"The decorated layer has made {sorted(self.faces)}",
                     "Call the layer once as it was called before it was saved, then load",
@@ -113,7 +113,7 @@ def keras3_store(layer: Any) -> VariableStore:
     """A store for a Keras 3 layer, whose weights, losses and files then include it."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            refusal(
+            format_error(
                 f"A method of {layer!r} that makes TensorFlow variables was called on Keras' "
                 f"{keras.backend.backend()!r} backend",
                 "Keras trains and saves TensorFlow's variables only on TensorFlow",

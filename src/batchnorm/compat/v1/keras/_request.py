@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["Request", "call_getter", "check_fits", "make"]
 
@@ -41,7 +41,7 @@ def call_getter(custom_getter: Any, getter: Callable[..., Any], request: Request
     """Leave the request to a custom getter, as `get_variable` does."""
     if not callable(custom_getter):
         raise ValueError(
-            refusal(
+            format_error(
                 f"Variable {request.name!r} was asked for with a custom_getter which is not callable: "
                 f"{custom_getter!r}",
                 "It is called in place of get_variable",
@@ -66,10 +66,10 @@ def check_fits(request: Request, variable: Any) -> None:
     remedy = "Ask for what it has, or use another name or variable scope"
     if not tf.TensorShape(shape).is_compatible_with(variable.shape):
         why = f"It exists already and has shape {variable.shape}"
-        raise ValueError(refusal(f"{asked} shape {tf.TensorShape(shape)}", why, remedy))
+        raise ValueError(format_error(f"{asked} shape {tf.TensorShape(shape)}", why, remedy))
     if dtype is not None and tf.as_dtype(dtype).base_dtype != variable.dtype.base_dtype:
         why = f"It exists already and has dtype {variable.dtype.base_dtype.name}"
-        raise ValueError(refusal(f"{asked} dtype {tf.as_dtype(dtype).base_dtype.name}", why, remedy))
+        raise ValueError(format_error(f"{asked} dtype {tf.as_dtype(dtype).base_dtype.name}", why, remedy))
 
 
 def make(request: Request) -> Any:
@@ -98,7 +98,7 @@ def _initial_value(request: Request) -> tuple[Any, Any]:
     )
     if initializer is not None and not callable(initializer):
         if request.shape is not None:
-            raise ValueError(refusal(asked, "A constant has a shape of its own", "Leave the shape out"))
+            raise ValueError(format_error(asked, "A constant has a shape of its own", "Leave the shape out"))
         return _outside_functions(initializer, asked), None
     if initializer is None:
         initializer = _default_initializer(dtype, asked)
@@ -114,7 +114,7 @@ def _initial_value(request: Request) -> tuple[Any, Any]:
     ]
     if request.shape is not None or needed:
         raise ValueError(
-            refusal(
+            format_error(
                 asked, "It is new, and its initializer needs a shape without unknown sizes", "Pass the shape"
             )
         )
@@ -137,7 +137,7 @@ def _outside_functions(value: Any, asked: str) -> Any:
     known = tf.get_static_value(value)
     if known is None:
         raise ValueError(
-            refusal(
+            format_error(
                 asked,
                 "The variable is made outside of the function being traced, where this tensor has no value",
                 "Pass a number, an array, or a function that computes the value",
@@ -151,4 +151,6 @@ def _default_initializer(dtype: Any, asked: str) -> Any:
         return tf.compat.v1.glorot_uniform_initializer()
     if dtype.is_integer or dtype.is_bool or dtype == tf.string:
         return tf.compat.v1.zeros_initializer()
-    raise ValueError(refusal(asked, f"There is no default for dtype {dtype.name}", "Pass an initializer"))
+    raise ValueError(
+        format_error(asked, f"There is no default for dtype {dtype.name}", "Pass an initializer")
+    )

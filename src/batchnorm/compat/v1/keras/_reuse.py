@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from batchnorm._engines.tensorflow.private import ScopeStore, opens_for_reuse, scope_store
-from batchnorm._graph.eager import Tracker, active_tracker
+from batchnorm._tf1.eager import Tracker, active_tracker
 
 __all__ = ["remember_reuse"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._engines.tensorflow.private import scope_store, variable_stores
-from batchnorm._graph.eager import Tracker, active_tracker, tracking
+from batchnorm._tf1.eager import Tracker, active_tracker, tracking
 from batchnorm.compat.v1.keras._request import Request, call_getter, check_fits, make
 from batchnorm.compat.v1.keras._reuse import remember_reuse
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["Owner", "VariableStore"]
 
@@ -107,7 +107,7 @@ class VariableStore(Tracker, tf.Module):
         asked = f"Variable {request.name!r} was asked for"
         if request.partitioner is not None:
             raise ValueError(
-                refusal(
+                format_error(
                     f"{asked} with a partitioner ({request.partitioner!r})",
                     "A tracked object keeps each variable in one piece",
                     "Leave the partitioner out, also of the enclosing variable scopes",
@@ -119,7 +119,7 @@ class VariableStore(Tracker, tf.Module):
             check_fits(request, variable)
         elif request.reuse is True:
             raise ValueError(
-                refusal(
+                format_error(
                     f"{asked} with reuse=True",
                     "It does not exist: only calls of this object's own decorated methods make its variables",
                     "Call what makes it first, or open the scope with reuse=tf.compat.v1.AUTO_REUSE",
@@ -151,7 +151,7 @@ class VariableStore(Tracker, tf.Module):
             self._set_plainly(_home=home)
         elif self._home is not home:
             raise ValueError(
-                refusal(
+                format_error(
                     f"{asked} in {_describe(home)}",
                     f"The object's variables were made in {_describe(self._home)} and exist only there",
                     "Use one object for each graph",

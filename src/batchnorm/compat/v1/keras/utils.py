@@ -17,9 +17,9 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._engines.tensorflow.private import make_decorator
-from batchnorm._graph.eager import active_tracker
+from batchnorm._tf1.eager import active_tracker
 from batchnorm.compat.v1.keras._store import Owner, VariableStore
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["get_or_create_layer", "regularization_losses", "track_tf1_style_variables"]
 
@@ -108,7 +108,7 @@ def get_or_create_layer(name: str, create_layer_method: Callable[[], Any]) -> An
     if not tf.compat.v1.executing_eagerly_outside_functions():
         return create_layer_method()
     raise ValueError(
-        refusal(
+        format_error(
             f"get_or_create_layer({name!r}) was called eagerly",
             "Outside of a decorated method no object keeps the layer for the next call",
             "Decorate the calling method with batchnorm.compat.v1.keras.utils.track_tf1_style_variables",
@@ -148,7 +148,7 @@ def _store(decorated: Any) -> VariableStore:
     if isinstance(store, VariableStore):
         return store
     raise ValueError(
-        refusal(
+        format_error(
             f"A method of {decorated!r} was decorated with batchnorm's track_tf1_style_variables",
             f"The object already has the store of another decorator, a {type(store).__name__}",
             "Use the same decorator for all methods of an object",
@@ -168,7 +168,7 @@ def _new_store(decorated: Any) -> VariableStore:
 
         return keras3_store(decorated)
     raise ValueError(
-        refusal(
+        format_error(
             f"A function decorated with track_tf1_style_variables was called with {decorated!r} first",
             "Nothing there can keep variables: it does not extend tf.Module, a Keras layer or a Keras model",
             "Decorate a method of a class that does, and takes self as its first argument",

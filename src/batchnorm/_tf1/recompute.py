@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._engines.tensorflow.private import CondBranchFuncGraph
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["is_recomputing", "recall", "recompute_grad"]
 
@@ -108,7 +108,7 @@ def recall(state: State) -> State:
         if run.replays:
             if run.steps >= len(run.seen):
                 raise RuntimeError(
-                    refusal(
+                    format_error(
                         "A recomputed function takes more training steps than in its first run",
                         "Each step must read what it read then",
                         "Give recompute_grad functions that do the same each time they run",
@@ -120,7 +120,7 @@ def recall(state: State) -> State:
     recording = [run for run in _runs.stack if not run.replays]
     if recording and isinstance(tf.compat.v1.get_default_graph(), CondBranchFuncGraph):
         raise RuntimeError(
-            refusal(
+            format_error(
                 "A function given to recompute_grad trains on one side of a condition",
                 "What is read there cannot be read again by the second run, which is a condition of its own",
                 "Decide on training outside of the function, and call it with True or False",

@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from batchnorm._graph.scope import snake_case
-from batchnorm.errors import refusal
+from batchnorm._tf1.scope import snake_case
+from batchnorm.errors import format_error
 
 __all__ = ["constraint", "for_variables", "initializer", "regularizer", "serialize"]
 
@@ -111,7 +111,7 @@ def _resolve(kind: str, value: Any) -> Any:
             import keras
         except ImportError as missing:
             raise ImportError(
-                refusal(
+                format_error(
                     f"{kind} were given {value!r}",
                     "Names and configs other than common initializers' are looked up in Keras, which is not installed",
                     "Pass a callable, or install batchnorm[keras]",
@@ -119,7 +119,7 @@ def _resolve(kind: str, value: Any) -> Any:
             ) from missing
         return getattr(keras, kind).get(value)
     raise ValueError(
-        refusal(
+        format_error(
             f"{kind} were given {value!r}",
             "That is neither a name, nor a config, nor a callable",
             f"Pass one of those, for example an object of tf.compat.v1 or keras.{kind}",

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import tensorflow as tf
 
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["resolve_training"]
 
@@ -31,7 +31,7 @@ def resolve_training(training: Any) -> Any:
     if tf.is_tensor(training):
         return _from_tensor(training)
     raise TypeError(
-        refusal(
+        format_error(
             f"training={training!r} was asked for",
             "It says whether to normalize by the batch or by the moving statistics, so it must be one of True, False, "
             "1, 0, None, or a boolean scalar tensor or variable",
@@ -47,7 +47,7 @@ def _from_tensor(training: Any) -> Any:
         return bool(known)
     if tensor.dtype.base_dtype != tf.bool:
         raise TypeError(
-            refusal(
+            format_error(
                 f"training was given a tensor of dtype {tensor.dtype.base_dtype.name} whose value is not known yet",
                 "A branch is taken on a boolean",
                 "Cast it with tf.cast(training, tf.bool), or make the placeholder a tf.bool",
@@ -55,7 +55,7 @@ def _from_tensor(training: Any) -> Any:
         )
     if tensor.shape.rank not in (None, 0):
         raise ValueError(
-            refusal(
+            format_error(
                 f"training was given a tensor of shape {tensor.shape}",
                 "One call either trains or does not, so it takes one boolean",
                 "Pass a scalar",

@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from batchnorm._engines.tensorflow.private import BOOKKEEPING, MODULE_IGNORES
-from batchnorm._graph.updates import reaches
+from batchnorm._tf1.updates import reaches
 from batchnorm.compat.v1._arguments import Policy
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["InputSpec", "Surface"]
 
@@ -72,7 +72,7 @@ class Surface(tf.Module):
         """The name of the variable scope; it is settled by the first call."""
         if self._scope is None:
             raise ValueError(
-                refusal(
+                format_error(
                     f"scope_name of the layer {self._name!r} was asked for",
                     "No name available for layer scope: it is determined the first time the layer instance is called",
                     "Call the layer first",
@@ -86,7 +86,9 @@ class Surface(tf.Module):
         warnings.warn("`graph` of a layer is deprecated: layers do not track their graph.", stacklevel=2)
         if tf.executing_eagerly():
             raise RuntimeError(
-                refusal("graph was asked for eagerly", "There is no graph in eager code", "Do without it")
+                format_error(
+                    "graph was asked for eagerly", "There is no graph in eager code", "Do without it"
+                )
             )
 
     @property
@@ -169,7 +171,7 @@ class Surface(tf.Module):
         given = [value.shape for value in weights]
         if given != expected:
             raise ValueError(
-                refusal(
+                format_error(
                     f"set_weights of the layer {self._name!r} was given arrays of shapes {given}",
                     f"Its weights have shapes {expected}",
                     "Pass what get_weights of such a layer returns",
@@ -192,7 +194,7 @@ class Surface(tf.Module):
         """
         if not self.built:
             raise ValueError(
-                refusal(
+                format_error(
                     f"count_params of the layer {self._name!r} was asked for",
                     "The layer isn't built, so it has no variables yet",
                     "Call the layer first",
@@ -271,7 +273,7 @@ def _session(method: str) -> Any:
     session = tf.compat.v1.get_default_session()
     if session is None:
         raise ValueError(
-            refusal(
+            format_error(
                 f"{method} was asked for",
                 "A graph's values live in a session, and none is active",
                 "Open one",

@@ -6,7 +6,7 @@ from typing import Any
 from batchnorm._core.engine import Ops
 from batchnorm._engines.lookup import NUMPY, Framework
 from batchnorm._faces.weights import FIRST_AXES, check_fit
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 from batchnorm.options import Options
 
 __all__ = [
@@ -29,7 +29,7 @@ def check_floating(ops: Ops[Array], x: Array) -> None:
     name = str(ops.dtype(x))
     if not any(each in name for each in FLOATS):
         raise TypeError(
-            refusal(
+            format_error(
                 f"An input of dtype {name} was given",
                 "Only floating-point input can be normalized",
                 "Convert it to a floating dtype of 16 bits or more first",
@@ -40,7 +40,7 @@ def check_floating(ops: Ops[Array], x: Array) -> None:
 def check_training(training: Any) -> None:
     if not isinstance(training, bool):
         raise TypeError(
-            refusal(
+            format_error(
                 f"training={training!r} was given",
                 "It decides which function is computed, so it must be known before anything runs",
                 "Pass True or False, and branch with the framework's own conditional if the choice is made later",
@@ -51,7 +51,7 @@ def check_training(training: Any) -> None:
 def check_options(options: Any) -> None:
     if not isinstance(options, Options):
         raise TypeError(
-            refusal(
+            format_error(
                 f"options={options!r} was given",
                 "One record holds all options, so that they are checked together",
                 "Pass a batchnorm.Options",
@@ -63,7 +63,7 @@ def read_adjustment(adjustment: Any) -> tuple[Array, Array]:
     """The factor and the offset."""
     if not isinstance(adjustment, (tuple, list)) or len(adjustment) != 2:  # pyright: ignore[reportUnknownArgumentType]
         raise TypeError(
-            refusal(
+            format_error(
                 f"adjustment={adjustment!r} was given",
                 "It is a pair of arrays: a factor and an offset",
                 "Pass (scale, bias)",
@@ -75,7 +75,7 @@ def read_adjustment(adjustment: Any) -> tuple[Array, Array]:
 def check_names(kind: str, given: Mapping[str, Array], wanted: Sequence[str]) -> None:
     if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
-            refusal(
+            format_error(
                 f"A {kind} record of type {type(given).__name__} was given",
                 "It maps names to arrays",
                 "Make it with batchnorm.init and the same options",
@@ -89,7 +89,7 @@ def check_names(kind: str, given: Mapping[str, Array], wanted: Sequence[str]) ->
             if names
         ]
         raise ValueError(
-            refusal(
+            format_error(
                 f"The {kind} record {' and '.join(found)}",
                 f"With these options it holds exactly {', '.join(map(repr, wanted)) or 'nothing'}",
                 "Make it with batchnorm.init and the same options",
@@ -101,7 +101,7 @@ def check_owner(framework: Framework, value: Any, name: str) -> None:
     if framework.owns(value) or (framework.takes_numpy and NUMPY.owns(value)):
         return
     raise TypeError(
-        refusal(
+        format_error(
             f"{name} of type {type(value).__module__}.{type(value).__qualname__} came with an array x of "
             f"{framework.title}",
             "All arrays of a call must belong to one framework",
@@ -118,7 +118,7 @@ def check_size(ops: Ops[Array], value: Array, name: str, wanted: tuple[Any, ...]
     )
     if not same:
         raise ValueError(
-            refusal(
+            format_error(
                 f"{name} of shape {tuple(shape)} was given",
                 f"With this input and these axes its shape is {tuple(wanted)}",
                 "Make it with batchnorm.init and the same options",

@@ -9,8 +9,8 @@ from batchnorm._core.engine import Batch
 from batchnorm._core.state import Rule, decrement, replacement, rules
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.private import control_flow_context, is_ref, memory
-from batchnorm._graph.scalars import in_dtype
-from batchnorm._graph.variables import flat
+from batchnorm._tf1.scalars import in_dtype
+from batchnorm._tf1.variables import flat
 from batchnorm.options import Options
 
 __all__ = ["FINAL", "SHADOWS", "Assign", "apply_updates", "reaches", "update_ops", "updated_values"]

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._engines.tensorflow.private import keeps_eager_variables, variable_store
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = ["Tracker", "active_tracker", "check_variables_have_a_home", "tracking"]
 
@@ -48,7 +48,7 @@ def check_variables_have_a_home(what: str) -> None:
     if keeps_eager_variables(variable_store()):
         return
     raise ValueError(
-        refusal(
+        format_error(
             f"{what} was called eagerly",
             "Its variables live in a graph's collections, and in eager code nothing would keep or share them",
             "Decorate the calling method with batchnorm.compat.v1.keras.utils.track_tf1_style_variables, build a "

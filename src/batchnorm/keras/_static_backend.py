@@ -6,12 +6,12 @@ from typing import Any
 import keras
 
 from batchnorm._core.engine import Inputs
-from batchnorm.errors import refusal
+from batchnorm.errors import format_error
 
 __all__ = [
     "advance",
+    "assert_divisible",
     "assign",
-    "divisible",
     "dynamic_shape",
     "either",
     "infer_plainly",
@@ -82,7 +82,7 @@ def either(training: Any, train: Callable[[], Tensor], infer: Callable[[], Tenso
         trains = bool(training)
     except Exception as error:
         raise TypeError(
-            refusal(
+            format_error(
                 f"training={training!r} was given",
                 f"On Keras' {keras.backend.backend()!r} backend the choice must be known while the call is traced",
                 "Pass True or False, or mark the argument as static",
@@ -91,7 +91,7 @@ def either(training: Any, train: Callable[[], Tensor], infer: Callable[[], Tenso
     return train() if trains else infer()
 
 
-def divisible(x: Tensor, size: int) -> Tensor:
+def assert_divisible(x: Tensor, size: int) -> Tensor:
     """x as it is: the layout refuses a batch that the size does not divide."""
     del size
     return x

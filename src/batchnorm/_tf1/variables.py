@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import tensorflow as tf
 
 from batchnorm._engines.tensorflow.private import control_dependencies, control_flow_context, is_ref, parts
-from batchnorm._graph.objects import for_variables
+from batchnorm._tf1.objects import for_variables
 
 __all__ = [
     "existing_variables",

@@ -12,8 +12,8 @@ from batchnorm._core.step import infer, train
 from batchnorm._engines.tensorflow import engine, native, ops
 from batchnorm._engines.tensorflow.inference import MOST_BROADCAST
 from batchnorm._faces.adjustment import call_adjustment, check_dtype
-from batchnorm._graph.scalars import in_dtype
-from batchnorm.errors import refusal
+from batchnorm._tf1.scalars import in_dtype
+from batchnorm.errors import format_error
 from batchnorm.layout import Layout, plan_layout
 from batchnorm.options import Ghost, Options
 
@@ -51,8 +51,8 @@ def normalize(options: Options, call: Call) -> tuple[Any, Batch[Any] | None]:
         y, batch, in_one_op = _train(options, call)
         if in_one_op:
             total = tf.ones([], batch.mean.dtype) if batch.total is None else batch.total
-            return y, batch.mean, batch.estimate, total
-        counted = tf.constant(True) if batch.counted is None else batch.counted
+            return y, batch.mean, batch.stored_variance, total
+        counted = tf.constant(True) if batch.has_weight is None else batch.has_weight
         return y, *batch[:3], tf.broadcast_to(counted, tf.shape(batch.mean))
 
     def infer_branch() -> tuple[Any, ...]:
@@ -141,7 +141,7 @@ def plan(x: Any, options: Options) -> Layout:
 
 
 def _divisible(batch: Any, ghost: Ghost) -> Any:
-    message = refusal(
+    message = format_error(
         f"Ghost batches of {ghost.size} were asked for",
         "virtual_batch_size must divide the batch size, and the batch has a remainder",
         f"Use batches of a multiple of {ghost.size} examples, or another virtual_batch_size",
