@@ -50,7 +50,7 @@ class Clip:
     def __post_init__(self) -> None:
         for name in BOUNDS:
             if getattr(self, name) is not None:
-                _check_number(f"Clip({name}=...)", getattr(self, name), "3.0")
+                _check_number(f"Clip({name}=%r)", getattr(self, name), "3.0")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Renorm:
 
     Raises:
         TypeError: `decay` is neither a number nor an array.
-        ValueError: there is no such `form`.
+        ValueError: `decay` is a number outside [0, 1], or there is no such `form`.
 
     Examples:
         >>> from batchnorm import Clip, Options, Renorm
@@ -91,8 +91,8 @@ class Renorm:
                     "Pass batchnorm.Clip(rmin=..., rmax=..., dmax=...), with None for a side that is open",
                 )
             )
-        check_decay("Renorm(decay=...)", self.decay)
-        _check_choice("Renorm(form=...)", self.form, RENORM_FORMS)
+        check_decay("Renorm(decay=%r)", self.decay)
+        _check_choice("Renorm(form=%r)", self.form, RENORM_FORMS)
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ class Ghost:
                     "Pass a positive int that divides the batch size, or None for no ghost batches",
                 )
             )
-        _check_choice("Ghost(order=...)", self.order, GHOST_ORDERS)
-        _check_choice("Ghost(remainder=...)", self.remainder, REMAINDERS)
-        _check_choice("Ghost(averages=...)", self.averages, AVERAGES)
+        _check_choice("Ghost(order=%r)", self.order, GHOST_ORDERS)
+        _check_choice("Ghost(remainder=%r)", self.remainder, REMAINDERS)
+        _check_choice("Ghost(averages=%r)", self.averages, AVERAGES)
 
 
 @dataclass(frozen=True)
@@ -200,11 +200,11 @@ class Options:
     fused: bool | None = None
 
     def __post_init__(self) -> None:
-        _check_type("Options(renorm=...)", self.renorm, Renorm, "Pass batchnorm.Renorm() or None")
-        _check_type("Options(ghost=...)", self.ghost, Ghost, "Pass one such as batchnorm.Ghost(32), or None")
-        _check_choice("Options(fused=...)", self.fused, (None, True, False))
+        _check_type("Options(renorm=%r)", self.renorm, Renorm, "Pass batchnorm.Renorm() or None")
+        _check_type("Options(ghost=%r)", self.ghost, Ghost, "Pass one such as batchnorm.Ghost(32), or None")
+        _check_choice("Options(fused=%r)", self.fused, (None, True, False))
         for name in ("with_gamma", "with_beta", "debias_mean", "synchronized"):
-            _check_choice(f"Options({name}=...)", getattr(self, name), (True, False))
+            _check_choice(f"Options({name}=%r)", getattr(self, name), (True, False))
         if not isinstance(self.axes, (tuple, list)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 format_error(
@@ -221,17 +221,25 @@ class Options:
                     "Pass a tuple of ints such as (-1,) or (1, 3)",
                 )
             )
-        check_decay("Options(decay=...)", self.decay)
-        _check_number("Options(epsilon=...)", self.epsilon, "1e-3")
-        if isinstance(self.epsilon, Real) and self.epsilon < 0:
+        if len(set(self.axes)) != len(self.axes):
+            raise ValueError(
+                format_error(
+                    f"Options(axes={self.axes!r}) was asked for",
+                    "An axis is named twice",
+                    "Name each axis once",
+                )
+            )
+        check_decay("Options(decay=%r)", self.decay)
+        _check_number("Options(epsilon=%r)", self.epsilon, "1e-3")
+        if isinstance(self.epsilon, Real) and not self.epsilon >= 0:
             raise ValueError(
                 format_error(
                     f"Options(epsilon={self.epsilon!r}) was asked for",
-                    "Epsilon keeps the square root away from zero, so it cannot be negative",
+                    "It keeps the square root away from zero, so it cannot be negative",
                     "Pass a small positive number such as 1e-3",
                 )
             )
-        _check_choice("Options(variance=...)", self.variance, VARIANCES)
+        _check_choice("Options(variance=%r)", self.variance, VARIANCES)
         check(self)
 
 
@@ -257,35 +265,43 @@ def with_scalars(options: Options, scalars: Mapping[str, Any] | None) -> Options
     return replace(options, epsilon=scalars.get("epsilon", options.epsilon))
 
 
-def check_decay(field_name: str, value: object) -> None:
-    """Raise TypeError for what is neither a number nor an array, such as None or a string."""
+def check_decay(asked: str, value: object) -> None:
+    """Raise TypeError for what is neither a number nor an array, ValueError for a number that is no share."""
     if value is None or isinstance(value, (str, bytes)):
         raise TypeError(
             format_error(
-                f"{field_name} was given {value!r}",
+                f"{asked % (value,)} was asked for",
                 "It is the share of the old value that a moving average keeps",
-                "Pass a number such as 0.99, or a scalar tensor",
+                "Pass a number such as 0.99, or a scalar array",
+            )
+        )
+    if isinstance(value, Real) and not 0.0 <= float(value) <= 1.0:
+        raise ValueError(
+            format_error(
+                f"{asked % (value,)} was asked for",
+                "It is the share of the old value that a moving average keeps, so it lies between 0 and 1",
+                "Pass a number such as 0.99",
             )
         )
 
 
-def _check_number(field_name: str, value: object, example: str) -> None:
+def _check_number(asked: str, value: object, example: str) -> None:
     """Raise TypeError for what is neither a number nor an array."""
     if value is None or isinstance(value, (bool, str, bytes)):
         raise TypeError(
             format_error(
-                f"{field_name} was given {value!r}",
+                f"{asked % (value,)} was asked for",
                 "It enters the arithmetic, so it must be a number",
                 f"Pass a number such as {example}, or a scalar array",
             )
         )
 
 
-def _check_type(field_name: str, value: object, wanted: type, remedy: str) -> None:
+def _check_type(asked: str, value: object, wanted: type, remedy: str) -> None:
     if value is not None and not isinstance(value, wanted):
         raise TypeError(
             format_error(
-                f"{field_name} was given {value!r}",
+                f"{asked % (value,)} was asked for",
                 f"It is a record of its own, a batchnorm.{wanted.__name__}",
                 remedy,
             )
@@ -297,11 +313,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (float, int, Real))
 
 
-def _check_choice(field_name: str, value: object, choices: Sequence[object]) -> None:
+def _check_choice(asked: str, value: object, choices: Sequence[object]) -> None:
     if value not in choices:
         raise ValueError(
             format_error(
-                f"{field_name} was given {value!r}",
+                f"{asked % (value,)} was asked for",
                 "There is no such choice",
                 f"Pass one of {', '.join(map(repr, choices))}",
             )

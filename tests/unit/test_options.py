@@ -10,7 +10,7 @@ from batchnorm.options import Clip, Ghost, Options, Renorm
 
 AVERAGE = (
     "It is the share of the old value that a moving average keeps. "
-    "Pass a number such as 0.99, or a scalar tensor."
+    "Pass a number such as 0.99, or a scalar array."
 )
 AXES = (
     "Statistics are kept per index of at least one axis, named by an int. "
@@ -26,39 +26,39 @@ WRONG = {
     "decay None": (
         lambda: Options(decay=None),
         TypeError,
-        f"Options(decay=...) was given None. {AVERAGE}",
+        f"Options(decay=None) was asked for. {AVERAGE}",
     ),
     "decay text": (
         lambda: Options(decay="0.9"),
         TypeError,
-        f"Options(decay=...) was given '0.9'. {AVERAGE}",
+        f"Options(decay='0.9') was asked for. {AVERAGE}",
     ),
     "decay bytes": (
         lambda: Options(decay=b"1"),
         TypeError,
-        f"Options(decay=...) was given b'1'. {AVERAGE}",
+        f"Options(decay=b'1') was asked for. {AVERAGE}",
     ),
     "epsilon": (
         lambda: Options(epsilon=-1e-3),
         ValueError,
-        "Options(epsilon=-0.001) was asked for. Epsilon keeps the square root away from zero, so it cannot "
+        "Options(epsilon=-0.001) was asked for. It keeps the square root away from zero, so it cannot "
         "be negative. Pass a small positive number such as 1e-3.",
     ),
     "variance": (
         lambda: Options(variance="biased"),
         ValueError,
-        "Options(variance=...) was given 'biased'. There is no such choice. "
+        "Options(variance='biased') was asked for. There is no such choice. "
         "Pass one of 'population', 'sample'.",
     ),
     "renorm decay": (
         lambda: Renorm(decay=None),
         TypeError,
-        f"Renorm(decay=...) was given None. {AVERAGE}",
+        f"Renorm(decay=None) was asked for. {AVERAGE}",
     ),
     "renorm form": (
         lambda: Renorm(form="old"),
         ValueError,
-        "Renorm(form=...) was given 'old'. There is no such choice. Pass one of 'current', 'debiased'.",
+        "Renorm(form='old') was asked for. There is no such choice. Pass one of 'current', 'debiased'.",
     ),
     "ghost size type": (
         lambda: Ghost(2.0),
@@ -81,19 +81,19 @@ WRONG = {
     "ghost order": (
         lambda: Ghost(2, "blocks"),
         ValueError,
-        "Ghost(order=...) was given 'blocks'. There is no such choice. "
+        "Ghost(order='blocks') was asked for. There is no such choice. "
         "Pass one of 'interleaved', 'contiguous'.",
     ),
 }
 RECORDS = {
-    "renorm": (lambda: Options(renorm=True), "Options(renorm=...) was given True", "batchnorm.Renorm()"),
-    "ghost": (lambda: Options(ghost=8), "Options(ghost=...) was given 8", "batchnorm.Ghost(32)"),
+    "renorm": (lambda: Options(renorm=True), "Options(renorm=True) was asked for", "batchnorm.Renorm()"),
+    "ghost": (lambda: Options(ghost=8), "Options(ghost=8) was asked for", "batchnorm.Ghost(32)"),
     "axes": (lambda: Options(axes=1), "Options(axes=1) was asked for", "Pass a tuple of ints"),
     "clip": (lambda: Renorm(clip={"rmax": 3}), "Renorm(clip={'rmax': 3}) was asked for", "batchnorm.Clip("),
     "no clip": (lambda: Renorm(clip=None), "Renorm(clip=None) was asked for", "batchnorm.Clip("),
-    "bound": (lambda: Clip(rmax="3"), "Clip(rmax=...) was given '3'", "Pass a number such as 3.0"),
-    "epsilon": (lambda: Options(epsilon="a"), "Options(epsilon=...) was given 'a'", "such as 1e-3"),
-    "no epsilon": (lambda: Options(epsilon=None), "Options(epsilon=...) was given None", "such as 1e-3"),
+    "bound": (lambda: Clip(rmax="3"), "Clip(rmax='3') was asked for", "Pass a number such as 3.0"),
+    "epsilon": (lambda: Options(epsilon="a"), "Options(epsilon='a') was asked for", "such as 1e-3"),
+    "no epsilon": (lambda: Options(epsilon=None), "Options(epsilon=None) was asked for", "such as 1e-3"),
 }
 
 
@@ -107,7 +107,7 @@ def test_values_of_another_kind_are_refused_by_the_field_they_were_given_for(nam
 
 @pytest.mark.parametrize("field", ["fused", "debias_mean", "synchronized", "with_gamma", "with_beta"])
 def test_switches_are_booleans(field: str) -> None:
-    with pytest.raises(ValueError, match=rf"Options\({field}=...\) was given 'no'"):
+    with pytest.raises(ValueError, match=rf"Options\({field}='no'\) was asked for"):
         Options(**{field: "no"})
     assert getattr(Options(**{field: False}), field) is False
 

@@ -5,6 +5,7 @@ from dataclasses import fields
 from numbers import Real
 from typing import Any
 
+from batchnorm._faces.names import CLIPPING, reworded
 from batchnorm.errors import format_error
 from batchnorm.options import Clip
 
@@ -17,6 +18,7 @@ def read_clip(bounds: Mapping[str, Any] | None, convert: Callable[[Any], Any] = 
     """The mapping as a record, with `convert` applied to each bound.
 
     Raises:
+        TypeError: a bound is neither a number nor an array.
         ValueError: a key other than rmin, rmax and dmax.
     """
     bounds = bounds or {}
@@ -29,7 +31,11 @@ def read_clip(bounds: Mapping[str, Any] | None, convert: Callable[[Any], Any] = 
                 f"Use any of {', '.join(BOUNDS)}",
             )
         )
-    return Clip(**{name: convert(bound) for name, bound in bounds.items() if bound is not None})
+    given = {name: convert(bound) for name, bound in bounds.items() if bound is not None}
+    try:
+        return Clip(**given)
+    except TypeError as error:
+        raise reworded(error, CLIPPING) from None
 
 
 def check_bounds(clip: Clip, is_known: Callable[[Any], bool] = lambda bound: isinstance(bound, Real)) -> Clip:

@@ -10,8 +10,12 @@ from types import ModuleType
 
 from batchnorm.errors import format_error
 
-__all__ = ["available", "instructions", "load", "set_threads", "threads", "why_missing"]
+__all__ = ["NOT_BUILT", "available", "instructions", "load", "set_threads", "threads", "why_missing"]
 
+NOT_BUILT = (
+    "not built: no C++17 compiler (GCC or Clang) was found when batchnorm was installed, or it runs from sources that "
+    "were never installed"
+)
 THREADS_VARIABLE = "BATCHNORM_NUM_THREADS"
 
 _chosen_threads: int | None = None
@@ -38,7 +42,7 @@ def _import() -> tuple[ModuleType | None, str | None]:
     try:
         return importlib.import_module("batchnorm._kernels._native"), None
     except ModuleNotFoundError:
-        return None, "not built: no C++17 compiler (GCC or Clang) was found when batchnorm was installed"
+        return None, NOT_BUILT
     except ImportError as error:
         return None, f"built, but not loaded: {error}"
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jax
 
+from batchnorm._kernels import NOT_BUILT
+
 __all__ = ["TARGETS", "load", "target", "why_missing"]
 
 LIBRARY = Path(__file__).with_name("libbatchnorm_jax.so")
@@ -26,7 +28,7 @@ def load() -> bool:
 def why_missing() -> str | None:
     """Why there are no custom calls, in one sentence; None if they are registered."""
     if not LIBRARY.exists():
-        return "not built: no C++17 compiler (GCC or Clang) was found when batchnorm was installed"
+        return NOT_BUILT
     try:
         library = ctypes.CDLL(str(LIBRARY))
         for name in TARGETS:

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm import _kernels
+from batchnorm._kernels import NOT_BUILT
 
 __all__ = ["load", "tell_threads", "threads", "why_missing"]
 
@@ -56,11 +57,7 @@ def why_missing() -> str | None:
 @cache
 def _import() -> tuple[Any, ctypes.CDLL | None, str | None]:
     if not LIBRARY.exists():
-        return (
-            None,
-            None,
-            "not built: no C++17 compiler (GCC or Clang) was found when batchnorm was installed",
-        )
+        return None, None, NOT_BUILT
     try:
         _show_framework()
         ops = tf.load_op_library(str(LIBRARY))

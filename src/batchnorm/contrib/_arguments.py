@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from batchnorm._faces.switches import check_switches
 from batchnorm._tf1.training import resolve_training
 from batchnorm.compat.v1._arguments import LayerArguments, shared_options
-from batchnorm.errors import format_error
+from batchnorm.errors import format_error, warn_user
 from batchnorm.layout import canonical_axes
 from batchnorm.options import Options
 
@@ -20,11 +21,24 @@ __all__ = [
     "Path",
     "channels_of",
     "check_data_format",
+    "check_given",
     "choose_path",
     "make_options",
     "training_of",
 ]
 
+# The core's names for what the function's arguments say.
+NAMES = {
+    "Options.decay": "decay",
+    "Options.epsilon": "epsilon",
+    "Renorm.decay": "renorm_decay",
+    "Renorm.form": "renorm_form",
+}
+# The variables that may have an initializer or a regularizer of their own.
+KEYS = {
+    "param_initializers": ("beta", "gamma", "moving_mean", "moving_variance"),
+    "param_regularizers": ("beta", "gamma"),
+}
 UPDATE_OPS = tf.compat.v1.GraphKeys.UPDATE_OPS
 DATA_FORMATS = ("NHWC", "NCHW")
 
@@ -72,6 +86,7 @@ def make_options(arguments: Arguments, path: Path, axis: int, trains: bool) -> O
     """The core's options for one of contrib's own paths."""
     return shared_options(
         arguments,
+        NAMES,
         axes=(axis,),
         variance="sample" if path is Path.FUSED else "population",
         # The shadow variables of the debiasing exist only where there are updates.
@@ -98,6 +113,37 @@ def training_of(is_training: Any) -> Any:
     if isinstance(is_training, (bool, np.bool_, Real)):
         return bool(is_training)
     return resolve_training(is_training)
+
+
+def check_given(arguments: Arguments, activation_fn: Any) -> None:
+    """Check what would only fail once variables have been made, and warn of what the original ignores silently.
+
+    Raises:
+        TypeError: `activation_fn` is not a function, a switch is neither on nor off, or a decay is no number.
+        ValueError: a number is outside its range, or the bounds have an unknown key.
+    """
+    if activation_fn is not None and not callable(activation_fn):
+        raise TypeError(
+            format_error(
+                f"activation_fn={activation_fn!r} was asked for",
+                "It is called with the normalized tensor, so it must be a function",
+                "Pass one such as tf.nn.relu",
+            )
+        )
+    names = ("center", "scale", "renorm", "fused", "trainable", "zero_debias_moving_mean")
+    check_switches(**{name: getattr(arguments, name) for name in names})
+    # Whichever path the call takes, its errors name these arguments.
+    shared_options(arguments, NAMES)
+    for name, known in KEYS.items():
+        unknown = sorted(set(getattr(arguments, name) or {}) - set(known))
+        if unknown:
+            warn_user(
+                format_error(
+                    f"{name} was given {', '.join(map(repr, unknown))}",
+                    "It maps names of variables to functions, and as there is no such variable, this has no effect",
+                    f"Use any of {', '.join(known)}",
+                ),
+            )
 
 
 def check_data_format(data_format: Any) -> None:

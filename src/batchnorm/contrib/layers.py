@@ -11,7 +11,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from batchnorm._tf1.eager import check_variables_have_a_home
-from batchnorm.contrib._arguments import Arguments, Path, check_data_format, choose_path
+from batchnorm.contrib._arguments import Arguments, Path, check_data_format, check_given, choose_path
 from batchnorm.contrib._collections import collect_output, model_variable_getter
 from batchnorm.contrib._direct import normalize_directly
 from batchnorm.contrib._via_v1_layer import normalize_via_v1_layer
@@ -96,7 +96,8 @@ def batch_norm(
         The normalized and activated tensor, in the shape of the input.
 
     Raises:
-        TypeError: an input that is not floating, or an `is_training` that is not a boolean.
+        TypeError: an input that is not floating, an `is_training` that is not a boolean, or an `activation_fn` that is
+            not a function.
         ValueError: a `data_format` other than the two; an unknown rank or number of channels; `batch_weights` that are
             not a vector as long as the batch; `reuse` without `scope`; an unknown key in `renorm_clipping`; debiased
             renorm with `zero_debias_moving_mean`; an eager call outside a tracker.
@@ -117,6 +118,7 @@ def batch_norm(
     _check_reuse(reuse, scope)
     same = {field.name: given[field.name] for field in fields(Arguments) if field.name in given}
     arguments = Arguments(momentum=decay, renorm_momentum=renorm_decay, **same)
+    check_given(arguments, activation_fn)
     x = tf.convert_to_tensor(inputs)
     path = choose_path(arguments, x.shape.rank)
     getter = None if path is Path.FUSED else model_variable_getter

@@ -11,6 +11,7 @@ from batchnorm._engines.jax import AxisName, Grouped
 from batchnorm._faces.adjustment import call_adjustment
 from batchnorm._faces.axes import axes_of
 from batchnorm._faces.clip import check_bounds, read_clip
+from batchnorm._faces.names import CLIPPING, reworded
 from batchnorm._faces.weights import FIRST_AXES, check_fit, multiply
 from batchnorm.errors import format_error
 from batchnorm.layout import canonical_axes, product
@@ -36,34 +37,52 @@ OF_MASKS = (
     "A mask broadcasts to the input as in NumPy",
     "Pass a mask with an axis of size 1 wherever it repeats",
 )
+# The core's names for what the module's arguments say.
+NAMES = {
+    "Options.axes": "axis",
+    "Options.decay": "momentum",
+    "Options.epsilon": "epsilon",
+    "Options.variance": "variance",
+    "Options.fused": "fused",
+    "Renorm.decay": "renorm_momentum",
+    "Renorm.form": "renorm_form",
+    "Ghost.order": "ghost_order",
+    "Ghost.remainder": "ghost_remainder",
+    "Ghost.averages": "ghost_averages",
+    **CLIPPING,
+}
 SHARE = ("It is the share that a moving average keeps of its old value", "Pass a number such as 0.99")
 
 
 def options_of(module: Any, synchronized: bool = False) -> Options:
     """What the module's attributes ask for by now; programs do assign `module.momentum`."""
-    renorm = None
+    renorm = clip = None
     if module.renorm:
         clip: Any = module.renorm_clipping
         if callable(clip):
             # The gradient takes the schedule's bounds as constants.
             clip = read_clip(clip(module.step[...]), jax.lax.stop_gradient)  # pyright: ignore[reportArgumentType]
-        renorm = Renorm(clip, module.renorm_momentum, module.renorm_form)
     size, ghost = module.virtual_batch_size, None
-    if size is not None:
-        ghost = Ghost(size, module.ghost_order, module.ghost_remainder, module.ghost_averages)
-    return Options(
-        axes=axes_of(module.axis),
-        decay=module.momentum,
-        epsilon=module.epsilon,
-        with_gamma=module.use_scale,
-        with_beta=module.use_bias,
-        variance=module.variance,
-        renorm=renorm,
-        ghost=ghost,
-        debias_mean=module.zero_debias,
-        synchronized=synchronized,
-        fused=module.fused,
-    )
+    try:
+        if module.renorm:
+            renorm = Renorm(clip, module.renorm_momentum, module.renorm_form)
+        if size is not None:
+            ghost = Ghost(size, module.ghost_order, module.ghost_remainder, module.ghost_averages)
+        return Options(
+            axes=axes_of(module.axis),
+            decay=module.momentum,
+            epsilon=module.epsilon,
+            with_gamma=module.use_scale,
+            with_beta=module.use_bias,
+            variance=module.variance,
+            renorm=renorm,
+            ghost=ghost,
+            debias_mean=module.zero_debias,
+            synchronized=synchronized,
+            fused=module.fused,
+        )
+    except (TypeError, ValueError) as error:
+        raise reworded(error, NAMES) from None
 
 
 def replicas_of(module: Any) -> AxisName | None:

@@ -1,7 +1,6 @@
 """The adjustment function of a layer: calling it, and saving it."""
 
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +8,7 @@ import keras
 
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._faces.adjustment import call_adjustment, check_dtype
-from batchnorm.errors import format_error
+from batchnorm.errors import format_error, warn_user
 
 __all__ = ["adjustment_for", "serialize_adjustment"]
 
@@ -32,12 +31,11 @@ def serialize_adjustment(function: Any) -> dict[str, Any]:
     named = function if inspect.isfunction(function) else type(function)
     if keras.saving.get_registered_name(named) != named.__name__:
         return {"adjustment": keras.saving.serialize_keras_object(function)}
-    warnings.warn(
+    warn_user(
         format_error(
             f"A layer with adjustment={function!r} is being saved or copied",
             "Keras cannot bring this function back, so the configuration leaves it out",
             "Register it with keras.saving.register_keras_serializable, or pass it again after loading",
         ),
-        stacklevel=3,
     )
     return {}

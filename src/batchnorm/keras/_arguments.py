@@ -10,6 +10,7 @@ from numpy.exceptions import AxisError
 
 from batchnorm._faces.axes import axes_of
 from batchnorm._faces.clip import BOUNDS
+from batchnorm._faces.names import CLIPPING, reworded
 from batchnorm.errors import format_error
 from batchnorm.keras._backend import backend
 from batchnorm.layout import canonical_axes, plan_layout
@@ -19,6 +20,7 @@ __all__ = [
     "build_axes",
     "index_of",
     "options_of",
+    "read_epsilon",
     "read_share",
     "resolve_fused",
 ]
@@ -28,6 +30,19 @@ FUSED_AXES = (-4, -3, -1, 1, 3, 4)
 FUSED_RANKS = (4, 5)
 FUSED_DTYPES = ("float16", "bfloat16", "float32")
 SHARE = ("It is the share that a moving average keeps of its old value", "Pass a number such as 0.99")
+# The core's names for what the layer's arguments say.
+NAMES = {
+    "Options.axes": "axis",
+    "Options.decay": "momentum",
+    "Options.epsilon": "epsilon",
+    "Options.variance": "variance",
+    "Options.fused": "fused",
+    "Renorm.decay": "renorm_momentum",
+    "Ghost.order": "ghost_order",
+    "Ghost.remainder": "ghost_remainder",
+    "Ghost.averages": "ghost_averages",
+    **CLIPPING,
+}
 # The types of arguments that stay what they are.
 KNOWN = frozenset((bool, int, float, str, tuple, type(None)))
 
@@ -36,6 +51,20 @@ def index_of(axis: Any) -> int:
     """One axis; whole floats name one too, as in Keras 3, which takes int(axis) even of 1.7 and "1"."""
     whole: Any = int(axis) if isinstance(axis, float) and axis.is_integer() else axis
     return int(operator.index(whole))
+
+
+def read_epsilon(value: Any) -> float:
+    """Epsilon as a float, as Keras 3 keeps it."""
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            format_error(
+                f"epsilon={value!r} was asked for",
+                "It is added to the variance",
+                "Pass a number such as 1e-3",
+            )
+        ) from None
 
 
 def read_share(name: str, value: Any) -> float:
@@ -96,20 +125,23 @@ def _options(
     fused: bool | None,
     *bounds: Any,
 ) -> Options:
-    ghost = Ghost(1 if ghost_size is None else ghost_size, ghost_order, ghost_remainder, ghost_averages)
-    return Options(
-        axes=axes,
-        decay=momentum,
-        epsilon=epsilon,
-        with_gamma=with_gamma,
-        with_beta=with_beta,
-        variance=variance,
-        renorm=Renorm(Clip(*bounds), renorm_momentum) if bounds else None,
-        ghost=None if ghost_size is None else ghost,
-        debias_mean=debias_mean,
-        synchronized=synchronized,
-        fused=fused,
-    )
+    try:
+        ghost = Ghost(1 if ghost_size is None else ghost_size, ghost_order, ghost_remainder, ghost_averages)
+        return Options(
+            axes=axes,
+            decay=momentum,
+            epsilon=epsilon,
+            with_gamma=with_gamma,
+            with_beta=with_beta,
+            variance=variance,
+            renorm=Renorm(Clip(*bounds), renorm_momentum) if bounds else None,
+            ghost=None if ghost_size is None else ghost,
+            debias_mean=debias_mean,
+            synchronized=synchronized,
+            fused=fused,
+        )
+    except (TypeError, ValueError) as error:
+        raise reworded(error, NAMES) from None
 
 
 # Of equal numbers of different types not each is taken: 16 is a size, and 16.0 is none.

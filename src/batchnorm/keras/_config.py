@@ -1,11 +1,10 @@
 """Configurations: what ours adds to the stock layer's, and how those of tf_keras are read."""
 
-import warnings
 from typing import Any
 
 import keras
 
-from batchnorm.errors import format_error
+from batchnorm.errors import format_error, warn_user
 from batchnorm.keras.private import loads_whole_h5
 
 __all__ = ["DEFAULTS", "plain", "translate"]
@@ -68,13 +67,12 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
     # Axis 0 cannot be a channel axis there, so that all axes beyond 1 are the mark of a layer that was built.
     if of_tf_keras and built and all(each > 1 for each in built):
         config["axis"] = [each - 1 for each in built]
-        warnings.warn(
+        warn_user(
             format_error(
                 f"axis={built} of a tf_keras layer with ghost batches is read as {config['axis']}",
                 "A built layer of tf_keras counts the ghost batches as axis 1, and this is taken for one",
                 "Construct the layer with the right axis if these are not the channel axes of its inputs",
             ),
-            stacklevel=3,
         )
     return config
 

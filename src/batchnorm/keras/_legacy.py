@@ -1,10 +1,9 @@
 """A warning for programs whose Keras is Keras 2: this layer does not belong to it."""
 
 import os
-import warnings
 from importlib.util import find_spec
 
-from batchnorm.errors import format_error
+from batchnorm.errors import format_error, warn_user
 
 __all__ = ["warn_beside_keras_2"]
 
@@ -20,11 +19,10 @@ def warn_beside_keras_2() -> None:
     ):
         return
     _told.append(True)
-    warnings.warn(
+    warn_user(
         format_error(
             "batchnorm.keras.layers.BatchNormalization was made while tf.keras is Keras 2 (TF_USE_LEGACY_KERAS)",
             "It is a layer of Keras 3, and models of Keras 2 do not take it",
             "Use batchnorm.compat.v1.layers.BatchNormalization in those, or build the model with `import keras`",
         ),
-        stacklevel=3,
     )

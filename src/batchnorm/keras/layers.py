@@ -137,7 +137,7 @@ class BatchNormalization(keras.layers.Layer):
         self.supports_masking = True
         self.axis = read_axis(axis, _arguments.index_of)
         self.momentum = _arguments.read_share("momentum", momentum)
-        self.epsilon = float(epsilon)
+        self.epsilon = _arguments.read_epsilon(epsilon)
         self.center = center
         self.scale = scale
         self.beta_initializer = initializers.get(beta_initializer)

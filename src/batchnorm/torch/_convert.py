@@ -1,6 +1,5 @@
 """Swapping `torch.nn`'s layers of a model for ours, in place, and back."""
 
-import warnings
 from dataclasses import fields
 from functools import cache
 from typing import Any, TypeVar
@@ -10,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from batchnorm._engines.torch.private import BatchNorm
-from batchnorm.errors import format_error
+from batchnorm.errors import format_error, warn_user
 from batchnorm.torch import _state, _twin
 from batchnorm.torch._layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, Layer, configure, describe, plan
 from batchnorm.torch._lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
@@ -205,7 +204,7 @@ def _tell(left: list[tuple[str, Any, str]]) -> None:
         reasons.setdefault(reason, []).append(f"{path or 'the model itself'} ({type(layer).__name__})")
     each = "; ".join(f"{', '.join(paths)}: {reason}" for reason, paths in reasons.items())
     # At the line that called `convert`.
-    warnings.warn(f"convert left {len(left)} of the model's layers as they are. {each}.", stacklevel=3)
+    warn_user(f"convert left {len(left)} of the model's layers as they are. {each}.")
 
 
 def _back(model: nn.Module, force: bool, options: dict[str, Any]) -> list[tuple[str, Any, str]]:

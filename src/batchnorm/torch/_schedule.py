@@ -1,6 +1,7 @@
 """Bounds on renorm's corrections that widen over the steps."""
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ def clipping_schedule(
         For `renorm_clipping=`: a function of the step, a tensor, which compiles and pickles.
 
     Raises:
+        TypeError: an argument is not a number.
         ValueError: rmax is below 1, dmax is negative, or a line would end before it begins.
 
     Examples:
@@ -38,6 +40,15 @@ def clipping_schedule(
         >>> {name: round(float(bound), 2) for name, bound in schedule(torch.tensor(150)).items()}
         {'rmin': 0.5, 'rmax': 2.0, 'dmax': 2.5}
     """
+    for name, value in {"rmax": rmax, "dmax": dmax, "rmax_step": rmax_step, "dmax_step": dmax_step}.items():
+        if not isinstance(value, Real):
+            raise TypeError(
+                format_error(
+                    f"clipping_schedule({name}={value!r}) was asked for",
+                    "It is where a straight line ends",
+                    "Pass a number",
+                )
+            )
     if rmax < 1.0 or dmax < 0.0 or warmup < 0 or min(rmax_step, dmax_step) < warmup:
         raise ValueError(
             format_error(

@@ -2,18 +2,32 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, Literal
 
 from batchnorm import _kernels
 from batchnorm._faces.adjustment import check_adjustment
 from batchnorm._faces.axes import axes_of, read_axis, read_size
 from batchnorm._faces.clip import check_bounds, read_clip
+from batchnorm._faces.names import reworded
 from batchnorm._faces.switches import check_switches
 from batchnorm.errors import format_error
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
 __all__ = ["Clipping", "Settings", "options_of"]
 
+# The core's names for what the layers' arguments say.
+NAMES = {
+    "Options.axes": "axis",
+    "Options.epsilon": "eps",
+    "Options.variance": "variance",
+    "Options.fused": "fused",
+    "Renorm.form": "renorm_form",
+    "Ghost.order": "ghost_order",
+    "Ghost.remainder": "ghost_remainder",
+    "Ghost.averages": "ghost_averages",
+}
+SHARE = ("It is the share of the new value in a moving average, between 0 and 1", "Pass a number such as 0.1")
 Clipping = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] | None
 
 
@@ -37,6 +51,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_switches(renorm=self.renorm, zero_debias=self.zero_debias, fused=self.fused)
+        _check_share("renorm_momentum", self.renorm_momentum)
         if self.renorm and not callable(self.renorm_clipping):
             check_bounds(read_clip(self.renorm_clipping))
         check_adjustment(self.adjustment)
@@ -52,8 +67,7 @@ class Settings:
 
     @property
     def axes(self) -> tuple[int, ...]:
-        axis: Any = self.axis
-        return axes_of(read_axis(axis)) if isinstance(axis, list | tuple) else (axis,)
+        return axes_of(read_axis(self.axis))
 
     @property
     def size(self) -> Any:
@@ -89,23 +103,36 @@ def options_of(
     settings: Settings, momentum: Any, epsilon: float, clip: Clip | None, with_gamma: bool, with_beta: bool
 ) -> Options:
     """All that determines the numbers. `momentum` is the share of the new value; None means a plain average."""
+    if momentum is not None:
+        _check_share("momentum", momentum)
     renorm = ghost = None
-    if settings.renorm:
-        renorm = Renorm(clip or Clip(), 1.0 - settings.renorm_momentum, settings.renorm_form)
-    if settings.size is not None:
-        # A plain average weighs all steps alike, however many groups each has.
-        averages = "step" if momentum is None else settings.ghost_averages
-        ghost = Ghost(settings.size, settings.ghost_order, settings.ghost_remainder, averages)
-    return Options(
-        settings.axes,
-        # For a plain average it changes with every step.
-        decay=0.0 if momentum is None else 1.0 - momentum,
-        epsilon=epsilon,
-        with_gamma=with_gamma,
-        with_beta=with_beta,
-        variance=settings.estimator,
-        renorm=renorm,
-        ghost=ghost,
-        debias_mean=settings.zero_debias,
-        fused=settings.fused,
-    )
+    try:
+        if settings.renorm:
+            renorm = Renorm(clip or Clip(), 1.0 - settings.renorm_momentum, settings.renorm_form)
+        if settings.size is not None:
+            # A plain average weighs all steps alike, however many groups each has.
+            averages = "step" if momentum is None else settings.ghost_averages
+            ghost = Ghost(settings.size, settings.ghost_order, settings.ghost_remainder, averages)
+        return Options(
+            settings.axes,
+            # For a plain average it changes with every step.
+            decay=0.0 if momentum is None else 1.0 - momentum,
+            epsilon=epsilon,
+            with_gamma=with_gamma,
+            with_beta=with_beta,
+            variance=settings.estimator,
+            renorm=renorm,
+            ghost=ghost,
+            debias_mean=settings.zero_debias,
+            fused=settings.fused,
+        )
+    except (TypeError, ValueError) as error:
+        raise reworded(error, NAMES) from None
+
+
+def _check_share(name: str, value: Any) -> None:
+    """Raise TypeError or ValueError for a momentum that is no share; arrays, which may be traced, are not compared."""
+    if isinstance(value, (str, bytes)) or value is None:
+        raise TypeError(format_error(f"{name}={value!r} was asked for", *SHARE))
+    if isinstance(value, Real) and not 0.0 <= float(value) <= 1.0:
+        raise ValueError(format_error(f"{name}={value!r} was asked for", *SHARE))

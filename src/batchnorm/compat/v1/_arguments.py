@@ -1,7 +1,6 @@
 """The v1 layer's arguments, checked and turned into the core's options."""
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +8,8 @@ import tensorflow as tf
 
 from batchnorm._faces.axes import axes_of, read_axis
 from batchnorm._faces.clip import read_clip
-from batchnorm.errors import format_error
+from batchnorm._faces.names import reworded
+from batchnorm.errors import format_error, warn_user
 from batchnorm.options import Ghost, Options, Renorm
 
 __all__ = [
@@ -24,6 +24,15 @@ __all__ = [
     "warn_of_ignored",
 ]
 
+# The core's names for what the layer's arguments say.
+NAMES = {
+    "Options.axes": "axis",
+    "Options.decay": "momentum",
+    "Options.epsilon": "epsilon",
+    "Renorm.decay": "renorm_momentum",
+    "Renorm.form": "renorm_form",
+    "Ghost.order": "ghost_order",
+}
 # What the original's base class took without any effect on this layer.
 IGNORED = {
     "autocast": "The v1 layer casts its input to its own dtype in any case",
@@ -50,12 +59,17 @@ def check_axis(axis: Any) -> Any:
 
 def make_options(layer: Any, axes: tuple[int, ...] | None = None, variance: Any = "population") -> Options:
     """The core's options for a layer, on the given non-negative axes once those are known."""
-    size = layer.virtual_batch_size
+    size, ghost = layer.virtual_batch_size, None
+    if size is not None:
+        try:
+            ghost = Ghost(size, layer.ghost_order)
+        except ValueError as error:
+            raise reworded(error, NAMES) from None
     return shared_options(
         layer,
         axes=axes_of(layer.axis) if axes is None else axes,
         variance=variance,
-        ghost=None if size is None else Ghost(size, layer.ghost_order),
+        ghost=ghost,
         fused=layer.wants_kernel,
     )
 
@@ -77,19 +91,27 @@ class LayerArguments:
     adjustment: Callable[[Any], Any] | None
 
 
-def shared_options(given: Any, **others: Any) -> Options:
-    """The core's options, from what a layer or contrib's record of arguments says, and `others`."""
+def shared_options(given: Any, names: Mapping[str, str] = NAMES, **others: Any) -> Options:
+    """The core's options, from what a layer or contrib's record of arguments says, and `others`.
+
+    Args:
+        names: the arguments' names, by the core's, for errors.
+    """
     renorm = None
-    if given.renorm:
-        renorm = Renorm(read_clip(given.renorm_clipping), given.renorm_momentum, given.renorm_form)
-    return Options(
-        decay=given.momentum,
-        epsilon=given.epsilon,
-        with_gamma=bool(given.scale),
-        with_beta=bool(given.center),
-        renorm=renorm,
-        **others,
-    )
+    try:
+        if given.renorm:
+            clip = read_clip(given.renorm_clipping)
+            renorm = Renorm(clip, given.renorm_momentum, given.renorm_form)
+        return Options(
+            decay=given.momentum,
+            epsilon=given.epsilon,
+            with_gamma=bool(given.scale),
+            with_beta=bool(given.center),
+            renorm=renorm,
+            **others,
+        )
+    except (TypeError, ValueError) as error:
+        raise reworded(error, names) from None
 
 
 def check_unknown(given: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +141,7 @@ def warn_of_ignored(given: dict[str, Any]) -> None:
 
 
 def _warn(name: str, why: str) -> None:
-    warnings.warn(format_error(f"BatchNormalization was given {name}", why, "Leave it out"), stacklevel=4)
+    warn_user(format_error(f"BatchNormalization was given {name}", why, "Leave it out"))
 
 
 class Policy(NamedTuple):

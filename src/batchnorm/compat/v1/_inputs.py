@@ -1,11 +1,10 @@
 """What a v1 layer accepts as its input."""
 
-import warnings
 from typing import Any
 
 import tensorflow as tf
 
-from batchnorm.errors import format_error
+from batchnorm.errors import format_error, warn_user
 
 __all__ = ["check_floating", "check_input", "check_shape"]
 
@@ -37,13 +36,12 @@ def check_input(layer: Any, inputs: Any) -> Any:
         return x
     if "cast" not in layer._record.warned:
         layer._record.warned.add("cast")
-        warnings.warn(
+        warn_user(
             format_error(
                 _asked(layer, x),
                 f"The layer computes in {dtype}, settled by its dtype argument or first input",
                 f"The input is cast; pass dtype={x.dtype.name!r} at construction to compute in it",
             ),
-            stacklevel=3,
         )
     return tf.cast(x, dtype)
 

@@ -1,6 +1,5 @@
 """The class `tf.compat.v1.layers.BatchNormalization`: its options, its variables, its calls."""
 
-import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,7 +23,7 @@ from batchnorm.compat.v1._composed import normalize_by_hooks
 from batchnorm.compat.v1._hooks import ASSIGNMENTS, MOMENTS, RENORM, Hooks, overrides, with_mask
 from batchnorm.compat.v1._inputs import check_floating, check_input
 from batchnorm.compat.v1._variables import make_variables
-from batchnorm.errors import format_error
+from batchnorm.errors import format_error, warn_user
 from batchnorm.layout import canonical_axes, refuse_ghost_axis
 
 __all__ = ["BatchNormalization"]
@@ -210,13 +209,12 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
     def _warn_of_skipped_hooks(self) -> None:
         skipped = [name for name in MOMENTS if overrides(self, name)]
         if self.fused and skipped:
-            warnings.warn(
+            warn_user(
                 format_error(
                     f"{type(self).__name__} overrides {skipped[0]} and normalizes images fused",
                     "As in the original, the fused path computes the batch's moments without calling it",
                     "Pass fused=False to have the override called",
                 ),
-                stacklevel=2,
             )
 
     def _maybe_build(self, inputs: Any) -> None:
@@ -341,7 +339,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
         if self.wants_kernel is not None:
             config["fused"] = self.wants_kernel
         if self.adjustment is not None:
-            warnings.warn("The adjustment is a function and is left out of the layer's config.", stacklevel=2)
+            warn_user("The adjustment is a function and is left out of the layer's config.")
         return config
 
 

@@ -1,6 +1,5 @@
 """What a TensorFlow 1 layer exposes: variables, updates, losses, names, configuration."""
 
-import warnings
 from collections.abc import Callable
 from copy import copy, deepcopy
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import tensorflow as tf
 from batchnorm._engines.tensorflow.private import BOOKKEEPING, MODULE_IGNORES
 from batchnorm._tf1.updates import reaches
 from batchnorm.compat.v1._arguments import Policy
-from batchnorm.errors import format_error
+from batchnorm.errors import format_error, warn_user
 
 __all__ = ["InputSpec", "Surface"]
 
@@ -83,7 +82,7 @@ class Surface(tf.Module):
     @property
     def graph(self) -> None:
         """Always None, as in the original, which stopped tracking the graph."""
-        warnings.warn("`graph` of a layer is deprecated: layers do not track their graph.", stacklevel=2)
+        warn_user("`graph` of a layer is deprecated: layers do not track their graph.")
         if tf.executing_eagerly():
             raise RuntimeError(
                 format_error(
