@@ -1,6 +1,6 @@
 """How errors and warnings are worded, and where warnings point: to the user's line."""
 
-import sys
+import inspect
 import warnings
 
 __all__ = ["format_error", "warn_user"]
@@ -16,7 +16,7 @@ def format_error(asked: str, why: str, remedy: str) -> str:
 
 def warn_user(message: str) -> None:
     """Warn, with the line of the innermost function that belongs neither to this package nor to a framework."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in PACKAGES:
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__", "")).split(".")[0] in PACKAGES:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)

@@ -14,7 +14,7 @@ from batchnorm import Explanation, Options
 INSTALLED = [name for name in ("numpy", "torch", "tensorflow") if importlib.util.find_spec(name)]
 # The modules whose `load` gives the kernels.
 LOADERS = {
-    "numpy": "batchnorm._engines.numpy.kernels",
+    "numpy": "batchnorm._engines.numpy.dispatch",
     "torch": "batchnorm._engines.torch.cpu_kernels",
     "tensorflow": "batchnorm._engines.tensorflow.native",
 }

@@ -10,7 +10,7 @@ import pytest
 from batchnorm import Ghost, Options, _kernels
 from batchnorm._core.engine import GradTerms, Inputs
 from batchnorm._engines.numpy import engine, native, pullback
-from batchnorm._engines.numpy import kernels as passes
+from batchnorm._engines.numpy import native as passes
 from batchnorm.layout import plan_layout
 from tolerances import assert_close, dtype_name
 from unit.kernel_levels import levels

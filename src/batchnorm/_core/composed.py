@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from batchnorm._core.engine import A, GradTerms, Inputs, Moments, Ops, Saved
+from batchnorm._core.engine import A, Batch, Engine, GradTerms, Inputs, Moments, Ops, Saved
 from batchnorm._core.moments import finite
 from batchnorm.layout import Layout
 
@@ -27,18 +27,32 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Composed(Generic[A]):
-    """An engine without shortcuts: the four passes below over one framework's `ops`."""
+    """An engine without shortcuts: the four passes below over one framework's `ops`.
+
+    Attributes:
+        ops: the framework's functions.
+        differentiate: what the framework does for `differentiable`.
+        add_up: what it does for `sum_over_replicas`.
+    """
 
     ops: Ops[A]
-    differentiable: Callable[..., Any]
-    sum_over_replicas: Callable[[tuple[A, ...]], tuple[A, ...]]
+    differentiate: Callable[..., Any]
+    add_up: Callable[[tuple[A, ...]], tuple[A, ...]]
 
     @property
     def composed(self) -> "Composed[A]":
         return self
 
-    def specialize(self, layout: Layout, inputs: Inputs[A]) -> None:
+    def specialize(self, layout: Layout, inputs: Inputs[A]) -> "Engine[A] | None":
         return None
+
+    def differentiable(
+        self, forward: Any, backward: Any, reference: Any, forward_mode: Any
+    ) -> Callable[[Inputs[A]], tuple[A, Batch[A]]]:
+        return self.differentiate(forward, backward, reference, forward_mode)
+
+    def sum_over_replicas(self, values: tuple[A, ...]) -> tuple[A, ...]:
+        return self.add_up(values)
 
     def moments(self, x: A, weights: A | None, layout: Layout) -> Moments[A]:
         return moments(self.ops, x, weights, layout)

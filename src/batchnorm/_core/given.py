@@ -31,4 +31,4 @@ def given(engine: Engine[A], known: Moments[A]) -> Engine[A]:
 
         return step
 
-    return _Given(ops, as_it_is, engine.sum_over_replicas, known)  # pyright: ignore[reportReturnType]
+    return _Given(ops, as_it_is, engine.sum_over_replicas, known)

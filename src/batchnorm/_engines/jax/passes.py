@@ -52,7 +52,7 @@ class Fusing(Plain[A]):
 
     @property
     def composed(self) -> "Fusing[A]":
-        return Fusing(self.ops, self.differentiable, self.sum_over_replicas)
+        return Fusing(self.ops, self.differentiate, self.add_up)
 
     def moments(self, x: A, weights: A | None, layout: Layout) -> Moments[A]:
         ops = self.ops

@@ -7,9 +7,9 @@ and can be used, and those passes otherwise. `pullback` gives the gradient on re
 from typing import Any
 
 from batchnorm._core.engine import Engine
-from batchnorm._engines.numpy import kernels
+from batchnorm._engines.numpy.kernels import CpuKernels
 from batchnorm._engines.numpy.reference import engine, pullback
 
 __all__ = ["engine", "native", "pullback"]
 
-native: Engine[Any] = kernels
+native: Engine[Any] = CpuKernels(engine.ops, engine.differentiate, engine.add_up)

@@ -4,249 +4,187 @@ They take float32, float64, float16 and ml_dtypes' bfloat16 in every layout that
 are the same for all channels. An array with gaps is copied first.
 """
 
-from functools import lru_cache
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from batchnorm._core.composed import Composed
 from batchnorm._core.engine import GradTerms, Moments, Saved
 from batchnorm._engines.numpy import ops
+from batchnorm._engines.numpy.dispatch import find
 from batchnorm._engines.numpy.reference import engine as composed
-from batchnorm._engines.numpy.reference import forward_only as differentiable
-from batchnorm._kernels import load, threads, why_missing
-from batchnorm._kernels.axis_groups import WHY_NO_RUNS, kernel_sizes, why_not_weights
+from batchnorm._kernels import threads
 from batchnorm.layout import Layout
 
-__all__ = [
-    "apply",
-    "composed",
-    "differentiable",
-    "fused_gradients",
-    "fused_infer",
-    "fused_train",
-    "grad_input",
-    "grad_sums",
-    "grad_weights",
-    "moments",
-    "ops",
-    "specialize",
-    "sum_over_replicas",
-    "why_not",
-]
+__all__ = ["CpuKernels"]
 
 Array = Any
-Sizes = tuple[int, int, int, int, int]
 
-_TYPES = {"float32": "FLOAT32", "float64": "FLOAT64", "bfloat16": "BFLOAT16", "float16": "FLOAT16"}
 _LINE = 64
 # Large outputs start at a cache line, so that they can be written past the caches.
 _ALIGNED = 1 << 20
 
-grad_weights = composed.grad_weights
-sum_over_replicas = composed.sum_over_replicas
-specialize = composed.specialize
 
+@dataclass(frozen=True)
+class CpuKernels(Composed[Any]):
+    """Passes on the CPU kernels if these can be used, otherwise in NumPy's operations."""
 
-def moments(x: Array, weights: Array | None, layout: Layout) -> Moments[Array]:
-    """Mean and mean squared deviation over the reduced runs."""
-    found = _find(x, weights, layout)
-    if found is None:
-        return composed.moments(x, weights, layout)
-    native, kind, sizes, by_group = found
-    spread = _spread(weights, x, layout)
-    x, dtype = _dense(x), ops.stat_dtype(x)
-    mean, rest, variance = (_statistics(layout, dtype) for _ in range(3))
-    totals = np.empty((2, layout.ghosts, 1), dtype)
-    native.moments(
-        kind,
-        sizes,
-        _address(x),
-        _address(spread),
-        by_group,
-        _address(totals[0]) if weights is not None else 0,
-        _address(totals[1]) if weights is not None else 0,
-        *map(_address, (mean, rest, variance)),
-        threads(),
-    )
-    if weights is not None:
-        return Moments(totals[0], totals[1], mean, variance, mean, rest)
-    total = float(layout.count)
-    return Moments(total, total, mean, variance, mean, rest)
+    @property
+    def composed(self) -> Composed[Any]:
+        return composed
 
+    def moments(self, x: Array, weights: Array | None, layout: Layout) -> Moments[Array]:
+        """Mean and mean squared deviation over the reduced runs."""
+        found = find(x, weights, layout)
+        if found is None:
+            return super().moments(x, weights, layout)
+        native, kind, sizes, by_group = found
+        spread = _spread(weights, x, layout)
+        x, dtype = _dense(x), ops.stat_dtype(x)
+        mean, rest, variance = (_statistics(layout, dtype) for _ in range(3))
+        totals = np.empty((2, layout.ghosts, 1), dtype)
+        native.moments(
+            kind,
+            sizes,
+            _address(x),
+            _address(spread),
+            by_group,
+            _address(totals[0]) if weights is not None else 0,
+            _address(totals[1]) if weights is not None else 0,
+            *map(_address, (mean, rest, variance)),
+            threads(),
+        )
+        if weights is not None:
+            return Moments(totals[0], totals[1], mean, variance, mean, rest)
+        total = float(layout.count)
+        return Moments(total, total, mean, variance, mean, rest)
 
-def apply(x: Array, mean: Array, scale: Array, shift: Array, layout: Layout) -> Array:
-    """(x − mean)·scale + shift."""
-    found = _find(x, None, layout)
-    if found is None:
-        return composed.apply(x, mean, scale, shift, layout)
-    native, kind, sizes, _ = found
-    x = _dense(x)
-    y = _like(x)
-    known = [_known(value, x, layout) for value in (mean, scale, shift)]
-    native.apply(kind, sizes, _address(x), *map(_address, known), _address(y), threads())
-    return y
+    def apply(self, x: Array, mean: Array, scale: Array, shift: Array, layout: Layout) -> Array:
+        """(x − mean)·scale + shift."""
+        found = find(x, None, layout)
+        if found is None:
+            return super().apply(x, mean, scale, shift, layout)
+        native, kind, sizes, _ = found
+        x = _dense(x)
+        y = _like(x)
+        known = [_known(value, x, layout) for value in (mean, scale, shift)]
+        native.apply(kind, sizes, _address(x), *map(_address, known), _address(y), threads())
+        return y
 
+    def grad_sums(self, dy: Array, x: Array, mean: Array, layout: Layout) -> tuple[Array, Array]:
+        """Σdy and Σdy·(x − mean)."""
+        found = find(x, None, layout)
+        if found is None:
+            return super().grad_sums(dy, x, mean, layout)
+        native, kind, sizes, _ = found
+        x, dtype = _dense(x), ops.stat_dtype(x)
+        dy, mean = _dense(ops.cast(dy, x.dtype)), _known(mean, x, layout)
+        first, second = _statistics(layout, dtype), _statistics(layout, dtype)
+        native.grad_sums(kind, sizes, *map(_address, (dy, x, mean, first, second)), threads())
+        return first, second
 
-def grad_sums(dy: Array, x: Array, mean: Array, layout: Layout) -> tuple[Array, Array]:
-    """Σdy and Σdy·(x − mean)."""
-    found = _find(x, None, layout)
-    if found is None:
-        return composed.grad_sums(dy, x, mean, layout)
-    native, kind, sizes, _ = found
-    x, dtype = _dense(x), ops.stat_dtype(x)
-    dy, mean = _dense(ops.cast(dy, x.dtype)), _known(mean, x, layout)
-    first, second = _statistics(layout, dtype), _statistics(layout, dtype)
-    native.grad_sums(kind, sizes, *map(_address, (dy, x, mean, first, second)), threads())
-    return first, second
+    def grad_input(
+        self, dy: Array, x: Array, weights: Array | None, mean: Array, terms: GradTerms[Array], layout: Layout
+    ) -> Array:
+        """slope·dy + w·(tilt·(x − mean) + offset)."""
+        found = find(x, weights, layout)
+        if found is None:
+            return super().grad_input(dy, x, weights, mean, terms, layout)
+        native, kind, sizes, by_group = found
+        spread = _spread(weights, x, layout)
+        x = _dense(x)
+        dy, dx = _dense(ops.cast(dy, x.dtype)), _like(x)
+        known = [_known(value, x, layout) for value in (mean, *terms)]
+        native.grad_input(
+            kind,
+            sizes,
+            _address(dy),
+            _address(x),
+            _address(spread),
+            by_group,
+            *map(_address, known),
+            _address(dx),
+            threads(),
+        )
+        return dx
 
+    def fused_train(
+        self, x: Array, gamma: Array | None, beta: Array | None, epsilon: float, layout: Layout
+    ) -> tuple[Array, Moments[Array], Array] | None:
+        """y, the moments and the scale in one call; None without kernels."""
+        found = find(x, None, layout)
+        if found is None:
+            return None
+        native, kind, sizes, _ = found
+        x, dtype = _dense(x), ops.stat_dtype(x)
+        y, (mean, rest, variance, scale) = _like(x), (_statistics(layout, dtype) for _ in range(4))
+        gamma, beta = (None if value is None else _dense(ops.cast(value, dtype)) for value in (gamma, beta))
+        native.train(
+            kind,
+            sizes,
+            *map(_address, (x, gamma, beta)),
+            layout.channels,
+            float(epsilon),
+            *map(_address, (y, mean, rest, variance, scale)),
+            threads(),
+        )
+        total = float(layout.count)
+        return y, Moments(total, total, mean, variance, mean, rest), scale
 
-def grad_input(
-    dy: Array, x: Array, weights: Array | None, mean: Array, terms: GradTerms[Array], layout: Layout
-) -> Array:
-    """slope·dy + w·(tilt·(x − mean) + offset)."""
-    found = _find(x, weights, layout)
-    if found is None:
-        return composed.grad_input(dy, x, weights, mean, terms, layout)
-    native, kind, sizes, by_group = found
-    spread = _spread(weights, x, layout)
-    x = _dense(x)
-    dy, dx = _dense(ops.cast(dy, x.dtype)), _like(x)
-    known = [_known(value, x, layout) for value in (mean, *terms)]
-    native.grad_input(
-        kind,
-        sizes,
-        _address(dy),
-        _address(x),
-        _address(spread),
-        by_group,
-        *map(_address, known),
-        _address(dx),
-        threads(),
-    )
-    return dx
+    def fused_gradients(
+        self, dy: Array, x: Array, saved: Saved[Array], epsilon: float, layout: Layout
+    ) -> tuple[Array, Array, Array] | None:
+        """dx, Σdy and Σdy·x̂ in one call; None without kernels."""
+        found = find(x, None, layout)
+        if found is None:
+            return None
+        native, kind, sizes, _ = found
+        x, dtype = _dense(x), ops.stat_dtype(x)
+        dy, dx = _dense(ops.cast(dy, x.dtype)), _like(x)
+        first, second = _statistics(layout, dtype), _statistics(layout, dtype)
+        statistics = (saved.center, saved.offset, saved.variance, saved.scale)
+        known = [_known(value, x, layout) for value in statistics]
+        native.gradients(
+            kind,
+            sizes,
+            *map(_address, (dy, x, *known)),
+            float(epsilon),
+            *map(_address, (dx, first, second)),
+            threads(),
+        )
+        return dx, first, second
 
-
-def fused_train(
-    x: Array, gamma: Array | None, beta: Array | None, epsilon: float, layout: Layout
-) -> tuple[Array, Moments[Array], Array] | None:
-    """y, the moments and the scale in one call; None without kernels."""
-    found = _find(x, None, layout)
-    if found is None:
-        return None
-    native, kind, sizes, _ = found
-    x, dtype = _dense(x), ops.stat_dtype(x)
-    y, (mean, rest, variance, scale) = _like(x), (_statistics(layout, dtype) for _ in range(4))
-    gamma, beta = (None if value is None else _dense(ops.cast(value, dtype)) for value in (gamma, beta))
-    native.train(
-        kind,
-        sizes,
-        *map(_address, (x, gamma, beta)),
-        layout.channels,
-        float(epsilon),
-        *map(_address, (y, mean, rest, variance, scale)),
-        threads(),
-    )
-    total = float(layout.count)
-    return y, Moments(total, total, mean, variance, mean, rest), scale
-
-
-def fused_gradients(
-    dy: Array, x: Array, saved: Saved[Array], epsilon: float, layout: Layout
-) -> tuple[Array, Array, Array] | None:
-    """dx, Σdy and Σdy·x̂ in one call; None without kernels."""
-    found = _find(x, None, layout)
-    if found is None:
-        return None
-    native, kind, sizes, _ = found
-    x, dtype = _dense(x), ops.stat_dtype(x)
-    dy, dx = _dense(ops.cast(dy, x.dtype)), _like(x)
-    first, second = _statistics(layout, dtype), _statistics(layout, dtype)
-    statistics = (saved.center, saved.offset, saved.variance, saved.scale)
-    known = [_known(value, x, layout) for value in statistics]
-    native.gradients(
-        kind,
-        sizes,
-        *map(_address, (dy, x, *known)),
-        float(epsilon),
-        *map(_address, (dx, first, second)),
-        threads(),
-    )
-    return dx, first, second
-
-
-def fused_infer(
-    x: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    mean: Array,
-    variance: Array,
-    epsilon: float,
-    layout: Layout,
-) -> Array | None:
-    """Normalization by given statistics in one call; None without kernels."""
-    found = _find(x, None, layout)
-    if found is None:
-        return None
-    native, kind, sizes, _ = found
-    x, dtype = _dense(x), ops.stat_dtype(x)
-    y = _like(x)
-    gamma, beta = (None if value is None else _dense(ops.cast(value, dtype)) for value in (gamma, beta))
-    known = [_known(value, x, layout) for value in (mean, variance)]
-    native.infer(
-        kind,
-        sizes,
-        *map(_address, (x, gamma, beta)),
-        layout.channels,
-        *map(_address, known),
-        float(epsilon),
-        _address(y),
-        threads(),
-    )
-    return y
-
-
-class _Kernels(NamedTuple):
-    """The compiled module, what it calls the dtype, the layout's runs, and whether weights differ between groups."""
-
-    module: Any
-    kind: int
-    sizes: Sizes
-    by_group: bool
-
-
-def why_not(x: Array, weights: Array | None, layout: Layout) -> str | None:
-    """Why the kernels cannot be used, in a few words; None if they can."""
-    found = _look(x, weights, layout)
-    return found if isinstance(found, str) else None
-
-
-def _find(x: Array, weights: Array | None, layout: Layout) -> _Kernels | None:
-    found = _look(x, weights, layout)
-    return None if isinstance(found, str) else found
-
-
-def _look(x: Array, weights: Array | None, layout: Layout) -> _Kernels | str:
-    """The kernels for x, or why they cannot be used."""
-    module, dtype = load(), ops.dtype(x)
-    if module is None:
-        return f"they are {why_missing()}"
-    name = _name(dtype)
-    if name is None:
-        return f"they have no {dtype}"
-    runs = kernel_sizes(layout)
-    if runs is None:
-        return WHY_NO_RUNS
-    if weights is not None:
-        why = why_not_weights(np.shape(weights), layout, runs.by_group)
-        if why is not None:
-            return why
-    return _Kernels(module, getattr(module, name), runs.sizes, bool(runs.by_group))
-
-
-@lru_cache(maxsize=64)
-def _name(dtype: np.dtype[Any]) -> str | None:
-    """What the kernels call a dtype. NumPy gives other byte orders the same name, but they differ."""
-    return _TYPES.get(dtype.name) if dtype.isnative else None
+    def fused_infer(
+        self,
+        x: Array,
+        gamma: Array | None,
+        beta: Array | None,
+        mean: Array,
+        variance: Array,
+        epsilon: float,
+        layout: Layout,
+    ) -> Array | None:
+        """Normalization by given statistics in one call; None without kernels."""
+        found = find(x, None, layout)
+        if found is None:
+            return None
+        native, kind, sizes, _ = found
+        x, dtype = _dense(x), ops.stat_dtype(x)
+        y = _like(x)
+        gamma, beta = (None if value is None else _dense(ops.cast(value, dtype)) for value in (gamma, beta))
+        known = [_known(value, x, layout) for value in (mean, variance)]
+        native.infer(
+            kind,
+            sizes,
+            *map(_address, (x, gamma, beta)),
+            layout.channels,
+            *map(_address, known),
+            float(epsilon),
+            _address(y),
+            threads(),
+        )
+        return y
 
 
 def _spread(weights: Array | None, x: Array, layout: Layout) -> Array | None:

@@ -23,6 +23,7 @@ __all__ = [
     "plain_step",
     "prefers_custom_op",
     "prefers_native",
+    "prefers_native_inference",
     "route_of_layer",
     "running",
     "slower_reason",
@@ -78,6 +79,11 @@ def prefers_native(x: Tensor) -> bool:
         return False
     first = x.dim() > 2 and x.is_contiguous()
     return (first or size >= LARGE_LAST) and type(x) in EXACT_TYPES and x.is_cpu and AVAILABLE
+
+
+def prefers_native_inference(x: Tensor) -> bool:
+    """Whether inference of a layer is quicker by the CPU kernels than in one call of PyTorch's."""
+    return x.numel() >= LARGE_INPUT
 
 
 def prefers_custom_op(x: Tensor) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from batchnorm._engines.torch import cpu_kernels, ops
 from batchnorm._engines.torch.block import as_own, inverse_order, plan_block
+from batchnorm._engines.torch.dispatch import prefers_native_inference
 from batchnorm._engines.torch.fused_step import train_natively
 from batchnorm._engines.torch.private import is_watched, version_of
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
@@ -85,15 +86,18 @@ def infer(
 ) -> Tensor:
     """The same by running statistics, along axis 1. `owner` is the layer that they belong to.
 
-    PyTorch's operation on a CPU multiplies before it subtracts. Ours, which subtracts first, is used if no gradient is
-    recorded; otherwise PyTorch's is, unless a mean is so far from zero that it would lose digits. Training may move
-    the statistics before a gradient is requested.
+    PyTorch's operation on a CPU multiplies before it subtracts. Ours, which subtracts first, is used on large inputs
+    and if a mean is so far from zero that PyTorch's would lose digits, unless a gradient is recorded. Training may
+    move the statistics before a gradient is requested.
     """
-    if not cpu_kernels.prefers_operation(x):
+    traced = is_traced()
+    if not cpu_kernels.prefers_operation(x) and (
+        traced or prefers_native_inference(x) or _is_far(owner, mean, variance, epsilon)
+    ):
         y = cpu_kernels.infer(x, gamma, beta, mean, variance, epsilon, (1,))
         if y is not None:
             return y
-        if is_traced() or _is_far(owner, mean, variance, epsilon):
+        if traced or _is_far(owner, mean, variance, epsilon):
             along = (1, -1, *[1] * (x.dim() - 2))
             scale = torch.rsqrt(variance + epsilon)
             scale = scale if gamma is None else scale * gamma
