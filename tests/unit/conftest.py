@@ -57,13 +57,13 @@ class Recorder:
 def native_ops(monkeypatch) -> Recorder:
     """TensorFlow's ops on the CPU kernels, and a record of their use."""
     pytest.importorskip("tensorflow")
-    from batchnorm._engines.tensorflow import native
+    from batchnorm._engines.tensorflow import dispatch
     from batchnorm._kernels import tensorflow as kernels
 
     if kernels.load() is None:
         pytest.skip(kernels.why_missing())
     recorder = Recorder(kernels.load())
-    monkeypatch.setattr(native, "load", lambda: recorder)
+    monkeypatch.setattr(dispatch, "load", lambda: recorder)
     return recorder
 
 
@@ -71,9 +71,9 @@ def native_ops(monkeypatch) -> Recorder:
 def no_kernels(monkeypatch) -> None:
     """As if TensorFlow's ops had not been built."""
     pytest.importorskip("tensorflow")
-    from batchnorm._engines.tensorflow import native
+    from batchnorm._engines.tensorflow import dispatch
 
-    monkeypatch.setattr(native, "load", lambda: None)
+    monkeypatch.setattr(dispatch, "load", lambda: None)
 
 
 @pytest.fixture(params=["native_ops", "no_kernels"])
@@ -85,10 +85,9 @@ def either(request) -> Any:
 @pytest.fixture
 def compile_all(monkeypatch, no_kernels) -> dict[Any, Any]:
     """TensorFlow compiles passes for arrays of any size, into an empty cache, which is returned."""
-    from batchnorm._engines.tensorflow import compiled, few
+    from batchnorm._engines.tensorflow import compiled
 
     loops: dict[Any, Any] = {}
     monkeypatch.setattr(compiled, "LEAST_ELEMENTS", 0)
-    monkeypatch.setattr(few, "LEAST_ELEMENTS", 0)
     monkeypatch.setattr(compiled, "_kernels", loops)
     return loops

@@ -16,7 +16,7 @@ INSTALLED = [name for name in ("numpy", "torch", "tensorflow") if importlib.util
 LOADERS = {
     "numpy": "batchnorm._engines.numpy.dispatch",
     "torch": "batchnorm._engines.torch.cpu_kernels",
-    "tensorflow": "batchnorm._engines.tensorflow.native",
+    "tensorflow": "batchnorm._engines.tensorflow.dispatch",
 }
 # Our functions that call the frameworks' own kernels, or return None. (TensorFlow's kernel serves plain operations too,
 # as a product and a sum; and what belongs to PyTorch is left alone, because its compiler knows functions by identity.)

@@ -42,7 +42,7 @@ def tapes(private: Any) -> None:
 def vectorization(private: Any) -> None:
     import tensorflow as tf
 
-    import batchnorm._engines.tensorflow.choice  # noqa: F401  # registers
+    import batchnorm._engines.tensorflow.native_or_composed  # noqa: F401  # registers
 
     with pytest.raises(AssertionError):
         private.RegisterPFor("DeviceIndex")(lambda _: None)

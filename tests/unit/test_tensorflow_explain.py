@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import batchnorm
 from batchnorm import Explanation, Ghost, Options, Renorm
-from batchnorm._engines.tensorflow import native
+from batchnorm._engines.tensorflow import dispatch
 from batchnorm._kernels import tensorflow as kernels
 from unit.explained import array, explained
 from unit.tensorflow_steps import kinds, needs_ops
@@ -86,7 +86,7 @@ def test_in_a_condition() -> None:
 
 
 def test_beside_an_accelerator(monkeypatch) -> None:
-    monkeypatch.setattr(native, "is_cpu", lambda: False)
+    monkeypatch.setattr(dispatch, "is_cpu", lambda: False)
     said = explained(array("tensorflow", SHAPE), LAST)
     assert (said.path, said.instructions, said.threads) == ("composed", None, None)
     assert said.why is not None

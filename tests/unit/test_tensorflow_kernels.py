@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from batchnorm._core.engine import Inputs
 from batchnorm._core.step import infer
-from batchnorm._engines.tensorflow import engine, native
+from batchnorm._engines.tensorflow import dispatch, engine
 from batchnorm.layout import plan_layout
 from batchnorm.options import Options, Renorm
 from tolerances import assert_close
@@ -117,7 +117,7 @@ def test_xla(name, way):
 def test_elsewhere_there_is_no_op(where, monkeypatch):
     given, options = arrays(PLAIN), PLAIN
     if where == "accelerator":
-        monkeypatch.setattr(native, "is_cpu", lambda: False)
+        monkeypatch.setattr(dispatch, "is_cpu", lambda: False)
     elif where == "parameter server":
         own = type(tf.distribute.get_strategy())
         monkeypatch.setattr(tf.distribute, "ParameterServerStrategy", own)

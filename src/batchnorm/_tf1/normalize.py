@@ -9,7 +9,8 @@ import tensorflow as tf
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._core.engine import Batch, Inputs
 from batchnorm._core.step import infer, train
-from batchnorm._engines.tensorflow import engine, native, ops
+from batchnorm._engines.tensorflow import engine, ops
+from batchnorm._engines.tensorflow.graph_step import plain_step
 from batchnorm._engines.tensorflow.inference import MOST_BROADCAST
 from batchnorm._faces.adjustment import call_adjustment, check_dtype
 from batchnorm._tf1.scalars import in_dtype
@@ -104,7 +105,7 @@ def _train_in_one_op(options: Options, call: Call) -> tuple[Any, Batch[Any]] | N
     layout = plan_layout(_known_sizes(call.x), options.axes)
     if layout.count == 0 or tf.is_tensor(options.epsilon):
         return None
-    done = native.plain_step(call.x, call.gamma, call.beta, options.epsilon, layout)
+    done = plain_step(call.x, call.gamma, call.beta, options.epsilon, layout)
     if done is None:
         return None
     y, mean, variance = done

@@ -1,22 +1,117 @@
-"""How calls with TensorFlow's tensors are computed; in a graph, whether it would contain the kernels' ops."""
+"""Which of three ways a pass takes on TensorFlow's tensors, and why it is not a faster one.
 
-from typing import Any
+Our ops on the CPU kernels; or loops that XLA compiles one by one; or plain operations, which run anywhere.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import tensorflow as tf
 
 from batchnorm import _kernels
 from batchnorm._engines.dispatch import Path
-from batchnorm._engines.tensorflow import native
+from batchnorm._engines.tensorflow import ops
+from batchnorm._engines.tensorflow.context import is_confined, is_cpu, is_laid_open
 from batchnorm._engines.tensorflow.inference import is_image
-from batchnorm._kernels.tensorflow import threads
+from batchnorm._kernels.axis_groups import WHY_NO_RUNS, kernel_runs, why_not_weights
+from batchnorm._kernels.tensorflow import load, tell_threads, threads, why_missing
 from batchnorm.layout import Layout
+from batchnorm.options import Ghost
 
-__all__ = ["at_inference", "plain_step", "running", "slower_reason", "unsupported_reason"]
+__all__ = [
+    "GHOST_ORDERS",
+    "Kernels",
+    "at_inference",
+    "find",
+    "plain_step",
+    "running",
+    "slower_reason",
+    "takes_loops",
+    "unsupported_reason",
+]
 
 Tensor = Any
 
+DTYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16)
+# As the ops' attribute tells them; 0 stands for no ghost batches.
+GHOST_ORDERS: dict[int, Literal["contiguous", "interleaved"]] = {1: "contiguous", 2: "interleaved"}
 
-def unsupported_reason(x: Tensor, weights: Tensor | None, layout: Layout, synchronized: bool) -> str | None:
+
+class Kernels(NamedTuple):
+    """The ops, and the attributes by which they find the runs of a layout in any shape."""
+
+    ops: Any
+    attributes: dict[str, Any]
+    by_group: bool | None
+
+
+def find(x: Tensor, weights: Tensor | None, layout: Layout) -> Kernels | None:
+    """The ops for x, or None if they cannot be used."""
+    eager = tf.executing_eagerly()
+    found = _choose(x, weights, layout, eager)
+    if isinstance(found, str):
+        return None
+    tell_threads(computing=eager)
+    return found
+
+
+def takes_loops() -> bool:
+    """Whether passes that our ops cannot take are loops, rather than plain operations.
+
+    Not if TensorFlow runs on other devices than CPUs: multiplying by ones, as the loops do, would round there. And not
+    if a compiler sees everything: it fuses several operations into one loop by itself, and turns TensorFlow's fused
+    operation into a product and a sum, which lose digits if the mean is far from zero.
+    """
+    return is_cpu() and not is_confined()
+
+
+def unsupported_reason(
+    x: Tensor, weights: Tensor | None, layout: Layout, synchronized: bool = False
+) -> str | None:
     del synchronized
-    return native.why_not(x, weights, layout)
+    found = _choose(x, weights, layout, tf.executing_eagerly())
+    return found if isinstance(found, str) else None
+
+
+def _choose(x: Tensor, weights: Tensor | None, layout: Layout, eager: bool) -> Kernels | str:
+    """The ops for x, or why they cannot be used."""
+    kernels = load()
+    if kernels is None:
+        return f"they are {why_missing()}"
+    if x.dtype not in DTYPES:
+        return f"they have no {x.dtype.name}"
+    if not is_cpu():
+        return "this process may compute on an accelerator, and they work in the CPU's memory"
+    runs = kernel_runs(layout)
+    if runs is None:
+        return WHY_NO_RUNS
+    if not eager:
+        why = _why_no_ops()
+        if why is not None:
+            return why
+    if weights is not None:
+        why = why_not_weights(ops.shape(weights), layout, runs.by_group)
+        if why is not None:
+            return why
+    attributes = {"bounds": runs.bounds, **_ghost_attributes(layout.ghost)}
+    return Kernels(kernels, attributes, runs.by_group)
+
+
+def _why_no_ops() -> str | None:
+    """Why the graph being built may not hold ops that only our package knows; None if it may."""
+    if is_confined():
+        return "what is being built is compiled by XLA, or is a loop of TensorFlow 1"
+    if is_laid_open():
+        return "in a condition inside a layer of Keras 2, TensorFlow differentiates each op, and ours have no gradients"
+    if isinstance(tf.distribute.get_strategy(), tf.distribute.ParameterServerStrategy):
+        return "other processes of a parameter server run what is being built, and may not have them"
+    return None
+
+
+def _ghost_attributes(ghost: Ghost | None) -> dict[str, int]:
+    if ghost is None:
+        return {"ghost_order": 0, "ghost_size": 0}
+    (order,) = (number for number, name in GHOST_ORDERS.items() if name == ghost.order)
+    return {"ghost_order": order, "ghost_size": ghost.size}
 
 
 def slower_reason(x: Tensor) -> str | None:

@@ -18,8 +18,8 @@ import tensorflow as tf
 from batchnorm._core import fused
 from batchnorm._core.engine import GradTerms, Moments
 from batchnorm._engines.tensorflow import ops
-from batchnorm._engines.tensorflow.native import epsilon_of, layout_of
-from batchnorm._engines.tensorflow.passes import composed
+from batchnorm._engines.tensorflow.composed import composed
+from batchnorm._engines.tensorflow.custom_ops import epsilon_of, layout_of
 from batchnorm._engines.tensorflow.private import op_definition, protos, wrap_meta_graph, wrap_serialization
 from batchnorm.layout import Layout
 

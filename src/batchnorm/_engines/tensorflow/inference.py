@@ -12,16 +12,17 @@ import tensorflow as tf
 
 from batchnorm._core import composed
 from batchnorm._engines.tensorflow import ops
-from batchnorm._engines.tensorflow.compiled import is_confined
-from batchnorm._engines.tensorflow.fused import DATA_FORMATS, fused_normalize
+from batchnorm._engines.tensorflow.context import is_confined
 from batchnorm.layout import Layout
 
-__all__ = ["MOST_BROADCAST", "fused_infer", "is_image"]
+__all__ = ["MOST_BROADCAST", "fits_fused", "fused_affine", "fused_infer", "is_image"]
 
 Tensor = Any
 
 # A product repeats along no more dimensions, counting neighbors as one.
 MOST_BROADCAST = 5
+# Of FusedBatchNormV3, by rank; with the channels first, it is slow on a CPU.
+DATA_FORMATS = {4: "NHWC", 5: "NDHWC"}
 
 
 def fused_infer(
@@ -68,3 +69,32 @@ def _is_rows_of_graph(x: Tensor, layout: Layout) -> bool:
     if tf.compat.v1.executing_eagerly_outside_functions() or layout.axes != (1,) or len(layout.shape) != 2:
         return False
     return ops.stat_dtype(x) == tf.float32 and not is_confined()
+
+
+def fused_normalize(
+    x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+) -> Tensor:
+    """γ·(x − mean) / √(variance + ε) + β for float32 statistics, x being of at most 32 bits and of rank 4 or 5."""
+    return tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=mean,
+        variance=variance,
+        epsilon=float(epsilon),
+        data_format=DATA_FORMATS[x.shape.rank],
+        is_training=False,
+    ).y
+
+
+def fits_fused(x: Tensor) -> bool:
+    """Whether a block [rows, length, width] has one row, and numbers that the operation takes."""
+    return x.shape.rank == 3 and x.shape[0] == 1 and x.dtype != tf.float64
+
+
+def fused_affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """(x − mean)·scale + shift for such a block; 1 / √(½ + ½) is exact."""
+    shift, mean, scale = (tf.reshape(value, [-1]) for value in (shift, mean, scale))
+    half = tf.fill(tf.shape(mean), 0.5)
+    # [1, length, width] as one image of one row.
+    return tf.squeeze(fused_normalize(tf.expand_dims(x, 0), scale, shift, mean, half, 0.5), [0])

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from batchnorm._engines.tensorflow.compiled import is_cpu
+from batchnorm._engines.tensorflow.context import is_cpu
 
 __all__ = [
     "append_zeros",

@@ -13,22 +13,26 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._engines.tensorflow import ops
-from batchnorm._engines.tensorflow.compiled import is_function
+from batchnorm._engines.tensorflow.context import is_function
 from batchnorm._engines.tensorflow.private import RegisterPFor, wrap
 from batchnorm.layout import Layout
 
-__all__ = ["either"]
+__all__ = ["native_or_composed"]
 
 Tensor = Any
 
 
-def either(x: Tensor, layout: Layout, native: Callable[[Layout], Any], plain: Callable[[Layout], Any]) -> Any:
-    """`native(layout)`, and beside it `plain(layout)` for the case that XLA compiles the function being built."""
+def native_or_composed(
+    x: Tensor, layout: Layout, native: Callable[[Layout], Any], composed: Callable[[Layout], Any]
+) -> Any:
+    """`native(layout)`, and beside it `composed(layout)` for the case that XLA compiles the function being built."""
     if tf.executing_eagerly() or not is_function():
         return native(layout)
     # 0 on a CPU. While compiling, XLA is not on any device yet, and uses the number of devices.
     index = tf.raw_ops.DeviceIndex(device_names=["CPU"])
-    return tf.switch_case(index, [lambda: native(_measured(x, layout)), lambda: plain(_measured(x, layout))])
+    return tf.switch_case(
+        index, [lambda: native(_measured(x, layout)), lambda: composed(_measured(x, layout))]
+    )
 
 
 def _measured(x: Tensor, layout: Layout) -> Layout:

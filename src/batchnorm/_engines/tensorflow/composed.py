@@ -1,4 +1,4 @@
-"""TensorFlow's composed engine, whose sums are chains of additions that lose the digits of a mean far from zero."""
+"""TensorFlow's composed engine: plain operations, which run on any device and under any compiler."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,19 +8,21 @@ import tensorflow as tf
 from batchnorm._core.composed import Composed, moments
 from batchnorm._core.engine import Moments
 from batchnorm._engines.tensorflow import ops
-from batchnorm._engines.tensorflow.differentiable import differentiable
-from batchnorm._engines.tensorflow.replicas import sum_over_replicas
+from batchnorm._engines.tensorflow.autodiff import differentiable
 from batchnorm.layout import Layout
 
-__all__ = ["plain"]
+__all__ = ["PlainOperations", "composed"]
 
 Tensor = Any
 
 
 @dataclass(frozen=True)
-class Plain(Composed[Any]):
-    """The composed engine, with a number near each mean subtracted first. It is one of the inputs, which no compiler
-    can round in two ways."""
+class PlainOperations(Composed[Any]):
+    """The composed engine, with a number near each mean subtracted first.
+
+    TensorFlow's sums are chains of additions, which lose the digits of a mean far from zero. The number subtracted is
+    one of the inputs, which no compiler can round in two ways.
+    """
 
     def moments(self, x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor]:
         def near(viewed: Tensor, weights: Tensor | None) -> Tensor:
@@ -35,4 +37,12 @@ class Plain(Composed[Any]):
         return moments(ops, x, weights, layout, near)
 
 
-plain: Composed[Any] = Plain(ops, differentiable, sum_over_replicas)
+def sum_over_replicas(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Each value summed over all replicas; the values as they are if there is one replica."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return values
+    return tuple(context.all_reduce(tf.distribute.ReduceOp.SUM, list(values)))
+
+
+composed: Composed[Any] = PlainOperations(ops, differentiable, sum_over_replicas)
