@@ -11,7 +11,6 @@ State goes in and comes out; nothing is changed in place, so the function may be
 the framework does with any other. The layers of each framework use the same core.
 """
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -262,13 +261,9 @@ def batch_norm(
 
 
 def _engine(framework: Framework, options: Options, axis_name: Any) -> Engine[Array]:
-    if framework.title == "JAX" and options.synchronized and axis_name is not None:
-        return importlib.import_module(framework.package).over(axis_name)
-    if axis_name is not None:
+    if axis_name is not None and not (framework.maps_axes and options.synchronized):
         asked = (
-            "without Options(synchronized=True)"
-            if framework.title == "JAX"
-            else f"with a {framework.title} array"
+            "without Options(synchronized=True)" if framework.maps_axes else f"with a {framework.title} array"
         )
         raise ValueError(
             format_error(
@@ -277,7 +272,7 @@ def _engine(framework: Framework, options: Options, axis_name: Any) -> Engine[Ar
                 "Leave it out, or pass JAX arrays and Options(synchronized=True)",
             )
         )
-    if framework.title == "JAX" and options.synchronized:
+    if axis_name is None and framework.maps_axes and options.synchronized:
         raise ValueError(
             format_error(
                 "Options(synchronized=True) was given without axis_name",
@@ -286,9 +281,7 @@ def _engine(framework: Framework, options: Options, axis_name: Any) -> Engine[Ar
                 "synchronized out, because statistics are global there",
             )
         )
-    if framework.title == "JAX" and options.fused:
-        return importlib.import_module(framework.package).insisting
-    return framework.engine
+    return framework.engine_for(options.fused, axis_name)
 
 
 def _check_pullback(framework: Framework, training: bool, adjustment: Any) -> None:

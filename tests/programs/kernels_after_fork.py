@@ -22,14 +22,14 @@ SHAPE = (16, 24, 30, 30)  # more numbers than PyTorch's layers leave to PyTorch
 def in_children_of_numpy() -> None:
     """Plain `os.fork`, at rest and while another thread has the helpers; PyTorch is not loaded."""
     from batchnorm import _kernels
-    from batchnorm._engines.numpy import native
+    from batchnorm._engines.numpy import engine
     from batchnorm.layout import plan_layout
 
     _kernels.set_threads(3)
     x, layout = np.random.default_rng(1).standard_normal(SHAPE, np.float32), plan_layout(SHAPE, (1,))
 
     def compute() -> list[np.ndarray]:
-        y, batch, scale = native.fused_train(x, None, None, 1e-3, layout)
+        y, batch, scale = engine.fused_train(x, None, None, 1e-3, layout)
         return [y, batch.mean, batch.variance, scale]
 
     def works() -> bool:

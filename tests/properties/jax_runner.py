@@ -14,7 +14,7 @@ from batchnorm._core.adjustment import Adjustment
 from batchnorm._core.engine import Inputs
 from batchnorm._core.state import advance, initial_state
 from batchnorm._core.step import infer, train
-from batchnorm._engines.jax import engine, native
+from batchnorm._engines.jax import dispatch, engine
 from batchnorm.layout import plan_layout
 from batchnorm.options import Options
 from properties.cases import Array, Batch, Step
@@ -24,7 +24,7 @@ from quickly import QUICKLY
 ops = engine.ops
 EXAMPLES = {"eager": 8, "jit": 6, "native": 12}
 # The kernels take small inputs as well, but only from this size on do they win.
-ALWAYS = patch.object(native, "LARGE_INPUT", 0)
+ALWAYS = patch.object(dispatch, "LARGE_INPUT", 0)
 
 
 class Jax:

@@ -10,7 +10,8 @@ from batchnorm._core.adjustment import Adjustment
 from batchnorm._core.engine import Inputs
 from batchnorm._core.state import advance, initial_state
 from batchnorm._core.step import infer, train
-from batchnorm._engines.numpy import engine, pullback
+from batchnorm._engines.numpy import composed as engine
+from batchnorm._engines.numpy import pullback
 from batchnorm.layout import plan_layout
 from batchnorm.options import Options
 from properties.cases import Array, Batch, Step

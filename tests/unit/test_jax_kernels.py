@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import batchnorm
 from batchnorm import Clip, Ghost, Options, Renorm
-from batchnorm._engines.jax import native
+from batchnorm._engines.jax import dispatch
 from batchnorm._kernels.jax import why_missing
 from batchnorm.layout import plan_layout
 from tolerances import assert_close
@@ -48,7 +48,7 @@ WITHIN = {"float32": 2e-5, "float64": 1e-12, "bfloat16": 0.03, "float16": 4e-3}
 @pytest.fixture(autouse=True)
 def at_every_size(monkeypatch: pytest.MonkeyPatch):
     """The kernels take small inputs as well, but only from a certain size on do they win."""
-    monkeypatch.setattr(native, "LARGE_INPUT", 0)
+    monkeypatch.setattr(dispatch, "LARGE_INPUT", 0)
     with jax.enable_x64(True):
         yield
 
@@ -247,8 +247,8 @@ def test_a_call_of_another_form_is_an_error_of_xla() -> None:
 
 DEVICES = """
 import jax, jax.numpy as jnp, batchnorm
-from batchnorm._engines.jax import native
-native.LARGE_INPUT = 0
+from batchnorm._engines.jax import dispatch
+dispatch.LARGE_INPUT = 0
 x = jnp.arange(24.0).reshape(6, 4)
 params, state = batchnorm.init(batchnorm.Options(), x.shape, like=x)
 step = jax.jit(lambda x: batchnorm.batch_norm(x, params, state, batchnorm.Options(), training=True)[0])
@@ -273,7 +273,7 @@ def test_why_not() -> None:
         shape: tuple[int, ...], axes: tuple[int, ...], dtype: str = "float32", weights: Any = None
     ) -> str | None:
         x = jnp.zeros(shape, dtype)
-        return native.unsupported_reason(x, weights, plan_layout(x.shape, axes))
+        return dispatch.unsupported_reason(x, weights, plan_layout(x.shape, axes), synchronized=False)
 
     assert "no float8" in str(reason((4, 2), (1,), "float8_e4m3fn"))
     assert "separate runs" in str(reason((4, 2, 3, 2, 3, 2), (1, 3, 5)))

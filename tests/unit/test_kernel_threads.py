@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from batchnorm import _kernels
-from batchnorm._engines.numpy import dispatch, native
+from batchnorm._engines.numpy import dispatch, engine
 from batchnorm.layout import plan_layout
 from programs import kernels_after_fork
 
@@ -26,8 +26,8 @@ def numpy_step(shape: tuple[int, ...], axes: tuple[int, ...], seed: int) -> Call
     x, dy = (rng.standard_normal(shape, np.float32) for _ in range(2))
 
     def step() -> list[Any]:
-        y, batch, scale = native.fused_train(x, None, None, 1e-3, layout)
-        return [y, batch.mean, batch.variance, scale, *native.grad_sums(dy, x, batch.mean, layout)]
+        y, batch, scale = engine.fused_train(x, None, None, 1e-3, layout)
+        return [y, batch.mean, batch.variance, scale, *engine.grad_sums(dy, x, batch.mean, layout)]
 
     return step
 
@@ -169,7 +169,7 @@ def test_numpy_is_told_what_was_set(monkeypatch, number):
     _kernels.set_threads(number)
     try:
         x = np.ones((40, 6), np.float32)
-        native.fused_train(x, None, None, 1e-3, plan_layout(x.shape, (1,)))
+        engine.fused_train(x, None, None, 1e-3, plan_layout(x.shape, (1,)))
     finally:
         _kernels.set_threads(None)
     assert told == [number]

@@ -9,8 +9,7 @@ import pytest
 
 from batchnorm import Ghost, Options, _kernels
 from batchnorm._core.engine import GradTerms, Inputs
-from batchnorm._engines.numpy import engine, native, pullback
-from batchnorm._engines.numpy import native as passes
+from batchnorm._engines.numpy import composed, engine, pullback
 from batchnorm.layout import plan_layout
 from tolerances import assert_close, dtype_name
 from unit.kernel_levels import levels
@@ -80,7 +79,7 @@ def check_one_call_forms(shape, axes, ghost, dtype):
     x, dy = normal(rng, shape, dtype, 3.0), normal(rng, shape, dtype)
     gamma, beta = (rng.normal(size=layout.channels).astype(stat) for _ in range(2))
     options = Options(axes=axes, ghost=ghost, epsilon=0.1)
-    y, batch, pull = pullback(options, layout, Inputs(x, gamma, beta, None, {}), native)
+    y, batch, pull = pullback(options, layout, Inputs(x, gamma, beta, None, {}), engine)
     wide = Inputs(widened(x), widened(gamma), widened(beta), None, {})
     y64, batch64, pull64 = pullback(options, layout, wide)
     assert y.dtype == dtype
@@ -103,16 +102,17 @@ def test_weighted_passes_agree_with_float64(level, case, along):
     # Padding far from the data: it must not spoil the digits of what counts.
     x[np.broadcast_to(weights, shape) == 0.0] = -1e4
     got, want = (
-        e.moments(v, w, layout) for e, v, w in ((native, x, weights), (engine, widened(x), widened(weights)))
+        e.moments(v, w, layout)
+        for e, v, w in ((engine, x, weights), (composed, widened(x), widened(weights)))
     )
     wanted = whole(want)
     for name, a in whole(got).items():
         b = wanted[name]
         assert_close(np.broadcast_to(a, np.shape(b)), b, np.float32, name, summands=100)
     terms = GradTerms(*(rng.normal(size=got.mean.shape).astype(np.float32) for _ in range(3)))
-    dx = native.grad_input(dy, x, weights, got.mean, terms, layout)
+    dx = engine.grad_input(dy, x, weights, got.mean, terms, layout)
     wide = GradTerms(*map(widened, terms))
-    dx64 = engine.grad_input(widened(dy), widened(x), widened(weights), widened(got.mean), wide, layout)
+    dx64 = composed.grad_input(widened(dy), widened(x), widened(weights), widened(got.mean), wide, layout)
     assert_close(dx, dx64, np.float32, "dx")
 
 
@@ -122,7 +122,7 @@ def test_a_large_mean_keeps_five_digits_of_the_variance(level, center, shape):
     x = normal(np.random.default_rng(5), shape, np.float32, center)
     axes = (1,) if len(shape) == 4 else (len(shape) - 1,)
     layout = plan_layout(shape, axes)
-    got, want = native.moments(x, None, layout), engine.moments(widened(x), None, layout)
+    got, want = engine.moments(x, None, layout), composed.moments(widened(x), None, layout)
     np.testing.assert_allclose(got.variance, want.variance, rtol=1e-5)
     np.testing.assert_allclose(got.mean, want.mean, rtol=1e-7)
 
@@ -131,8 +131,8 @@ def test_a_first_value_far_from_the_rest_keeps_them_too(level):
     x = normal(np.random.default_rng(6), (4000, 20), np.float32)
     x[0] = 1e3
     layout = plan_layout(x.shape, (1,))
-    want = engine.moments(widened(x), None, layout).variance
-    np.testing.assert_allclose(native.moments(x, None, layout).variance, want, rtol=1e-5)
+    want = composed.moments(widened(x), None, layout).variance
+    np.testing.assert_allclose(engine.moments(x, None, layout).variance, want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(700, 24), (40, 24, 7), (4, 24, 300)])
@@ -142,12 +142,12 @@ def test_what_is_not_finite_stays_in_its_channel(level, shape, value, place):
     x = normal(np.random.default_rng(7), shape, np.float32)
     x[(place, 5) if len(shape) == 2 else (place, 5, place)] = value
     layout = plan_layout(shape, (1,))
-    y, moments, _ = native.fused_train(x, None, None, 1e-3, layout)
+    y, moments, _ = engine.fused_train(x, None, None, 1e-3, layout)
     assert np.array_equal(moments.mean[0, 5], np.float32(value), equal_nan=True)
     assert np.isnan(moments.variance[0, 5])
     assert np.isnan(y[:, 5]).all()
     rest = np.delete(x, 5, axis=1)
-    alone, _, _ = native.fused_train(rest, None, None, 1e-3, plan_layout(rest.shape, (1,)))
+    alone, _, _ = engine.fused_train(rest, None, None, 1e-3, plan_layout(rest.shape, (1,)))
     assert_close(np.delete(y, 5, axis=1), alone, np.float32, "other channels")
 
 
@@ -156,12 +156,12 @@ def test_gaps_are_copied_and_odd_types_composed():
     x = rng.normal(size=(9, 8, 6)).astype(np.float32)[::2, :, ::-1]
     layout = plan_layout(x.shape, (2,))
     assert_close(
-        native.moments(x, None, layout).mean, x.astype(np.float64).mean((0, 1))[None], np.float32, "mean"
+        engine.moments(x, None, layout).mean, x.astype(np.float64).mean((0, 1))[None], np.float32, "mean"
     )
     swapped = x.astype(">f4")
-    assert native.fused_train(swapped, None, None, 1e-3, layout) is None
+    assert engine.fused_train(swapped, None, None, 1e-3, layout) is None
     assert_close(
-        native.moments(swapped, None, layout).mean, native.moments(x, None, layout).mean, np.float32, "mean"
+        engine.moments(swapped, None, layout).mean, engine.moments(x, None, layout).mean, np.float32, "mean"
     )
 
 
@@ -169,7 +169,9 @@ def test_weights_by_channel_are_composed():
     rng = np.random.default_rng(9)
     x, weights = rng.normal(size=(9, 6)), rng.random((9, 6))
     layout = plan_layout(x.shape, (1,))
-    for got, want in zip(native.moments(x, weights, layout), engine.moments(x, weights, layout), strict=True):
+    for got, want in zip(
+        engine.moments(x, weights, layout), composed.moments(x, weights, layout), strict=True
+    ):
         np.testing.assert_array_equal(got, want)
 
 
@@ -182,7 +184,7 @@ def both_passes(shape, axes, ghost, number):
     try:
         x = normal(np.random.default_rng(10), shape, np.float32, 5.0)
         options = Options(axes=axes, ghost=ghost)
-        y, _, pull = pullback(options, layout, Inputs(x, None, None, None, {}), native)
+        y, _, pull = pullback(options, layout, Inputs(x, None, None, None, {}), engine)
         return y, pull(x).x
     finally:
         _kernels.set_threads(None)
@@ -200,10 +202,10 @@ def test_calls_from_several_threads():
     case = LARGE[0]
     layout = plan_layout(*case)
     x = normal(np.random.default_rng(11), case[0], np.float32)
-    want = native.fused_train(x, None, None, 1e-3, layout)[0]
+    want = engine.fused_train(x, None, None, 1e-3, layout)[0]
     results = []
     callers = [
-        threading.Thread(target=lambda: results.append(native.fused_train(x, None, None, 1e-3, layout)[0]))
+        threading.Thread(target=lambda: results.append(engine.fused_train(x, None, None, 1e-3, layout)[0]))
         for _ in range(4)
     ]
     for caller in callers:
@@ -231,4 +233,4 @@ def test_a_child_of_fork_starts_helpers_of_its_own():
 
 
 def test_every_pass_of_the_engine_is_there():
-    assert {name for name in dir(engine) if not name.startswith("_")} <= set(dir(passes))
+    assert {name for name in dir(composed) if not name.startswith("_")} <= set(dir(engine))

@@ -10,7 +10,7 @@ import pytest
 
 from batchnorm import Ghost, _kernels
 from batchnorm._core.engine import GradTerms
-from batchnorm._engines.numpy import engine, native
+from batchnorm._engines.numpy import composed, engine
 from batchnorm.layout import plan_layout
 from tolerances import assert_close, dtype_name
 from unit.kernel_levels import levels
@@ -59,7 +59,7 @@ def fractions(rng, layout, dtype):
 
 
 def both_moments(x, weights, layout):
-    return native.moments(x, weights, layout), engine.moments(widened(x), widened(weights), layout)
+    return engine.moments(x, weights, layout), composed.moments(widened(x), widened(weights), layout)
 
 
 def assert_same_moments(got, want, dtype):
@@ -87,9 +87,9 @@ def test_weighted_passes_agree_with_float64(level, case, ghosts, dtype):
     got, want = both_moments(x, weights, layout)
     assert_same_moments(got, want, stat)
     terms = GradTerms(*(rng.normal(size=got.mean.shape).astype(stat) for _ in range(3)))
-    dx = native.grad_input(dy, x, weights, got.mean, terms, layout)
+    dx = engine.grad_input(dy, x, weights, got.mean, terms, layout)
     wide = GradTerms(*map(widened, terms))
-    dx64 = engine.grad_input(widened(dy), widened(x), widened(weights), widened(got.mean), wide, layout)
+    dx64 = composed.grad_input(widened(dy), widened(x), widened(weights), widened(got.mean), wide, layout)
     assert_close(dx, dx64, dtype, "dx")
 
 
@@ -134,7 +134,7 @@ def test_a_ghost_batch_without_weight_has_mean_and_variance_zero(level, shape):
     assert_same_moments(got, want, np.float32)
     for value in got:
         np.testing.assert_array_equal(np.asarray(value)[1], 0.0)
-    none = native.moments(x, np.zeros_like(weights), layout)
+    none = engine.moments(x, np.zeros_like(weights), layout)
     for value in none:
         np.testing.assert_array_equal(value, 0.0)
 
@@ -162,11 +162,11 @@ def test_the_effective_count_of_weights_whose_squares_no_float_holds(level, shap
     layout = plan_layout(shape, (1,))
     x = normal(np.random.default_rng(5), shape, np.float32)
     weights = np.full(layout.weight_shape, 1e-30, np.float32)
-    got = native.moments(x, weights, layout)
+    got = engine.moments(x, weights, layout)
     np.testing.assert_allclose(got.effective_count, layout.count, rtol=1e-5)
     weights[:] = 0.0
     weights[-1, 0, -1, -1] = 0.3
-    alone = native.moments(x, weights, layout)
+    alone = engine.moments(x, weights, layout)
     # Exactly, since the sample variance divides by one less.
     np.testing.assert_array_equal(alone.effective_count, 1.0)
     np.testing.assert_allclose(alone.mean[0], x[-1, :, -1, -1], rtol=1e-6)
@@ -194,8 +194,8 @@ def test_weighted_numbers_do_not_depend_on_the_threads(shape, ghost):
     def passes(number):
         _kernels.set_threads(number)
         try:
-            found = native.moments(x, weights, layout)
-            return [*found, native.grad_input(x, x, weights, found.mean, terms, layout)]
+            found = engine.moments(x, weights, layout)
+            return [*found, engine.grad_input(x, x, weights, found.mean, terms, layout)]
         finally:
             _kernels.set_threads(None)
 

@@ -92,8 +92,8 @@ def test_large_mean(name, mean, way, monkeypatch, request):
     ones = tf.ones([layout.channels])
     y, _, variance, *_ = steps(options, tf.constant(x), ones, 0.0 * ones, weights, tf.ones_like(x))
     assert bool(compiled._kernels) == (way != "plain" and not is_native)
-    moments = reference.engine.moments(x.astype(np.float64), None, layout)
-    want = reference.engine.apply(
+    moments = reference.composed.moments(x.astype(np.float64), None, layout)
+    want = reference.composed.apply(
         x.astype(np.float64),
         moments.mean,
         *(value + np.zeros_like(moments.mean) for value in (1 / np.sqrt(moments.variance + 1e-3), 0.0)),
@@ -221,7 +221,7 @@ def test_inference(name, dtype, with_both, compile_all):
     inputs = Inputs(
         *map(exact, (x, gamma, beta)), None, {slot: exact(value) for slot, value in state.items()}
     )
-    want = infer(reference.engine, Options(axes=case.axes), layout, inputs)
+    want = infer(reference.composed, Options(axes=case.axes), layout, inputs)
     assert_close(exact(y), want, dtype, "y")
     channels = [size if axis in case.axes else 1 for axis, size in enumerate(case.shape)]
     scale = (1.0 if gamma is None else exact(gamma)) / np.sqrt(exact(state["moving_variance"]) + 1e-3)

@@ -9,7 +9,7 @@ import batchnorm.torch as bt
 from batchnorm import Ghost, _kernels
 from batchnorm._core.composed import Composed
 from batchnorm._core.engine import GradTerms, Inputs, Saved
-from batchnorm._engines.torch import passes
+from batchnorm._engines.torch import engine as passes
 from batchnorm.layout import plan_layout
 from tolerances import dtype_name
 from unit.torch_tensors import MEMORY, Tensor, close, normal

@@ -19,33 +19,36 @@ class Framework:
     Attributes:
         title: its name in messages.
         module: what must be imported for its arrays to exist.
-        package: ours, which has the engine.
-        load_engine: imports the engine, in an import statement: compilers that trace Python understand nothing else.
-        load_dispatch: the same for the module that says how a call is computed.
+        load: imports our package for it, which has `engine` and `dispatch`; in an import statement, because compilers
+            that trace Python understand nothing else.
         array_types: the types of its arrays, given the imported module.
         from_numpy: a NumPy array as one of its own, beside another of its arrays.
         takes_numpy: whether its functions take NumPy arrays as they are.
+        maps_axes: whether programs run over mapped axes, by name, over which statistics may be taken.
         compiling: whether a compiler is reading the Python that runs, given the imported module; it cannot see through
             a cache.
     """
 
     title: str
     module: str
-    package: str
     array_types: Callable[[Any], tuple[type, ...]]
     from_numpy: Callable[[Any, Any], Any]
     takes_numpy: bool
-    load_engine: Callable[[], Any]
-    load_dispatch: Callable[[], Any]
+    load: Callable[[], Any]
+    maps_axes: bool = False
     compiling: Callable[[Any], bool] = lambda module: False
 
     @property
     def engine(self) -> Engine[Any]:
-        return self.load_engine()
+        return self.load().engine
 
     @property
     def dispatch(self) -> Dispatch:
-        return self.load_dispatch()
+        return self.load().dispatch
+
+    def engine_for(self, fused: bool | None, axis_name: Any) -> Engine[Any]:
+        """The engine for a call that insists on kernels, or runs over mapped axes."""
+        return self.load().engine_for(fused, axis_name) if self.maps_axes else self.engine
 
     def is_compiling(self) -> bool:
         """Whether a compiler that traces Python is at work."""
@@ -71,63 +74,37 @@ def _tensorflow_tensor(array: Any, like: Any) -> Any:
     return sys.modules["tensorflow"].constant(array)
 
 
-def _numpy_engine() -> Any:
-    from batchnorm._engines.numpy import native
+def _load_numpy() -> Any:
+    from batchnorm._engines import numpy
 
-    return native
-
-
-def _numpy_dispatch() -> Any:
-    from batchnorm._engines.numpy import dispatch
-
-    return dispatch
+    return numpy
 
 
-def _tensorflow_engine() -> Any:
-    from batchnorm._engines.tensorflow import engine
+def _load_tensorflow() -> Any:
+    from batchnorm._engines import tensorflow
 
-    return engine
-
-
-def _tensorflow_dispatch() -> Any:
-    from batchnorm._engines.tensorflow import dispatch
-
-    return dispatch
+    return tensorflow
 
 
-def _torch_engine() -> Any:
-    from batchnorm._engines.torch import engine
+def _load_torch() -> Any:
+    from batchnorm._engines import torch
 
-    return engine
-
-
-def _torch_dispatch() -> Any:
-    from batchnorm._engines.torch import dispatch
-
-    return dispatch
+    return torch
 
 
-def _jax_engine() -> Any:
-    from batchnorm._engines.jax import engine
+def _load_jax() -> Any:
+    from batchnorm._engines import jax
 
-    return engine
-
-
-def _jax_dispatch() -> Any:
-    from batchnorm._engines.jax import dispatch
-
-    return dispatch
+    return jax
 
 
 NUMPY = Framework(
     title="NumPy",
     module="numpy",
-    package="batchnorm._engines.numpy",
     array_types=lambda numpy: (numpy.ndarray, numpy.generic),
     from_numpy=lambda array, like: array,
     takes_numpy=True,
-    load_engine=_numpy_engine,
-    load_dispatch=_numpy_dispatch,
+    load=_load_numpy,
 )
 
 FRAMEWORKS = (
@@ -135,33 +112,28 @@ FRAMEWORKS = (
     Framework(
         title="TensorFlow",
         module="tensorflow",
-        package="batchnorm._engines.tensorflow",
         array_types=lambda tf: (tf.Tensor, tf.Variable),
         from_numpy=_tensorflow_tensor,
         takes_numpy=True,
-        load_engine=_tensorflow_engine,
-        load_dispatch=_tensorflow_dispatch,
+        load=_load_tensorflow,
     ),
     Framework(
         title="PyTorch",
         module="torch",
-        package="batchnorm._engines.torch",
         array_types=lambda torch: (torch.Tensor,),
         from_numpy=_torch_tensor,
         takes_numpy=False,
-        load_engine=_torch_engine,
-        load_dispatch=_torch_dispatch,
+        load=_load_torch,
         compiling=lambda torch: torch.compiler.is_compiling(),
     ),
     Framework(
         title="JAX",
         module="jax",
-        package="batchnorm._engines.jax",
         array_types=lambda jax: (jax.Array,),
         from_numpy=_jax_array,
         takes_numpy=True,
-        load_engine=_jax_engine,
-        load_dispatch=_jax_dispatch,
+        load=_load_jax,
+        maps_axes=True,
     ),
 )
 

@@ -1,7 +1,7 @@
 """The JAX engine: CPU kernels, and passes in a form that XLA fuses, with the core's gradient in both modes.
 
-`engine` normalizes what it is given, which under a sharded `jit` is the whole batch. `over` gives the engine for
-code that runs once per device and names the mapped axis: inside `shard_map`, `pmap`, or `vmap` with an axis name.
+`engine` normalizes what it is given, which under a sharded `jit` is the whole batch. `engine_for` also gives the engine
+for code that runs once per device and names the mapped axis: inside `shard_map`, `pmap`, or `vmap` with an axis name.
 """
 
 from dataclasses import dataclass, replace
@@ -9,16 +9,15 @@ from typing import Any
 
 from jax import lax
 
-from batchnorm._engines.jax import ops
-from batchnorm._engines.jax.differentiable import differentiable
-from batchnorm._engines.jax.native import Native
+from batchnorm._core.engine import Engine
+from batchnorm._engines.jax import dispatch, ops
+from batchnorm._engines.jax.autodiff import differentiable
 from batchnorm._engines.jax.passes import Fusing
+from batchnorm._engines.jax.primitives import Native
 
-__all__ = ["AxisName", "Grouped", "engine", "insisting", "ops", "over"]
+__all__ = ["AxisName", "Grouped", "dispatch", "engine", "engine_for", "ops"]
 
-engine: Native = Native(ops, differentiable, lambda values: values)
-# What `fused=True` asks for: the kernels wherever they can be used.
-insisting = replace(engine, insists=True)
+engine = Native(ops, differentiable, lambda values: values)
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,14 @@ class Grouped:
 AxisName = str | tuple[str, ...] | Grouped
 
 
-def over(axis_name: AxisName) -> Fusing[Any]:
+def engine_for(fused: bool | None, axis_name: AxisName | None) -> Engine[Any]:
+    """The engine for a call: if it insists on kernels, one that uses them wherever they can be used."""
+    if axis_name is None:
+        return replace(engine, insists=True) if fused else engine
+    return _over(axis_name)
+
+
+def _over(axis_name: AxisName) -> Fusing[Any]:
     """The engine whose replicas are the members of a mapped axis, of several together, or of groups along one."""
 
     def sum_over_replicas(values: tuple[Any, ...]) -> tuple[Any, ...]:

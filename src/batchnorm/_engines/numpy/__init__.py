@@ -1,15 +1,13 @@
 """The NumPy engines.
 
-`engine` is the composed passes, of reference grade in float64. `native` uses the CPU kernels if they are installed
+`composed` is the composed passes, of reference grade in float64. `engine` uses the CPU kernels if they are installed
 and can be used, and those passes otherwise. `pullback` gives the gradient on request, with either.
 """
 
-from typing import Any
-
-from batchnorm._core.engine import Engine
+from batchnorm._engines.numpy import dispatch
 from batchnorm._engines.numpy.kernels import CpuKernels
-from batchnorm._engines.numpy.reference import engine, pullback
+from batchnorm._engines.numpy.reference import composed, pullback
 
-__all__ = ["engine", "native", "pullback"]
+__all__ = ["composed", "dispatch", "engine", "pullback"]
 
-native: Engine[Any] = CpuKernels(engine.ops, engine.differentiate, engine.add_up)
+engine = CpuKernels(composed.ops, composed.differentiate, composed.add_up)

@@ -13,7 +13,7 @@ from batchnorm._core.composed import Composed
 from batchnorm._core.engine import GradTerms, Moments, Saved
 from batchnorm._engines.numpy import ops
 from batchnorm._engines.numpy.dispatch import find
-from batchnorm._engines.numpy.reference import engine as composed
+from batchnorm._engines.numpy.reference import composed
 from batchnorm._kernels import threads
 from batchnorm.layout import Layout
 

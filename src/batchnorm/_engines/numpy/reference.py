@@ -15,7 +15,7 @@ from batchnorm._engines.numpy import ops
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 
-__all__ = ["engine", "forward_only", "pullback"]
+__all__ = ["composed", "forward_only", "pullback"]
 
 
 def forward_only(forward: Callable[..., Any], *derivatives: object) -> Callable[..., Any]:
@@ -24,11 +24,11 @@ def forward_only(forward: Callable[..., Any], *derivatives: object) -> Callable[
     return lambda inputs: forward(inputs)[:2]
 
 
-engine: Composed[Any] = Composed(ops, forward_only, lambda values: values)
+composed: Composed[Any] = Composed(ops, forward_only, lambda values: values)
 
 
 def pullback(
-    options: Options, layout: Layout, inputs: Inputs[Any], engine: Engine[Any] = engine
+    options: Options, layout: Layout, inputs: Inputs[Any], engine: Engine[Any] = composed
 ) -> tuple[Any, Batch[Any], Callable[[Any], Gradients[Any]]]:
     """y, the batch's statistics, and the function from ∂L/∂y to the gradients of the inputs."""
     if is_filled(layout):

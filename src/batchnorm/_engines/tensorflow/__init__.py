@@ -3,9 +3,9 @@
 Importing it also makes TensorFlow write graphs that contain our ops in its own operations (`export`).
 """
 
-from batchnorm._engines.tensorflow import export
+from batchnorm._engines.tensorflow import dispatch, export
 from batchnorm._engines.tensorflow.passes import engine
 
-__all__ = ["engine"]
+__all__ = ["dispatch", "engine"]
 
 export.install()

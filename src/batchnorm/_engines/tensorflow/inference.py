@@ -15,7 +15,7 @@ from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.context import is_confined
 from batchnorm.layout import Layout
 
-__all__ = ["MOST_BROADCAST", "fits_fused", "fused_affine", "fused_infer", "is_image"]
+__all__ = ["MOST_BROADCAST", "fused_infer", "fused_normalize", "is_image"]
 
 Tensor = Any
 
@@ -85,16 +85,3 @@ def fused_normalize(
         data_format=DATA_FORMATS[x.shape.rank],
         is_training=False,
     ).y
-
-
-def fits_fused(x: Tensor) -> bool:
-    """Whether a block [rows, length, width] has one row, and numbers that the operation takes."""
-    return x.shape.rank == 3 and x.shape[0] == 1 and x.dtype != tf.float64
-
-
-def fused_affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """(x − mean)·scale + shift for such a block; 1 / √(½ + ½) is exact."""
-    shift, mean, scale = (tf.reshape(value, [-1]) for value in (shift, mean, scale))
-    half = tf.fill(tf.shape(mean), 0.5)
-    # [1, length, width] as one image of one row.
-    return tf.squeeze(fused_normalize(tf.expand_dims(x, 0), scale, shift, mean, half, 0.5), [0])

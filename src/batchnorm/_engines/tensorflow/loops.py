@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.compiled import kernel, pays
-from batchnorm._engines.tensorflow.inference import fits_fused, fused_affine
+from batchnorm._engines.tensorflow.inference import fused_normalize
 
 __all__ = [
     "affine",
@@ -90,8 +90,8 @@ def products(piece: Piece | None, dy: Tensor, x: Tensor, mean: Tensor) -> tuple[
 
 def affine(piece: Piece | None, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """(x − mean)·scale + shift."""
-    if piece is None and fits_fused(x):
-        return fused_affine(x, mean, scale, shift)
+    if piece is None and _fits_fused(x):
+        return _fused_affine(x, mean, scale, shift)
     return tf.cast((tf.cast(x, mean.dtype) - mean) * scale + shift, x.dtype)
 
 
@@ -110,6 +110,19 @@ def pulled(
     for w in weights:
         pull = w * pull
     return tf.cast(tf.cast(dy, mean.dtype) * slope + pull, x.dtype)
+
+
+def _fits_fused(x: Tensor) -> bool:
+    """Whether a block [rows, length, width] has one row, and numbers that the operation takes."""
+    return x.shape.rank == 3 and x.shape[0] == 1 and x.dtype != tf.float64
+
+
+def _fused_affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """(x − mean)·scale + shift for such a block; 1 / √(½ + ½) is exact."""
+    shift, mean, scale = (tf.reshape(value, [-1]) for value in (shift, mean, scale))
+    half = tf.fill(tf.shape(mean), 0.5)
+    # [1, length, width] as one image of one row.
+    return tf.squeeze(fused_normalize(tf.expand_dims(x, 0), scale, shift, mean, half, 0.5), [0])
 
 
 def _add_up(

@@ -1,10 +1,6 @@
 """The PyTorch engine: the framework's kernels, and plain operations that can be traced."""
 
-from typing import Any
+from batchnorm._engines.torch import dispatch
+from batchnorm._engines.torch.passes import engine
 
-from batchnorm._core.engine import Engine
-from batchnorm._engines.torch import passes
-
-__all__ = ["engine"]
-
-engine: Engine[Any] = passes
+__all__ = ["dispatch", "engine"]

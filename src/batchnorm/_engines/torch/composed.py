@@ -3,24 +3,34 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from batchnorm._core.composed import Composed
 from batchnorm._engines.torch import ops
+from batchnorm._engines.torch.autodiff import by_autograd
 from batchnorm._engines.torch.block import as_own
-from batchnorm._engines.torch.differentiable import by_autograd
-from batchnorm._engines.torch.replicas import sum_over_replicas
 from batchnorm.layout import Layout
 
-__all__ = ["composed"]
+__all__ = ["PlainOperations", "composed", "sum_over_replicas"]
 
 Tensor = torch.Tensor
 
 
-class _Composed(Composed[Any]):
+class PlainOperations(Composed[Any]):
     """The passes of every framework, with results that are not views although they have been reshaped."""
 
     def apply(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
         return as_own(super().apply(x, mean, scale, shift, layout))
 
 
-composed: Composed[Any] = _Composed(ops, by_autograd, sum_over_replicas)
+def sum_over_replicas(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, all of one shape, summed over all processes in one exchange; unchanged if there is one process."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return values
+    # The differentiable one: higher derivatives go through it.
+    from torch.distributed.nn import functional
+
+    return functional.all_reduce(torch.stack(values)).unbind()
+
+
+composed: Composed[Any] = PlainOperations(ops, by_autograd, sum_over_replicas)

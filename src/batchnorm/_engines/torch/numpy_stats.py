@@ -15,12 +15,11 @@ import torch
 from batchnorm._core import state as core
 from batchnorm._core.engine import Batch, Gradients, GradTerms, Inputs, Moments, Saved
 from batchnorm._engines.torch import cpu_kernels, numpy_ops
+from batchnorm._engines.torch.autodiff import differentiable
 from batchnorm._engines.torch.block import plan_in_memory
-from batchnorm._engines.torch.composed import composed
+from batchnorm._engines.torch.composed import composed, sum_over_replicas
 from batchnorm._engines.torch.cpu_kernels import Kernels
-from batchnorm._engines.torch.differentiable import differentiable
 from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
-from batchnorm._engines.torch.replicas import sum_over_replicas
 from batchnorm._kernels.axis_groups import why_not_weights
 from batchnorm.layout import Layout
 from batchnorm.options import Options

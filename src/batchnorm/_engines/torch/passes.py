@@ -1,105 +1,96 @@
 """The PyTorch engine: the CPU kernels if they can be used, otherwise PyTorch's own, otherwise the composed passes.
 
-A module with the names that the engine protocol asks for. A step on the CPU kernels has an engine of its own, in
-`numpy_stats`; this one serves all other steps. If the program is traced or transformed, every pass is the composed one,
-which PyTorch can differentiate, compile and export; but a plain step on large inputs compiles to one operation of ours.
+A step on the CPU kernels has an engine of its own, in `numpy_stats`; this one serves all other steps. If the program is
+traced or transformed, every pass is the composed one, which PyTorch can differentiate, compile and export; but a plain
+step on large inputs compiles to one operation of ours.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from batchnorm._core.engine import GradTerms, Inputs, Moments, Saved
-from batchnorm._engines.torch import aten, cpu_kernels, custom_op, numpy_stats, ops
-from batchnorm._engines.torch.composed import composed
-from batchnorm._engines.torch.differentiable import differentiable
+from batchnorm._core.composed import Composed
+from batchnorm._core.engine import Engine, GradTerms, Inputs, Moments, Saved
+from batchnorm._engines.torch import aten, cpu_kernels, custom_op, numpy_stats
+from batchnorm._engines.torch.autodiff import differentiable
+from batchnorm._engines.torch.composed import PlainOperations, composed
 from batchnorm._engines.torch.dispatch import prefers_custom_op
-from batchnorm._engines.torch.replicas import sum_over_replicas
 from batchnorm.layout import Layout
 
-__all__ = [
-    "apply",
-    "composed",
-    "differentiable",
-    "fused_gradients",
-    "fused_infer",
-    "fused_train",
-    "grad_input",
-    "grad_sums",
-    "grad_weights",
-    "moments",
-    "ops",
-    "specialize",
-    "sum_over_replicas",
-]
+__all__ = ["engine"]
 
 Tensor = torch.Tensor
 
-grad_sums = composed.grad_sums
-grad_input = composed.grad_input
+
+@dataclass(frozen=True)
+class PyTorch(PlainOperations):
+    """The engine of all steps but those on the CPU kernels."""
+
+    @property
+    def composed(self) -> Composed[Any]:
+        return composed
+
+    def specialize(self, layout: Layout, inputs: Inputs[Tensor]) -> Engine[Any] | None:
+        """The engine on the CPU kernels, if they can be used."""
+        return numpy_stats.find(layout, inputs)
+
+    def moments(self, x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor]:
+        """Mean and mean squared deviation, in PyTorch's own two passes if there are no weights."""
+        # Of tensors without numbers PyTorch's sums have shapes, and its two passes have none.
+        if weights is not None or x.is_meta or not aten.fits(x, layout):
+            return super().moments(x, weights, layout)
+        return aten.statistics(x, layout)
+
+    def apply(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
+        """(x − mean)·scale + shift; by the CPU kernel if no gradient is recorded, as at inference."""
+        done = numpy_stats.apply(x, mean, scale, shift, layout)
+        return super().apply(x, mean, scale, shift, layout) if done is None else done
+
+    def fused_train(
+        self, x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+    ) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
+        if prefers_custom_op(x):
+            return custom_op.train(x, gamma, beta, epsilon, layout)
+        return aten.fused_train(x, gamma, beta, epsilon, layout)
+
+    def fused_infer(
+        self,
+        x: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        mean: Tensor,
+        variance: Tensor,
+        epsilon: float,
+        layout: Layout,
+    ) -> Tensor | None:
+        """By the CPU kernel in CPU memory; otherwise by PyTorch's operation, which exporters know.
+
+        On a CPU that operation multiplies before it subtracts, which loses digits if the mean is far from zero.
+        """
+        if cpu_kernels.prefers_operation(x):
+            return aten.fused_infer(x, gamma, beta, mean, variance, epsilon, layout)
+        return cpu_kernels.infer(x, gamma, beta, mean, variance, epsilon, layout.axes)
+
+    def fused_gradients(
+        self, dy: Tensor, x: Tensor, saved: Saved[Tensor], epsilon: float, layout: Layout
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        return aten.fused_gradients(dy, x, saved, epsilon, layout)
+
+    def grad_weights(
+        self,
+        x: Tensor,
+        weights: Tensor,
+        center: Tensor,
+        offset: Tensor,
+        variance: Tensor,
+        terms: GradTerms[Tensor],
+        layout: Layout,
+    ) -> Tensor | None:
+        """The gradient of the weights, if it is requested: that of a mask hardly ever is."""
+        if not weights.requires_grad:
+            return None
+        return super().grad_weights(x, weights, center, offset, variance, terms, layout)
 
 
-def specialize(layout: Layout, inputs: Inputs[Tensor]) -> Any:
-    """The engine on the CPU kernels, if they can be used."""
-    return numpy_stats.find(layout, inputs)
-
-
-def moments(x: Tensor, weights: Tensor | None, layout: Layout) -> Moments[Tensor]:
-    """Mean and mean squared deviation, in PyTorch's own two passes if there are no weights."""
-    # Of tensors without numbers PyTorch's sums have shapes, and its two passes have none.
-    if weights is not None or x.is_meta or not aten.fits(x, layout):
-        return composed.moments(x, weights, layout)
-    return aten.statistics(x, layout)
-
-
-def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
-    """(x − mean)·scale + shift; by the CPU kernel if no gradient is recorded, as at inference."""
-    done = numpy_stats.apply(x, mean, scale, shift, layout)
-    return composed.apply(x, mean, scale, shift, layout) if done is None else done
-
-
-def fused_train(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
-) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
-    if prefers_custom_op(x):
-        return custom_op.train(x, gamma, beta, epsilon, layout)
-    return aten.fused_train(x, gamma, beta, epsilon, layout)
-
-
-def fused_infer(
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    mean: Tensor,
-    variance: Tensor,
-    epsilon: float,
-    layout: Layout,
-) -> Tensor | None:
-    """By the CPU kernel in CPU memory; otherwise by PyTorch's operation, which exporters know.
-
-    On a CPU that operation multiplies before it subtracts, which loses digits if the mean is far from zero.
-    """
-    if cpu_kernels.prefers_operation(x):
-        return aten.fused_infer(x, gamma, beta, mean, variance, epsilon, layout)
-    return cpu_kernels.infer(x, gamma, beta, mean, variance, epsilon, layout.axes)
-
-
-def fused_gradients(
-    dy: Tensor, x: Tensor, saved: Saved[Tensor], epsilon: float, layout: Layout
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    return aten.fused_gradients(dy, x, saved, epsilon, layout)
-
-
-def grad_weights(
-    x: Tensor,
-    weights: Tensor,
-    center: Tensor,
-    offset: Tensor,
-    variance: Tensor,
-    terms: GradTerms[Tensor],
-    layout: Layout,
-) -> Tensor | None:
-    """The gradient of the weights, if it is requested: that of a mask hardly ever is."""
-    if not weights.requires_grad:
-        return None
-    return composed.grad_weights(x, weights, center, offset, variance, terms, layout)
+engine = PyTorch(composed.ops, differentiable, composed.add_up)

@@ -14,19 +14,15 @@ import jax.numpy as jnp
 from batchnorm._core import fused
 from batchnorm._core.engine import GradTerms, Moments, Saved
 from batchnorm._engines.jax import ops
-from batchnorm._engines.jax.differentiable import differentiable
+from batchnorm._engines.jax.autodiff import differentiable
+from batchnorm._engines.jax.dispatch import takes_kernels
 from batchnorm._engines.jax.passes import Fusing
-from batchnorm._engines.jax.primitive import TYPES, Plan, define, linear_in
-from batchnorm._engines.jax.varying import varying_axes
-from batchnorm._kernels.axis_groups import WHY_NO_RUNS, kernel_runs, kernel_sizes, why_not_weights
-from batchnorm._kernels.jax import why_missing
+from batchnorm._engines.jax.primitive import Plan, define, linear_in
 from batchnorm.layout import Layout
 
-__all__ = ["Native", "slower_reason", "unsupported_reason"]
+__all__ = ["Native"]
 
 Array = Any
-# Smallest input size for which a call that XLA cannot fuse with its neighbors pays off.
-LARGE_INPUT = 1_024
 
 # The plain operations that the kernels replace.
 _plain: Any = Fusing(ops, differentiable, lambda values: values)
@@ -111,38 +107,6 @@ def _reverse(pair: Any) -> tuple[Array, ...]:
     return tuple(reversed(pair))
 
 
-def unsupported_reason(x: Array, weights: Array | None, layout: Layout, *others: Array | None) -> str | None:
-    """Why the CPU kernels do not take a call, in one sentence; None if they do.
-
-    An exported program, or one compiled for another device, gets plain operations either way.
-    """
-    if x.dtype.name not in TYPES:
-        return f"the CPU kernels have no {x.dtype.name}"
-    if jax.default_backend() != "cpu":
-        return f"JAX computes on the {jax.default_backend()}, and the kernels are for the CPU"
-    if jax.device_count() > 1:
-        return f"JAX may spread arrays over its {jax.device_count()} devices, and the kernels work in the memory of one"
-    if any(value is not None and varying_axes(value) for value in (x, weights, *others)):
-        return "the computation runs over a mapped axis, device by device"
-    sizes = kernel_sizes(layout)
-    if sizes is None:
-        return WHY_NO_RUNS if kernel_runs(layout) is None else "a size is not known yet"
-    odd = None if weights is None else why_not_weights(weights.shape, layout, sizes.by_group)
-    if odd is not None:
-        return odd
-    if x.size == 0:
-        return "the input is empty"
-    missing = why_missing()
-    return None if missing is None else f"they are {missing}"
-
-
-def slower_reason(x: Array) -> str | None:
-    """Why plain operations are faster on x; None if the kernels are."""
-    if x.size >= LARGE_INPUT:
-        return None
-    return f"XLA fuses operations on fewer than {LARGE_INPUT:,} numbers with their neighbors, which is faster"
-
-
 @dataclass(frozen=True)
 class Native(Fusing[Any]):
     """Passes on the CPU kernels if these can be used and pay off, otherwise passes that XLA compiles.
@@ -154,7 +118,7 @@ class Native(Fusing[Any]):
     insists: bool = False
 
     def moments(self, x: Array, weights: Array | None, layout: Layout) -> Moments[Array]:
-        if not self._wins(x, weights, layout):
+        if not takes_kernels(self.insists, x, weights, layout):
             return super().moments(x, weights, layout)
         plan = Plan(layout, (weights is not None,))
         *totals, center, offset, variance = moments_p.bind(x, *_spread(weights, x, layout), plan=plan)
@@ -162,13 +126,13 @@ class Native(Fusing[Any]):
         return Moments(total, effective, center + offset, variance, center, offset)
 
     def apply(self, x: Array, mean: Array, scale: Array, shift: Array, layout: Layout) -> Array:
-        if not self._wins(x, None, layout, mean, scale, shift):
+        if not takes_kernels(self.insists, x, None, layout, mean, scale, shift):
             return super().apply(x, mean, scale, shift, layout)
         (y,) = apply_p.bind(x, *_known((mean, scale, shift), x, layout), plan=Plan(layout))
         return y
 
     def grad_sums(self, dy: Array, x: Array, mean: Array, layout: Layout) -> tuple[Array, Array]:
-        if not self._wins(x, None, layout, dy, mean):
+        if not takes_kernels(self.insists, x, None, layout, dy, mean):
             return super().grad_sums(dy, x, mean, layout)
         first, second = grad_sums_p.bind(
             dy.astype(x.dtype), x, *_known((mean,), x, layout), plan=Plan(layout)
@@ -178,7 +142,7 @@ class Native(Fusing[Any]):
     def grad_input(
         self, dy: Array, x: Array, weights: Array | None, mean: Array, terms: GradTerms[Array], layout: Layout
     ) -> Array:
-        if not self._wins(x, weights, layout, dy, mean, *terms):
+        if not takes_kernels(self.insists, x, weights, layout, dy, mean, *terms):
             return super().grad_input(dy, x, weights, mean, terms, layout)
         plan = Plan(layout, (weights is not None,))
         known = _known((mean, *terms), x, layout)
@@ -188,7 +152,7 @@ class Native(Fusing[Any]):
     def fused_train(
         self, x: Array, gamma: Array | None, beta: Array | None, epsilon: Any, layout: Layout
     ) -> tuple[Array, Moments[Array], Array] | None:
-        if not isinstance(epsilon, Real) or not self._wins(x, None, layout, gamma, beta):
+        if not isinstance(epsilon, Real) or not takes_kernels(self.insists, x, None, layout, gamma, beta):
             return None
         dtype = ops.stat_dtype(x)
         plan = Plan(layout, (gamma is not None, beta is not None), float(epsilon))
@@ -200,18 +164,13 @@ class Native(Fusing[Any]):
     def fused_gradients(
         self, dy: Array, x: Array, saved: Saved[Array], epsilon: Any, layout: Layout
     ) -> tuple[Array, Array, Array] | None:
-        if not isinstance(epsilon, Real) or not self._wins(x, None, layout, dy, saved.scale):
+        if not isinstance(epsilon, Real) or not takes_kernels(self.insists, x, None, layout, dy, saved.scale):
             return None
         known = _known((saved.center, saved.offset, saved.variance, saved.scale), x, layout)
         dx, sums, products = gradients_p.bind(
             dy.astype(x.dtype), x, *known, plan=Plan(layout, (), float(epsilon))
         )
         return dx, sums, products
-
-    def _wins(self, x: Array, weights: Array | None, layout: Layout, *others: Array | None) -> bool:
-        # The second check needs known sizes.
-        takes = unsupported_reason(x, weights, layout, *others) is None
-        return takes and (self.insists or slower_reason(x) is None)
 
 
 def _spread(weights: Array | None, x: Array, layout: Layout) -> list[Array]:
