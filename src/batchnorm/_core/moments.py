@@ -6,7 +6,7 @@ from batchnorm._core.engine import A, Batch, Engine, Moments, Ops, State
 from batchnorm.layout import Layout, Size
 from batchnorm.options import Options
 
-__all__ = ["average", "finite", "merge_replicas", "or_moving", "summarize"]
+__all__ = ["average", "bessel", "finite", "merge_replicas", "or_moving", "summarize"]
 
 
 def finite(ops: Ops[A], value: A) -> A:
@@ -50,7 +50,7 @@ def summarize(ops: Ops[A], options: Options, moments: Moments[A], layout: Layout
     effective, mean, variance = moments.effective_count, moments.mean, moments.variance
     estimate = variance
     if options.variance == "sample":
-        estimate = variance * _bessel(ops, effective)
+        estimate = variance * bessel(ops, effective)
     values = mean, variance, estimate
     if options.ghost is not None and options.ghost.averages == "group" and not _is_one(layout.ghosts):
         return _in_turn(ops, options, values, _alive(ops, moments))
@@ -122,7 +122,7 @@ def or_moving(
     return moments._replace(mean=mean, variance=variance, center=center, offset=offset), r, d
 
 
-def _bessel(ops: Ops[A], effective: A | float) -> A | float:
+def bessel(ops: Ops[A], effective: A | float) -> A | float:
     """N / (N − 1), and 1 for a single number, whose variance is zero."""
     if isinstance(effective, (int, float)):
         return effective / max(effective - 1.0, 1.0)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from batchnorm._core.engine import Batch, Inputs
+from batchnorm._core.moments import bessel
 from batchnorm._core.padding import is_filled
 from batchnorm._engines.torch import cpu_kernels, engine, numpy_stats, recompute
 from batchnorm._engines.torch.aten import FLOATS
@@ -85,14 +86,11 @@ def train_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Te
     done = train_natively(x, gamma, beta, options.epsilon, layout)
     if done is None:
         return None
-    y, (mean, variance) = done
-    if recompute.is_frozen():
-        return y
-    share = 1.0 - options.decay
-    bessel = layout.count / max(layout.count - 1, 1) if options.variance == "sample" else 1.0
-    moving_mean, moving_variance = map(_flat, averages)
-    cpu_kernels.blend(mean, 1.0, share, moving_mean)
-    cpu_kernels.blend(variance, bessel, share, moving_variance)
+    y, statistics = done
+    if not recompute.is_frozen():
+        factor: Any = bessel(engine.ops, float(layout.count)) if options.variance == "sample" else 1.0
+        moving_mean, moving_variance = map(_flat, averages)
+        cpu_kernels.move_averages((moving_mean, moving_variance), statistics, factor, 1.0 - options.decay)
     return y
 
 

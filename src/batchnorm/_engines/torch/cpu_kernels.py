@@ -22,11 +22,11 @@ from batchnorm.layout import Layout
 __all__ = [
     "Kernels",
     "address",
-    "blend",
     "find",
     "has_raw_memory",
     "infer",
     "is_recorded",
+    "move_averages",
     "prefers_operation",
     "tell_written",
     "why_not",
@@ -191,19 +191,35 @@ def _unfit(value: Tensor, dtype: torch.dtype, layout: Layout) -> bool:
     return value.dtype is not dtype or value.numel() != layout.channels
 
 
-def blend(rows: Tensor, factor: float, share: float, old: Tensor) -> None:
-    """Move a running average: old += share·(factor·mean − old), with the mean of the dense rows [G, C].
+def move_averages(
+    averages: tuple[Tensor, Tensor], statistics: tuple[Tensor, Tensor], factor: float, share: float
+) -> None:
+    """Move a mean and a variance as `_core.state` does in a plain step: old += share·(new − old).
 
-    By one call: PyTorch's operations, of which this takes four, cost more than the arithmetic.
+    By one call each: PyTorch's operations, of which this takes four, cost more than the arithmetic.
+
+    Args:
+        averages: the old mean and variance, written in place.
+        statistics: those of the groups, [G, C], whose plain average is the new value.
+        factor: by which the new variance is multiplied, N / (N − 1) for the sample's.
+        share: of the new value. With 0 nothing of it counts, not even infinities.
     """
-    module = load()
-    if module is None or old.dtype is not rows.dtype or not old.is_contiguous() or _why_odd(old) is not None:
-        mean = rows[0] if len(rows) == 1 else rows.mean(0)
-        old.lerp_((mean * factor).to(old.dtype), share)
+    if share == 0.0:
         return
-    kind = getattr(module, _KINDS[rows.dtype])
-    module.blend(kind, *rows.shape, rows.data_ptr(), float(factor), float(share), old.data_ptr())
-    tell_written((old,))
+    for old, rows, times in zip(averages, statistics, (1.0, factor), strict=True):
+        module = load()
+        if (
+            module is None
+            or old.dtype is not rows.dtype
+            or not old.is_contiguous()
+            or _why_odd(old) is not None
+        ):
+            mean = rows[0] if len(rows) == 1 else rows.mean(0)
+            old.lerp_((mean * times).to(old.dtype), share)
+        else:
+            kind, rows = getattr(module, _KINDS[rows.dtype]), rows.contiguous()
+            module.blend(kind, *rows.shape, rows.data_ptr(), float(times), float(share), old.data_ptr())
+            tell_written((old,))
 
 
 def tell_written(values: Iterable[Tensor]) -> None:

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from batchnorm._core.moments import bessel
 from batchnorm._engines.torch import cpu_kernels, ops
 from batchnorm._engines.torch.block import as_own, inverse_order, plan_block
 from batchnorm._engines.torch.dispatch import prefers_native_inference
@@ -148,25 +149,22 @@ def grouped_batch_norm(
     """
     done = train_natively(x, gamma, beta, epsilon, layout, order)
     if done is not None:
-        y, (mean, variance) = done
-        if running_mean is not None and running_variance is not None:
-            cpu_kernels.blend(mean, 1.0, momentum, running_mean)
-            cpu_kernels.blend(variance, layout.count / max(layout.count - 1, 1), momentum, running_variance)
-        return y
-    dense = x if order is None else x.permute(order)
-    y, statistics = _by_torch(dense, gamma, beta, epsilon, layout)
-    # With a momentum of 0 nothing of the new values counts, not even infinities.
-    if running_mean is not None and running_variance is not None and momentum != 0.0:
-        mean, variance = (statistics[:, 0] if layout.ghosts == 1 else statistics.mean(1)).unbind()
-        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-        running_variance.lerp_(variance.to(running_variance.dtype), momentum)
-    return y if order is None else as_own(y.permute(inverse_order(order)))
+        y, statistics = done
+        factor: Any = bessel(ops, float(layout.count))
+    else:
+        dense = x if order is None else x.permute(order)
+        y, statistics = _by_torch(dense, gamma, beta, epsilon, layout)
+        # PyTorch's variances are the sample's.
+        y, factor = y if order is None else as_own(y.permute(inverse_order(order))), 1.0
+    if running_mean is not None and running_variance is not None:
+        cpu_kernels.move_averages((running_mean, running_variance), statistics, factor, momentum)
+    return y
 
 
 def _by_torch(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
-) -> tuple[Tensor, Tensor]:
-    """y, and the groups' means and sample variances, [2, G, C]."""
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """y, and the groups' means and sample variances, each [G, C]."""
     groups, channels = layout.ghosts, layout.channels
     statistics = x.new_zeros((2, groups * channels), dtype=ops.stat_dtype(x))
     mean, variance = statistics.unbind()
@@ -180,7 +178,7 @@ def _by_torch(
         block = plan_block(layout)
         gamma, beta = block.spread(gamma), block.spread(beta)
         y = block.restore(_kernel(block.view(x), gamma, beta, mean, variance, epsilon))
-    return y, statistics.view(2, groups, channels)
+    return y, (mean.view(groups, channels), variance.view(groups, channels))
 
 
 def _kernel(

@@ -114,7 +114,7 @@ def train_natively(
     epsilon: float,
     layout: Layout,
     order: tuple[int, ...] | None = None,
-) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
     """y, and the batch's mean and variance (the population's), each [G, C]; None if no kernel can be used.
 
     `order` is the axes' order in memory if it differs from their own, and `layout` is then the layout in that order.
@@ -125,11 +125,12 @@ def train_natively(
     step = Step(found, epsilon, layout, order)
     if not cpu_kernels.is_recorded(x, gamma, beta):
         y, statistics = step.train(x, gamma, beta)
-        return y, statistics[::2].unbind()
+        return y, (statistics[0], statistics[2])
     # How statistics leave without a gradient.
     left: list[Tensor] = []
     y: Tensor = _Train.apply(step, left, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
-    return y, left.pop()[::2].unbind()
+    statistics = left.pop()
+    return y, (statistics[0], statistics[2])
 
 
 class _Train(torch.autograd.Function):
