@@ -215,7 +215,9 @@ def move_averages(
             or _why_odd(old) is not None
         ):
             mean = rows[0] if len(rows) == 1 else rows.mean(0)
-            old.lerp_((mean * times).to(old.dtype), share)
+            new = (mean * times).to(old.dtype)
+            # From an infinite value to itself, lerp_ would compute a NaN.
+            old.copy_(new) if share == 1.0 else old.lerp_(new, share)
         else:
             kind, rows = getattr(module, _KINDS[rows.dtype]), rows.contiguous()
             module.blend(kind, *rows.shape, rows.data_ptr(), float(times), float(share), old.data_ptr())
