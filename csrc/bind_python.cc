@@ -32,7 +32,7 @@ void check(int status) {
       throw std::bad_alloc();
     case BN_BAD_TYPE:
       throw std::invalid_argument("batchnorm kernels: no such element type");
-    case BN_BAD_LEVEL:
+    case BN_BAD_ISA:
       throw std::invalid_argument("batchnorm kernels: no such instruction set on this machine");
     default:
       throw std::invalid_argument("batchnorm kernels: a size is negative, or the array is too large to address");

@@ -44,7 +44,7 @@
 extern "C" {
 #endif
 
-enum bn_status { BN_OK = 0, BN_BAD_TYPE = 1, BN_BAD_SIZE = 2, BN_NO_MEMORY = 3, BN_BAD_LEVEL = 4 };
+enum bn_status { BN_OK = 0, BN_BAD_TYPE = 1, BN_BAD_SIZE = 2, BN_NO_MEMORY = 3, BN_BAD_ISA = 4 };
 
 enum bn_type { BN_FLOAT32 = 0, BN_FLOAT64 = 1, BN_BFLOAT16 = 2, BN_FLOAT16 = 3 };
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-namespace batchnorm {
+namespace batchnorm::xla {
 
 double Recipe::epsilon() const {
   double epsilon;
@@ -65,4 +65,4 @@ bool answer_metadata(const xla::CallFrame& frame) {
   return false;
 }
 
-}  // namespace batchnorm
+}  // namespace batchnorm::xla

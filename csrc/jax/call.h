@@ -4,7 +4,7 @@
 #include "include/batchnorm_kernels.h"
 #include "jax/xla_ffi.h"
 
-namespace batchnorm {
+namespace batchnorm::xla {
 
 // What Python says of a call, as one array of int64 in this order.
 struct Recipe {
@@ -52,4 +52,4 @@ class Call {
 // Tell XLA which interface this was built for, where it asks; whether it did.
 bool answer_metadata(const xla::CallFrame& frame);
 
-}  // namespace batchnorm
+}  // namespace batchnorm::xla

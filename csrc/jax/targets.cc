@@ -3,7 +3,7 @@
 // Statistics are [ghosts, channels] throughout. Python finds the functions by name and registers them.
 #include "jax/call.h"
 
-namespace batchnorm {
+namespace batchnorm::xla {
 namespace {
 
 // x, [weights] -> total, effective, mean, rest, variance
@@ -63,13 +63,13 @@ xla::Error* handle(const xla::CallFrame& frame, int (*body)(Call&), int inputs, 
 }
 
 }  // namespace
-}  // namespace batchnorm
+}  // namespace batchnorm::xla
 
 // Inputs that are always there, and outputs.
-#define TARGET(name, inputs, outputs)                                                                        \
-  extern "C" __attribute__((visibility("default"))) batchnorm::xla::Error* batchnorm_jax_##name(             \
-      const batchnorm::xla::CallFrame* frame) {                                                              \
-    return batchnorm::handle(*frame, batchnorm::name, inputs, outputs);                                      \
+#define TARGET(name, inputs, outputs)                                                            \
+  extern "C" __attribute__((visibility("default"))) batchnorm::xla::Error* batchnorm_jax_##name( \
+      const batchnorm::xla::CallFrame* frame) {                                                  \
+    return batchnorm::xla::handle(*frame, batchnorm::xla::name, inputs, outputs);                \
   }
 
 TARGET(moments, 1, 5)

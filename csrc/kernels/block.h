@@ -43,7 +43,7 @@ struct Kernels {
 };
 
 // The kernels compiled for one instruction set.
-struct Level {
+struct Isa {
   const char* name;
   Kernels kernels[kElementTypes];
   // Moments of a whole from those of its two parts, for some channels; the first part becomes the whole.

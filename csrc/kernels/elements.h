@@ -205,9 +205,9 @@ struct Pack<Float16, N> {
   }
 };
 
-template <bool past_caches, class V>
+template <bool streaming, class V>
 inline void put(void* to, V v) {
-  if constexpr (past_caches) {
+  if constexpr (streaming) {
     stream_bits(to, v);
   } else {
     store_bits(to, v);
@@ -221,14 +221,14 @@ inline void store(Element* to, Vector<Stat<Element>, N> v) {
 
 // 2N elements, of which `first` and `second` are kSome and kOthers, or kLow and kHigh. To write past the caches, `to`
 // is aligned to each vector that is put there.
-template <int N, bool any_order, bool past_caches, class Element>
+template <int N, bool any_order, bool streaming, class Element>
 inline void store_parts(Element* to, Vector<Stat<Element>, N> first, Vector<Stat<Element>, N> second) {
   if constexpr (any_order && kIsBrain<Element>) {
     Vector<uint32_t, N> lower = round_to_brain<N>(first) >> 16, upper = round_to_brain<N>(second) & 0xffff0000u;
-    put<past_caches>(to, Vector<uint32_t, N>(lower | upper));
+    put<streaming>(to, Vector<uint32_t, N>(lower | upper));
   } else {
-    put<past_caches>(to, Pack<Element, N>::from(first));
-    put<past_caches>(to + N, Pack<Element, N>::from(second));
+    put<streaming>(to, Pack<Element, N>::from(first));
+    put<streaming>(to + N, Pack<Element, N>::from(second));
   }
 }
 

@@ -113,7 +113,7 @@ inline void fetch(const Element* base, int64_t offset) {
 
 // The same for what will be written.
 template <class Element>
-inline void claim(Element* base, int64_t offset) {
+inline void prefetch_write(Element* base, int64_t offset) {
   __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(base) +
                                                    uintptr_t(offset) * sizeof(Element)), 1);
 }

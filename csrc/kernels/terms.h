@@ -150,13 +150,13 @@ struct WeightedInput {
 };
 
 // 2N elements of a term.
-template <bool past_caches, class Element, class Term>
+template <bool streaming, class Element, class Term>
 inline void write_parts(const Term& term, int64_t j, Element* out) {
   constexpr int N = kWidth<Element>;
   if constexpr (Term::kAnyOrder) {
-    store_parts<N, true, past_caches>(out + j, term.template at<N, kSome>(j), term.template at<N, kOthers>(j));
+    store_parts<N, true, streaming>(out + j, term.template at<N, kSome>(j), term.template at<N, kOthers>(j));
   } else {
-    store_parts<N, false, past_caches>(out + j, term.template at<N, kLow>(j), term.template at<N, kHigh>(j));
+    store_parts<N, false, streaming>(out + j, term.template at<N, kLow>(j), term.template at<N, kHigh>(j));
   }
 }
 
@@ -170,16 +170,15 @@ inline void write_run(const Term& term, int64_t from, int64_t to, Element* out) 
 // Write a term along `n` elements. `jump` elements on lies what will be written next, 0 where it follows at once;
 // `ahead` elements on what will be read later, 0 for nothing.
 template <class Element, class Term>
-inline void write(const Term& given, int64_t n, Element* out, bool past_caches, int64_t jump = 0,
-                  int64_t ahead = 0) {
+inline void write(const Term& given, int64_t n, Element* out, bool streaming, int64_t jump = 0, int64_t ahead = 0) {
   constexpr int N = kWidth<Element>;
   constexpr int64_t kStep = 2 * N, kSize = sizeof(Element), kLine = 64 / kSize;
   // Of its own, since what is written could otherwise be what it consists of.
   const Term term = given;
-  if (n < (past_caches ? larger(kStep, 2 * kLine) : kStep)) return write_run<N>(term, 0, n, out);
+  if (n < (streaming ? larger(kStep, 2 * kLine) : kStep)) return write_run<N>(term, 0, n, out);
   int64_t j = 0;
   const uintptr_t start = reinterpret_cast<uintptr_t>(out);
-  if (past_caches && start % kSize == 0) {
+  if (streaming && start % kSize == 0) {
     // Whole lines of memory, and no line both ways: the processor would wait for it to get there and come back.
     const int64_t before = int64_t((0 - start) % 64) / kSize;
     const int64_t end = n - int64_t((start + uintptr_t(n * kSize)) % 64) / kSize;
@@ -197,7 +196,7 @@ inline void write(const Term& given, int64_t n, Element* out, bool past_caches, 
   }
   if (jump != 0) {
     for (; j + kStep <= n; j += kStep) {
-      claim(out, j + jump);
+      prefetch_write(out, j + jump);
       write_parts<false>(term, j, out);
     }
   } else {

@@ -99,9 +99,9 @@ void find_moments(const Call& call, const void* x, const T* weights, int64_t tot
   const Plan plan =
       weights == nullptr ? plan_sums(n, call.element) : plan_weighted(n, call.element, call.threads);
   sum_and_follow<T>(
-      plan, call.threads, moments_of(call, x, weights, effective == nullptr ? 0 : totals), call.level->merge,
-      [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares,
-          T*, T*) {
+      plan, call.threads, moments_of(call, x, weights, effective == nullptr ? 0 : totals), call.isa->merge,
+      [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares, T*,
+          T*) {
         const int64_t k = group * n.channel + from;
         store_moments(weight, to - from, means, squares, mean + k, rest + k, variance + k);
         if (weights == nullptr || from > 0 || group >= totals) return;
@@ -115,11 +115,11 @@ void find_moments(const Call& call, const void* x, const T* weights, int64_t tot
 
 template <class T>
 void apply(const Call& call, const void* x, const T* mean, const T* scale, const T* shift, void* y) {
-  const bool past_caches = streams(call);
+  const bool streaming = streams(call);
   each(plan_each(call.runs, call.element), call.threads, [&](const Located& at_, const Task& task) {
     const int64_t k = task.group * call.runs.channel + task.channel_from;
     call.kernels->apply(at_.block, at(call, x, at_.offset), mean + k, scale + k, shift + k, at(call, y, at_.offset),
-                        past_caches, 0);
+                        streaming, 0);
   });
 }
 
@@ -140,12 +140,12 @@ void sum_gradients(const Call& call, const void* dy, const void* x, const T* mea
 template <class T>
 void find_input_gradient(const Call& call, const void* dy, const void* x, const T* weights, const T* mean,
                          const T* slope, const T* tilt, const T* offset, void* dx) {
-  const bool past_caches = streams(call);
+  const bool streaming = streams(call);
   each(plan_each(call.runs, 2 * call.element), call.threads, [&](const Located& at_, const Task& task) {
     const int64_t k = task.group * call.runs.channel + task.channel_from;
     call.kernels->grad_input(at_.block, at(call, dy, at_.offset), at(call, x, at_.offset),
-                             weights == nullptr ? nullptr : weights + at_.weight_offset, mean + k, slope + k,
-                             tilt + k, offset + k, at(call, dx, at_.offset), past_caches);
+                             weights == nullptr ? nullptr : weights + at_.weight_offset, mean + k, slope + k, tilt + k,
+                             offset + k, at(call, dx, at_.offset), streaming);
   });
 }
 
@@ -153,9 +153,9 @@ template <class T>
 void train(const Call& call, const void* x, const T* gamma, const T* beta, int64_t channels, double epsilon, void* y,
            T* mean, T* rest, T* variance, T* scale) {
   const Runs& n = call.runs;
-  const bool past_caches = streams(call);
+  const bool streaming = streams(call);
   sum_and_follow<T>(
-      plan_sums(n, call.element), call.threads, moments_of<T>(call, x, nullptr, 0), call.level->merge,
+      plan_sums(n, call.element), call.threads, moments_of<T>(call, x, nullptr, 0), call.isa->merge,
       [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares,
           T* shift, T*) {
         const int64_t k = group * n.channel + from;
@@ -164,8 +164,8 @@ void train(const Call& call, const void* x, const T* gamma, const T* beta, int64
       },
       [&](const Located& at_, const Task& task, const T* shift, const T*, int64_t ahead) {
         const int64_t k = task.group * n.channel + task.channel_from;
-        call.kernels->apply(at_.block, at(call, x, at_.offset), mean + k, scale + k, shift,
-                            at(call, y, at_.offset), past_caches, ahead);
+        call.kernels->apply(at_.block, at(call, x, at_.offset), mean + k, scale + k, shift, at(call, y, at_.offset),
+                            streaming, ahead);
       });
 }
 
@@ -182,7 +182,7 @@ template <class T>
 void find_gradients(const Call& call, const void* dy, const void* x, const T* mean, const T* rest, const T* variance,
                     const T* scale, double epsilon, void* dx, T* dy_sum, T* dy_xhat_sum) {
   const Runs& n = call.runs;
-  const bool past_caches = streams(call);
+  const bool streaming = streams(call);
   const double share = n.count() > 0 ? 1.0 / double(n.count()) : 0.0;
   sum_and_follow<T>(
       plan_sums(n, 2 * call.element), call.threads, gradient_sums_of(call, dy, x, mean), add,
@@ -205,7 +205,7 @@ void find_gradients(const Call& call, const void* dy, const void* x, const T* me
       [&](const Located& at_, const Task& task, const T* tilt, const T* offset, int64_t) {
         const int64_t k = task.group * n.channel + task.channel_from;
         call.kernels->grad_input(at_.block, at(call, dy, at_.offset), at(call, x, at_.offset), nullptr, mean + k,
-                                 scale + k, tilt, offset, at(call, dx, at_.offset), past_caches);
+                                 scale + k, tilt, offset, at(call, dx, at_.offset), streaming);
       });
 }
 

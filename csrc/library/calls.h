@@ -8,7 +8,7 @@ namespace batchnorm {
 // What every call knows: sizes, kernels, the elements' size, and how many may work on it.
 struct Call {
   Runs runs;
-  const Level* level;
+  const Isa* isa;
   const Kernels* kernels;
   int64_t element;
   int threads;

@@ -1,11 +1,10 @@
 // The public header's functions: they check what they are given, choose the type, and let nothing be thrown.
-#include "include/batchnorm_kernels.h"
-
 #include <new>
 #include <stdexcept>
 
+#include "include/batchnorm_kernels.h"
 #include "library/calls.h"
-#include "library/levels.h"
+#include "library/isas.h"
 #include "library/pool.h"
 
 namespace batchnorm {
@@ -22,8 +21,8 @@ int guarded(int type, const bn_sizes* s, const void* weights, int weights_by_gro
                                 weights_by_group != 0, &call.runs)) {
     return BN_BAD_SIZE;
   }
-  call.level = &level_in_use();
-  call.kernels = &call.level->kernels[type];
+  call.isa = &isa_in_use();
+  call.kernels = &call.isa->kernels[type];
   call.element = kElementBytes[type];
   const TeamScope scope(threads < 0);
   call.threads = threads < 0 ? -threads : threads;
@@ -123,11 +122,11 @@ int bn_gradients(int type, const bn_sizes* sizes, const void* dy, const void* x,
   });
 }
 
-const char* bn_instructions(void) { return level_in_use().name; }
+const char* bn_instructions(void) { return isa_in_use().name; }
 
-int bn_select_instructions(const char* name) { return select_level(name) ? BN_OK : BN_BAD_LEVEL; }
+int bn_select_instructions(const char* name) { return select_isa(name) ? BN_OK : BN_BAD_ISA; }
 
-int bn_has_instructions(const char* name) { return has_level(name) ? 1 : 0; }
+int bn_has_instructions(const char* name) { return has_isa(name) ? 1 : 0; }
 
 int bn_blend(int type, int64_t groups, int64_t channels, const void* rows, double factor, double share, void* old) {
   if (type < 0 || type >= kElementTypes) return BN_BAD_TYPE;

@@ -7,7 +7,7 @@
 #include <sched.h>
 #endif
 
-namespace batchnorm {
+namespace batchnorm::tf {
 namespace {
 
 std::atomic<int> told{0};
@@ -118,9 +118,9 @@ void Call::finish(int status) {
   }
 }
 
-}  // namespace batchnorm
+}  // namespace batchnorm::tf
 
 // How many threads may work on a call; 0 stands for all the processors that the process may use.
 extern "C" __attribute__((visibility("default"))) void batchnorm_tensorflow_set_threads(int number) {
-  batchnorm::told.store(number, std::memory_order_relaxed);
+  batchnorm::tf::told.store(number, std::memory_order_relaxed);
 }

@@ -5,7 +5,7 @@
 
 #include "tensorflow/recipe.h"
 
-namespace batchnorm {
+namespace batchnorm::tf {
 
 class Call {
  public:
@@ -53,4 +53,4 @@ class Call {
 // How many threads may work on a call: what the process was told, or the processors it may use.
 int threads();
 
-}  // namespace batchnorm
+}  // namespace batchnorm::tf

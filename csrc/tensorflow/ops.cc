@@ -7,7 +7,7 @@
 
 #include "tensorflow/call.h"
 
-namespace batchnorm {
+namespace batchnorm::tf {
 namespace {
 
 void moments(Call& call) {
@@ -189,4 +189,4 @@ const bool registered = [] {
 }();
 
 }  // namespace
-}  // namespace batchnorm
+}  // namespace batchnorm::tf

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-namespace batchnorm {
+namespace batchnorm::tf {
 namespace {
 
 constexpr int kMostAxes = 256;
@@ -94,4 +94,4 @@ const char* find_sizes(const Recipe& recipe, const TF_Tensor* x, Sizes* sizes) {
   return nullptr;
 }
 
-}  // namespace batchnorm
+}  // namespace batchnorm::tf

@@ -9,7 +9,7 @@
 #include "include/batchnorm_kernels.h"
 #include "tensorflow/c_api.h"
 
-namespace batchnorm {
+namespace batchnorm::tf {
 
 enum GhostOrder : int64_t { kNoGhosts = 0, kContiguous = 1, kInterleaved = 2 };
 
@@ -41,4 +41,4 @@ void read_recipe(TF_OpKernelConstruction* construction, Recipe* recipe, TF_Statu
 // The sizes for an input of this shape; null, or what is wrong.
 const char* find_sizes(const Recipe& recipe, const TF_Tensor* x, Sizes* sizes);
 
-}  // namespace batchnorm
+}  // namespace batchnorm::tf

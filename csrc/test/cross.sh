@@ -17,7 +17,7 @@ build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 defines=(-DNDEBUG -DBATCHNORM_NEON -DBATCHNORM_EMULATED -DBATCHNORM_STREAMED=16384)
 flags=(-std=c++17 -O2 -Wall -Wextra -Werror "${defines[@]}" -pthread -I.)
-"$CXX" "${flags[@]}" -fno-math-errno -fno-trapping-math -DBATCHNORM_LEVEL=neon -c kernels/level.cc -o "$build/neon.o"
+"$CXX" "${flags[@]}" -fno-math-errno -fno-trapping-math -DBATCHNORM_ISA=neon -c kernels/isa.cc -o "$build/neon.o"
 for driver in random_calls concurrent_calls; do
   "$CXX" "${flags[@]}" -static library/*.cc "test/$driver.cc" "$build/neon.o" -o "$build/$driver"
 done

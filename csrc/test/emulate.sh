@@ -31,13 +31,13 @@ trap finish EXIT
 # AVX-512 is compiled as in the library. Smaller outputs go past the caches, and Bochs rounds ties to a half upwards.
 defines=(-DNDEBUG -DBATCHNORM_X86 -DBATCHNORM_AVX512 -DBATCHNORM_STREAMED=16384 -DBATCHNORM_TIES_EITHER_WAY)
 flags=(-std=c++17 -Wall -Wextra -Werror "${defines[@]}" -pthread -I.)
-level() {
-  "$CXX" "${flags[@]}" -fno-math-errno -fno-trapping-math -ffp-contract=fast "${@:2}" -DBATCHNORM_LEVEL="$1" \
-    -c kernels/level.cc -o "$build/$1.o"
+isa() {
+  "$CXX" "${flags[@]}" -fno-math-errno -fno-trapping-math -ffp-contract=fast "${@:2}" -DBATCHNORM_ISA="$1" \
+    -c kernels/isa.cc -o "$build/$1.o"
 }
-level baseline -O1
-level avx2 -O1 -mavx2 -mfma -mf16c
-level avx512 -O3 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c
+isa baseline -O1
+isa avx2 -O1 -mavx2 -mfma -mf16c
+isa avx512 -O3 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c
 mkdir -p "$build/files" "$build/disk/boot/grub"
 "$CXX" "${flags[@]}" -O2 -static library/*.cc test/random_calls.cc "$build"/*.o -o "$build/files/init"
 

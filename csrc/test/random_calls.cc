@@ -20,11 +20,11 @@ void fill(Array* array, double center) {
 struct Tester {
   int type;
   bn_sizes n;
-  const char* level;
+  const char* isa;
 
   void near(const char* what, double got, double want, double tolerance) const {
     if (std::fabs(got - want) <= tolerance * std::fmax(1.0, std::fabs(want))) return;
-    std::printf("%s at %s, type %d, sizes %ld %ld %ld %ld %ld: got %.9g, expected %.9g\n", what, level, type,
+    std::printf("%s at %s, type %d, sizes %ld %ld %ld %ld %ld: got %.9g, expected %.9g\n", what, isa, type,
                 long(n.outer), long(n.group), long(n.middle), long(n.channel), long(n.inner), got, want);
     std::exit(1);
   }
@@ -32,13 +32,13 @@ struct Tester {
   void ok(int status) const { near("status", status, BN_OK, 0.0); }
 };
 
-void run_case(const char* level) {
+void run_case(const char* isa) {
   const int type = int(below(4)), statistics = type == BN_FLOAT64 ? BN_FLOAT64 : BN_FLOAT32;
   const int64_t longest[] = {4, 40, 300, 900};
   const auto size = [&] { return 1 + below(longest[below(2)]); };
   bn_sizes n{1 + below(4), 1 + below(4), size(), size(), below(2) == 0 ? 1 : 1 + below(longest[below(4)])};
   if (below(20) == 0) n.outer = 0;
-  const Tester t{type, n, level};
+  const Tester t{type, n, isa};
   const int64_t many = n.group * n.channel, size_of_x = n.outer * many * n.middle * n.inner;
   const bool by_group = below(2) == 0, weighted = below(2) == 0;
   const int threads = 1 + int(below(3));
@@ -125,8 +125,8 @@ constexpr bool kTiesToEven = true;
 #endif
 
 // Every 16-bit number times 1.5: read exactly, rounded to the nearest, ties to even; infinities and NaN stay.
-void check_rounding(const char* level, int type, bn_sizes n) {
-  const Tester t{type, n, level};
+void check_rounding(const char* isa, int type, bn_sizes n) {
+  const Tester t{type, n, isa};
   const int64_t many = 1 << 16, infinity = type == BN_FLOAT16 ? 0x7c00 : 0x7f80;
   Array x(type, many), y(type, many), zero(BN_FLOAT32, n.channel), scale(BN_FLOAT32, n.channel);
   for (int64_t k = 0; k < n.channel; ++k) scale.set(k, 1.5);
@@ -156,14 +156,14 @@ int main(int count, char** arguments) {
   const int cases = count > 1 ? std::atoi(arguments[1]) : 200;
   const char* only = count > 2 ? arguments[2] : nullptr;
   int tried = 0;
-  for (const char* level : {"baseline", "avx2", "avx512", "neon"}) {
-    if (only != nullptr && std::strcmp(level, only) != 0) continue;
-    if (bn_select_instructions(level) != BN_OK) continue;
+  for (const char* isa : {"baseline", "avx2", "avx512", "neon"}) {
+    if (only != nullptr && std::strcmp(isa, only) != 0) continue;
+    if (bn_select_instructions(isa) != BN_OK) continue;
     source.seed(7);
-    for (int i = 0; i < cases; ++i, ++tried) run_case(level);
+    for (int i = 0; i < cases; ++i, ++tried) run_case(isa);
     for (const int type : {BN_BFLOAT16, BN_FLOAT16}) {
-      check_rounding(level, type, {1, 1, 1, 1, 1 << 16});
-      check_rounding(level, type, {1, 1, 1 << 10, 64, 1});
+      check_rounding(isa, type, {1, 1, 1, 1, 1 << 16});
+      check_rounding(isa, type, {1, 1, 1 << 10, 64, 1});
     }
   }
   const bn_sizes negative{1, -1, 1, 1, 1}, huge{int64_t(1) << 40, int64_t(1) << 40, 1, 1, 1};

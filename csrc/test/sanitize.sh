@@ -13,19 +13,19 @@ fi
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 flags=(-std=c++17 -O1 -g1 -Wall -Wextra -Werror -fno-math-errno -fno-trapping-math -fno-omit-frame-pointer -pthread -I.)
-library=(library/calls.cc library/interface.cc library/levels.cc library/plan.cc library/pool.cc)
+library=(library/calls.cc library/interface.cc library/isas.cc library/plan.cc library/pool.cc)
 
-levels=(baseline)
+isas=(baseline)
 defines=(-DNDEBUG -DBATCHNORM_STREAMED=16384)
 case "$(uname -m)" in
-  x86_64) levels+=(avx2) defines+=(-DBATCHNORM_X86) ;;
+  x86_64) isas+=(avx2) defines+=(-DBATCHNORM_X86) ;;
 esac
 if grep -qs avx512vl /proc/cpuinfo; then
-  levels+=(avx512)
+  isas+=(avx512)
   defines+=(-DBATCHNORM_AVX512)
 fi
 
-level_flags() {
+isa_flags() {
   case "$1" in
     baseline) echo "-DBATCHNORM_VECTOR_BYTES=64 -Wno-psabi" ;;
     avx2) echo "-mavx2 -mfma -mf16c" ;;
@@ -33,23 +33,23 @@ level_flags() {
   esac
 }
 
-# compile NAME SANITIZERS DRIVER LEVEL...
+# compile NAME SANITIZERS DRIVER ISA...
 compile() {
   local name=$1 sanitizers=$2 driver=$3 objects=() waiting=()
   shift 3
-  for level in "$@"; do
+  for isa in "$@"; do
     # shellcheck disable=SC2046
-    "$CXX" "${flags[@]}" "$sanitizers" $(level_flags "$level") -DBATCHNORM_LEVEL="$level" \
-      -c kernels/level.cc -o "$build/$name-$level.o" &
+    "$CXX" "${flags[@]}" "$sanitizers" $(isa_flags "$isa") -DBATCHNORM_ISA="$isa" \
+      -c kernels/isa.cc -o "$build/$name-$isa.o" &
     waiting+=($!)
-    objects+=("$build/$name-$level.o")
+    objects+=("$build/$name-$isa.o")
   done
   for pid in "${waiting[@]}"; do wait "$pid"; done
   "$CXX" "${flags[@]}" "$sanitizers" "${wanted[@]}" "${library[@]}" "$driver" "${objects[@]}" -o "$build/$name"
 }
 
 wanted=("${defines[@]}")
-compile address -fsanitize=address,undefined test/random_calls.cc "${levels[@]}"
+compile address -fsanitize=address,undefined test/random_calls.cc "${isas[@]}"
 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 "$build/address" "${1:-60}"
 
 wanted=(-DNDEBUG)

@@ -25,7 +25,16 @@ from typing import Any, Generic, TypeVar
 from batchnorm.errors import format_error
 from batchnorm.options import Ghost
 
-__all__ = ["Layout", "Size", "canonical_axes", "plan_layout", "product", "refuse_ghost_axis", "with_sizes"]
+__all__ = [
+    "Layout",
+    "Size",
+    "canonical_axes",
+    "plan_in_memory",
+    "plan_layout",
+    "product",
+    "refuse_ghost_axis",
+    "with_sizes",
+]
 
 Size = Any
 Value = TypeVar("Value")
@@ -59,6 +68,8 @@ class Layout:
         ghost: the ghost batches, with the size of the groups if it is known, so that another order of the axes can be
             planned; None without ghosts.
         padding: examples of zero weight to be added to the input's to give `shape`, for groups of equal size.
+        order: the input's axes in the order of its memory; all else describes the input with its axes in that order.
+            None if it is their own.
     """
 
     shape: tuple[Size, ...]
@@ -69,6 +80,18 @@ class Layout:
     ghosts: Size
     ghost: Ghost | None = None
     padding: Size = 0
+    order: tuple[int, ...] | None = None
+
+    @_once
+    def reordered(self) -> "Layout":
+        """The layout of an input whose axes have been brought in the order of memory."""
+        return self if self.order is None else replace(self, order=None)
+
+    @_once
+    def inverse_order(self) -> tuple[int, ...]:
+        """What brings axes in the order of memory back into their own."""
+        order = range(len(self.shape)) if self.order is None else self.order
+        return tuple(sorted(range(len(order)), key=order.__getitem__))
 
     @_once
     def permutation(self) -> tuple[int, ...] | None:
@@ -145,6 +168,40 @@ def plan_layout(
     if cached and all(isinstance(size, int) for size in shape):
         return _plan_known(shape, kept, ghost)
     return _plan(shape, kept, ghost)
+
+
+@lru_cache(maxsize=1024)
+def plan_in_memory(
+    shape: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...], ghost: Ghost | None
+) -> Layout:
+    """Plan the view of an array in the order of its memory, if there are no gaps and the batch comes first in it.
+
+    Such are images whose channels lie last in memory and are axis 1, or the other way round. Of several channel axes
+    the order would change, so these, and all other arrays, are planned as they are.
+
+    Args:
+        shape: the sizes.
+        strides: how many numbers lie between neighbors along each axis.
+        axes: the channel axes.
+        ghost: ghost batches, or None.
+    """
+    axes = canonical_axes(axes, len(shape))
+    order = tuple(sorted(range(len(shape)), key=lambda axis: -strides[axis]))
+    moved = [tuple(values[axis] for axis in order) for values in (shape, strides)]
+    if len(shape) < 3 or len(axes) > 1 or order[0] != 0 or _is_dense(shape, strides) or not _is_dense(*moved):
+        return plan_layout(shape, axes, ghost)
+    planned = plan_layout(moved[0], tuple(order.index(axis) for axis in axes), ghost)
+    return replace(planned, order=order)
+
+
+def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether the numbers lie in memory without gaps, in the order of the axes."""
+    expected = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size != 1 and stride != expected:
+            return 0 in shape
+        expected *= size
+    return True
 
 
 def with_sizes(layout: Layout, sizes: Mapping[str, Size] | None) -> Layout:

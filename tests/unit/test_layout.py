@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from batchnorm.layout import canonical_axes, plan_layout, product, refuse_ghost_axis
+from batchnorm.layout import canonical_axes, plan_in_memory, plan_layout, product, refuse_ghost_axis
 from batchnorm.options import Ghost
 
 INTERLEAVED, CONTIGUOUS = Ghost(2), Ghost(2, "contiguous")
@@ -209,3 +209,29 @@ def test_product_leaves_ones_out() -> None:
     assert product([2, 1, 3]) == 6
     assert product([]) == 1
     assert product([2, 0]) == 0
+
+
+MEMORY = {
+    "as it is": ((2, 3, 4, 5), (60, 20, 5, 1), (1,), None),
+    "channels last in memory": ((2, 3, 4, 5), (60, 1, 15, 3), (1,), (0, 2, 3, 1)),
+    "channels first in memory": ((2, 4, 5, 3), (60, 5, 1, 20), (3,), (0, 3, 1, 2)),
+    "with gaps": ((2, 3, 4, 5), (120, 1, 15, 3), (1,), None),
+    "gaps between rows": ((2, 3, 4, 5), (120, 1, 30, 3), (1,), None),
+    "the batch inside": ((2, 3, 4), (1, 8, 2), (1,), None),
+    "several channel axes": ((2, 3, 4, 5), (60, 1, 15, 3), (1, 2), None),
+    "matrices": ((2, 3), (1, 2), (1,), None),
+    "one pixel": ((2, 3, 1, 1), (3, 1, 3, 3), (1,), None),
+    "empty": ((0, 3, 4, 5), (60, 1, 15, 3), (1,), None),
+}
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_a_layout_in_the_order_of_memory(name: str) -> None:
+    shape, strides, axes, order = MEMORY[name]
+    layout = plan_in_memory(shape, strides, axes, None)
+    assert layout.order == order
+    moved = tuple(range(len(shape))) if order is None else order
+    assert layout.shape == tuple(shape[axis] for axis in moved)
+    assert [moved[axis] for axis in layout.axes] == list(axes)
+    assert [moved[place] for place in layout.inverse_order] == sorted(moved)
+    assert layout.reordered == plan_layout(layout.shape, layout.axes)

@@ -12,7 +12,7 @@ from batchnorm._core.engine import Inputs
 from batchnorm._engines.dispatch import require_fused
 from batchnorm._engines.torch import dispatch, engine, recompute
 from batchnorm._engines.torch.aten import FLOATS
-from batchnorm._engines.torch.block import as_own, inverse_order, plan_in_memory
+from batchnorm._engines.torch.block import as_own
 from batchnorm._engines.torch.fast_path import check_epsilon, for_gradient, grouped_batch_norm, refuse_single
 from batchnorm._engines.torch.snapshot import snapshot
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
@@ -20,7 +20,7 @@ from batchnorm._faces.adjustment import call_adjustment
 from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm._validation import check_floating
 from batchnorm.errors import format_error
-from batchnorm.layout import Layout, canonical_axes, plan_layout
+from batchnorm.layout import Layout, canonical_axes, plan_in_memory, plan_layout
 from batchnorm.options import Options
 from batchnorm.torch import _state
 from batchnorm.torch._settings import options_of
@@ -51,12 +51,13 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     # The strides of a subclass, such as DTensor, may not describe its memory.
     if is_traced() or type(x) not in EXACT_TYPES:
         sizes = _sizes(x, axes)
-        order, layout = None, plan_layout(sizes, axes, ghost, cached=not torch.compiler.is_compiling())
+        layout = plan_layout(sizes, axes, ghost, cached=not torch.compiler.is_compiling())
     else:
-        order, layout = plan_in_memory(x.shape, x.stride(), options.axes, ghost)
+        layout = plan_in_memory(x.shape, x.stride(), options.axes, ghost)
     state = _state.read(layer, options, dtype) if known else _state.absent(options, x, layout.channels, dtype)
     given = _parameters(layer, dtype)
     _check_channels(layer, x, layout, *given, *state.values())
+    order = layout.order
     if order is not None:
         x = x.permute(order)
         weights = None if weights is None else weights.permute(order)
@@ -66,11 +67,11 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     require_fused(dispatch, options, layout, x, weights, enough=("native", "framework"))
     state, count = recompute.recall(layer, (state, layer.num_batches_tracked))
     options = _at_step(layer, options, count)
-    y, batch = step.train(engine, options, layout, Inputs(x, *given, weights, state), adjustment)
+    y, batch = step.train(engine, options, layout.reordered, Inputs(x, *given, weights, state), adjustment)
     if layer.training and layer.track_running_stats and not recompute.is_frozen():
         # If they move, nothing was recalled, so what was read is what they hold.
         _state.advance(layer, options, batch, state)
-    return y if order is None else as_own(y.permute(inverse_order(order)))
+    return y if order is None else as_own(y.permute(layout.inverse_order))
 
 
 def train_grouped(layer: Any, x: Tensor) -> Tensor:
@@ -79,9 +80,7 @@ def train_grouped(layer: Any, x: Tensor) -> Tensor:
         check_floating(ops, x)
     check_epsilon(layer.eps)
     options = layer.options
-    order, layout = plan_in_memory(
-        x.shape, x.stride(), options.axes, options.ghost if layer.training else None
-    )
+    layout = plan_in_memory(x.shape, x.stride(), options.axes, options.ghost if layer.training else None)
     mean, variance = _state.running(layer)
     gamma, beta = _parameters(layer, ops.stat_dtype(x))
     _check_channels(layer, x, layout, gamma, beta, mean, variance)
@@ -91,7 +90,7 @@ def train_grouped(layer: Any, x: Tensor) -> Tensor:
         mean = variance = None
     elif layer.track_running_stats and layer.num_batches_tracked is not None:
         layer.num_batches_tracked.add_(1)
-    return grouped_batch_norm(x, gamma, beta, mean, variance, layer.momentum, layer.eps, layout, order)
+    return grouped_batch_norm(x, gamma, beta, mean, variance, layer.momentum, layer.eps, layout)
 
 
 def infer(layer: Any, x: Tensor) -> Tensor:

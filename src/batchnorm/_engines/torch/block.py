@@ -16,16 +16,12 @@ import torch
 
 from batchnorm._engines.torch.private import is_view, unsafe_view
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
-from batchnorm.layout import Layout, Size, canonical_axes, plan_layout, product
-from batchnorm.options import Ghost
+from batchnorm.layout import Layout, Size, product
 
 __all__ = [
     "Block",
     "as_own",
-    "inverse_order",
-    "memory_order",
     "plan_block",
-    "plan_in_memory",
 ]
 
 Tensor = torch.Tensor
@@ -63,7 +59,7 @@ class Block:
         """A block in the shape of the input."""
         if self.order is not None:
             y = y.reshape([self.split[axis] for axis in self.order])
-            y = y.permute(inverse_order(self.order)).contiguous()
+            y = y.permute(sorted(range(len(self.order)), key=self.order.__getitem__)).contiguous()
         return as_own(y, self.layout.shape)
 
     def grouped(self, statistic: Tensor) -> Tensor:
@@ -131,33 +127,3 @@ def as_own(y: Tensor, shape: Sequence[Size] | None = None) -> Tensor:
         # Some tensors, such as DTensor, have no views with another memory order.
         return y.reshape(shape).clone()
     return unsafe_view(y, shape)
-
-
-def memory_order(x: Tensor, axes: Sequence[int]) -> tuple[int, ...] | None:
-    """The axes in the order of memory, if that differs from theirs and has no gaps, and the batch comes first in both.
-
-    Such are images whose channels lie last in memory and are axis 1, or the other way round. Of several channel axes
-    the order would change.
-    """
-    if x.dim() < 3 or len(axes) > 1 or x.is_contiguous():
-        return None
-    strides = x.stride()
-    order = tuple(sorted(range(x.dim()), key=lambda axis: -strides[axis]))
-    return order if order[0] == 0 and x.permute(order).is_contiguous() else None
-
-
-def inverse_order(order: Sequence[int]) -> list[int]:
-    """What brings axes in this order back."""
-    return sorted(range(len(order)), key=order.__getitem__)
-
-
-@lru_cache(maxsize=1024)
-def plan_in_memory(
-    shape: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...], ghost: Ghost | None
-) -> tuple[tuple[int, ...] | None, Layout]:
-    """The order of the axes in memory, if it differs from theirs, and the layout there: the same at every step."""
-    axes = canonical_axes(axes, len(shape))
-    order = memory_order(torch.empty_strided(shape, strides, device="meta"), axes)
-    if order is not None:
-        shape, axes = tuple(shape[axis] for axis in order), tuple(sorted(order.index(axis) for axis in axes))
-    return order, plan_layout(shape, axes, ghost)

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 import torch
 
 from batchnorm._engines.torch import ops
-from batchnorm._engines.torch.block import plan_in_memory
 from batchnorm._engines.torch.private import has_storage, is_watched, is_zero_tensor
 from batchnorm._engines.torch.tracing import EXACT_TYPES, why_traced
 from batchnorm._kernels import load, why_missing
 from batchnorm._kernels.axis_groups import WHY_NO_RUNS, KernelSizes, kernel_sizes, why_not_weights
 from batchnorm._kernels.torch import threads
-from batchnorm.layout import Layout
+from batchnorm.layout import Layout, plan_in_memory
 
 __all__ = [
     "Kernels",
@@ -159,12 +158,12 @@ def infer(
     given = (gamma, beta, mean, variance)
     if is_recorded(x, *given):
         return None
-    order, layout = plan_in_memory(tuple(x.shape), x.stride(), tuple(axes), None)
+    layout = plan_in_memory(tuple(x.shape), x.stride(), tuple(axes), None)
     found = find(layout, x, *given)
     dtype = ops.stat_dtype(x)
     if found is None or any(v is not None and _unfit(v, dtype, layout) for v in given):
         return None
-    x = x if order is not None else x.contiguous()
+    x = x if layout.order is not None else x.contiguous()
     y = torch.empty_like(x)
     gamma, beta, *statistics = (_dense(value, dtype) for value in given)
     found.module.infer(

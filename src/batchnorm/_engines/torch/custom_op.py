@@ -11,10 +11,9 @@ import torch
 
 from batchnorm._core.engine import Moments
 from batchnorm._engines.torch import cpu_kernels, ops
-from batchnorm._engines.torch.block import plan_in_memory
 from batchnorm._engines.torch.fused_step import Step, parameter_gradients
 from batchnorm._engines.torch.private import is_view
-from batchnorm.layout import Layout, product
+from batchnorm.layout import Layout, plan_in_memory, product
 from batchnorm.options import Ghost
 
 __all__ = ["train"]
@@ -107,8 +106,8 @@ def _step(
     *parameters: Tensor | None,
 ) -> Step:
     ghost = Ghost(ghost_size, "interleaved" if interleaved else "contiguous") if ghost_size else None
-    order, layout = plan_in_memory(tuple(x.shape), x.stride(), tuple(axes), ghost)
-    return Step(cpu_kernels.find(layout, x, *parameters), epsilon, layout, order)
+    layout = plan_in_memory(tuple(x.shape), x.stride(), tuple(axes), ghost)
+    return Step(cpu_kernels.find(layout, x, *parameters), epsilon, layout)
 
 
 def _as_promised(y: Tensor, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from batchnorm._core.moments import bessel
 from batchnorm._engines.torch import cpu_kernels, ops
-from batchnorm._engines.torch.block import as_own, inverse_order, plan_block
+from batchnorm._engines.torch.block import as_own, plan_block
 from batchnorm._engines.torch.dispatch import prefers_native_inference
 from batchnorm._engines.torch.fused_step import train_natively
 from batchnorm._engines.torch.private import is_watched, version_of
@@ -140,22 +140,21 @@ def grouped_batch_norm(
     momentum: float,
     epsilon: float,
     layout: Layout,
-    order: tuple[int, ...] | None = None,
 ) -> Tensor:
     """The same in training, on any layout: ghost groups are treated like further channels, in one call for all.
 
-    The running statistics take the average of the groups' means and sample variances. `order` is the axes' order in
-    memory if it differs from their own, and `layout` is then the layout in that order.
+    The running statistics take the average of the groups' means and sample variances. `layout` may be in the order of
+    memory.
     """
-    done = train_natively(x, gamma, beta, epsilon, layout, order)
+    done = train_natively(x, gamma, beta, epsilon, layout)
     if done is not None:
         y, statistics = done
         factor: Any = bessel(ops, float(layout.count))
     else:
-        dense = x if order is None else x.permute(order)
+        dense = x if layout.order is None else x.permute(layout.order)
         y, statistics = _by_torch(dense, gamma, beta, epsilon, layout)
         # PyTorch's variances are the sample's.
-        y, factor = y if order is None else as_own(y.permute(inverse_order(order))), 1.0
+        y, factor = y if layout.order is None else as_own(y.permute(layout.inverse_order)), 1.0
     if running_mean is not None and running_variance is not None:
         cpu_kernels.move_averages((running_mean, running_variance), statistics, factor, momentum)
     return y

@@ -14,7 +14,6 @@ import torch
 from batchnorm._core import fused
 from batchnorm._core.affine import fold
 from batchnorm._engines.torch import aten, cpu_kernels
-from batchnorm._engines.torch.block import inverse_order
 from batchnorm._engines.torch.composed import composed
 from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
 from batchnorm._engines.torch.numpy_stats import Host
@@ -31,14 +30,12 @@ class Step(NamedTuple):
     Attributes:
         kernels: the kernels for x, or None, and plain operations do the same.
         epsilon: is added to the variance.
-        layout: that of the axes in the order of memory.
-        order: that order, None if it is the axes' own.
+        layout: in the order of memory.
     """
 
     kernels: cpu_kernels.Kernels | None
     epsilon: float
     layout: Layout
-    order: tuple[int, ...] | None
 
     def train(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor]:
         """y, and mean, rest, variance and scale as one tensor [4, G, C]."""
@@ -79,7 +76,7 @@ class Step(NamedTuple):
             return self.gradients(dy, x, gamma, statistics)[1]
         mean, rest, variance, _ = statistics
         dense, dy = self._in_memory(x), self._in_memory(dy)
-        both = Host(found, self.layout).grad_sums(dy, dense, as_numpy(mean), self.layout)
+        both = Host(found, self.layout.reordered).grad_sums(dy, dense, as_numpy(mean), self.layout)
         sums = torch.stack([as_tensor(value) for value in both])
         sums[1] = (sums[1] - rest * sums[0]) * torch.rsqrt(variance + self.epsilon)
         return sums
@@ -95,16 +92,16 @@ class Step(NamedTuple):
         return self._as_it_came(dx), torch.stack(both)
 
     def _in_memory(self, x: Tensor) -> Tensor:
-        return (x if self.order is None else x.permute(self.order)).contiguous()
+        return (x if self.layout.order is None else x.permute(self.layout.order)).contiguous()
 
     def _room(self, x: Tensor) -> Tensor | None:
         """An output with the strides of x, if its memory order is the one that the kernels write; otherwise None."""
         room = torch.empty_like(x)
-        return room if self.order is not None or room.is_contiguous() else None
+        return room if self.layout.order is not None or room.is_contiguous() else None
 
     def _as_it_came(self, y: Tensor) -> Tensor:
         """y in the axes of x."""
-        return y if self.order is None else y.permute(inverse_order(self.order))
+        return y if self.layout.order is None else y.permute(self.layout.inverse_order)
 
 
 def train_natively(
@@ -113,16 +110,15 @@ def train_natively(
     beta: Tensor | None,
     epsilon: float,
     layout: Layout,
-    order: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
     """y, and the batch's mean and variance (the population's), each [G, C]; None if no kernel can be used.
 
-    `order` is the axes' order in memory if it differs from their own, and `layout` is then the layout in that order.
+    `layout` may be in the order of memory.
     """
     found = cpu_kernels.find(layout, x, gamma, beta)
-    if found is None or (order is None and not x.is_contiguous()):
+    if found is None or (layout.order is None and not x.is_contiguous()):
         return None
-    step = Step(found, epsilon, layout, order)
+    step = Step(found, epsilon, layout)
     if not cpu_kernels.is_recorded(x, gamma, beta):
         y, statistics = step.train(x, gamma, beta)
         return y, (statistics[0], statistics[2])

@@ -16,12 +16,11 @@ from batchnorm._core import state as core
 from batchnorm._core.engine import Batch, Gradients, GradTerms, Inputs, Moments, Saved
 from batchnorm._engines.torch import cpu_kernels, numpy_ops
 from batchnorm._engines.torch.autodiff import differentiable
-from batchnorm._engines.torch.block import plan_in_memory
 from batchnorm._engines.torch.composed import composed, sum_over_replicas
 from batchnorm._engines.torch.cpu_kernels import Kernels
 from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
 from batchnorm._kernels.axis_groups import why_not_weights
-from batchnorm.layout import Layout
+from batchnorm.layout import Layout, plan_in_memory
 from batchnorm.options import Options
 
 __all__ = ["Host", "advance", "apply", "find"]
@@ -33,11 +32,11 @@ Array = Any
 def find(layout: Layout, inputs: Inputs[Tensor]) -> "Host | None":
     """The engine for a step on these inputs, or None if the kernels cannot be used."""
     x, gamma, beta, weights, state = inputs[:5]
-    kernels, order = cpu_kernels.find(layout, x, gamma, beta, weights, *state.values()), None
+    kernels = cpu_kernels.find(layout, x, gamma, beta, weights, *state.values())
     if kernels is not None and not x.is_contiguous():
-        order, layout = plan_in_memory(tuple(x.shape), x.stride(), layout.axes, layout.ghost)
+        layout = plan_in_memory(tuple(x.shape), x.stride(), layout.axes, layout.ghost)
         kernels = cpu_kernels.find(layout, x)
-    return None if kernels is None else Host(kernels, layout, order)
+    return None if kernels is None else Host(kernels, layout)
 
 
 def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor | None:
@@ -69,17 +68,17 @@ def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) ->
 class Host:
     """The engine of one step, whose kernels were found. Statistics are NumPy's arrays, [G, C].
 
-    The kernels see the large arrays in the order of their memory. `layout` is the one there, and `order` the axes'
-    order, None if it is their own; the core passes the layouts of the original inputs.
+    `layout` is in the order of memory, in which the kernels see the large arrays; the core passes layouts of the
+    original inputs.
     """
 
-    __slots__ = ("dtype", "kernels", "layout", "order")
+    __slots__ = ("dtype", "kernels", "layout")
 
     ops = numpy_ops
     composed = composed
 
-    def __init__(self, kernels: Kernels, layout: Layout, order: tuple[int, ...] | None = None) -> None:
-        self.kernels, self.layout, self.order = kernels, layout, order
+    def __init__(self, kernels: Kernels, layout: Layout) -> None:
+        self.kernels, self.layout = kernels, layout
         self.dtype = np.float64 if kernels.kind == kernels.module.FLOAT64 else np.float32
 
     def specialize(self, layout: Layout, inputs: Inputs[Any]) -> None:
@@ -242,18 +241,18 @@ class Host:
 
     def _dense(self, x: Tensor) -> Tensor:
         """In the order of memory, without gaps."""
-        return (x if self.order is None else x.permute(self.order)).contiguous()
+        return (x if self.layout.order is None else x.permute(self.layout.order)).contiguous()
 
     def _like(self, x: Tensor) -> Tensor:
         """An uninitialized tensor like x, in the same memory order without gaps."""
-        if self.order is None and not x.is_contiguous():
+        if self.layout.order is None and not x.is_contiguous():
             return torch.empty(x.shape, dtype=x.dtype, device=x.device)
         return torch.empty_like(x)
 
     def _spread(self, weights: Tensor) -> Tensor | None:
         """Weights over all positions; None if they differ between channels, or along a part of the second run."""
-        if self.order is not None:
-            weights = weights.permute(self.order)
+        if self.layout.order is not None:
+            weights = weights.permute(self.layout.order)
         if why_not_weights(weights.shape, self.layout, self.kernels.by_group) is not None:
             return None
         dtype = torch.float64 if self.dtype is np.float64 else torch.float32

@@ -1,4 +1,4 @@
-// The kernels for one instruction set: this file is compiled once for each, with BATCHNORM_LEVEL naming it.
+// The kernels for one instruction set: this file is compiled once for each, with BATCHNORM_ISA naming it.
 #include "kernels/grad_columns.h"
 #include "kernels/moments_planes.h"
 
@@ -44,7 +44,7 @@ double weight_squares(const Block& b, const void* weights) {
 
 template <class Element>
 void apply(const Block& b, const void* x, const void* mean, const void* scale, const void* shift, void* y,
-           bool past_caches, int64_t ahead) {
+           bool streaming, int64_t ahead) {
   typedef Stat<Element> T;
   const Element* from = static_cast<const Element*>(x);
   Element* to = static_cast<Element*>(y);
@@ -56,7 +56,7 @@ void apply(const Block& b, const void* x, const void* mean, const void* scale, c
       const Same<T> m{means[c]}, a{scales[c]}, s{shifts[c]};
       each_piece_backwards(b, [&](int64_t offset, int64_t, int64_t n) {
         offset += c * b.inner;
-        write(Affine<Element, Same>{from + offset, m, a, s}, n, to + offset, past_caches, 0, ahead);
+        write(Affine<Element, Same>{from + offset, m, a, s}, n, to + offset, streaming, 0, ahead);
       });
     }
   } else {
@@ -70,12 +70,12 @@ void apply(const Block& b, const void* x, const void* mean, const void* scale, c
         offset += c * part.inner;
         const int64_t width = rows * part.channels * part.inner, jump = stride == width ? 0 : stride;
         for (int64_t line = 0; line < lines; ++line, offset += stride) {
-          write(Affine<Element, Row>{from + offset, m, a, s}, width, to + offset, past_caches, jump);
+          write(Affine<Element, Row>{from + offset, m, a, s}, width, to + offset, streaming, jump);
         }
       });
     });
   }
-  if (past_caches) finish_streams();
+  if (streaming) finish_streams();
 }
 
 template <class Element>
@@ -97,8 +97,7 @@ void grad_sums(const Block& b, const void* dy, const void* x, const void* mean, 
       };
       each_piece(b, [&](int64_t offset, int64_t, int64_t n) {
         offset += c * b.inner;
-        sums.add(Pull<Element>{pulls + offset, from + offset, 0}, n, means[c],
-                 n == b.inner ? b.row_stride : n);
+        sums.add(Pull<Element>{pulls + offset, from + offset, 0}, n, means[c], n == b.inner ? b.row_stride : n);
         pending += n;
         if (pending >= kPiece) flush();
       });
@@ -112,8 +111,8 @@ void grad_sums(const Block& b, const void* dy, const void* x, const void* mean, 
 }
 
 template <class Element>
-void grad_input(const Block& b, const void* dy, const void* x, const void* weights, const void* mean,
-                const void* slope, const void* tilt, const void* offset, void* dx, bool past_caches) {
+void grad_input(const Block& b, const void* dy, const void* x, const void* weights, const void* mean, const void* slope,
+                const void* tilt, const void* offset, void* dx, bool streaming) {
   typedef Stat<Element> T;
   const Element *pulls = static_cast<const Element*>(dy), *from = static_cast<const Element*>(x);
   Element* to = static_cast<Element*>(dx);
@@ -126,15 +125,14 @@ void grad_input(const Block& b, const void* dy, const void* x, const void* weigh
       each_piece_backwards(b, [&](int64_t at, int64_t at_weight, int64_t n) {
         at += c * b.inner;
         const Input<Element, Same> input{pulls + at, from + at, {means[c]}, {slopes[c]}, {tilts[c]}, {offsets[c]}};
-        if (w == nullptr) return write(input, n, to + at, past_caches);
-        write(WeightedInput<Element, Same, PlaneWeights>{input, {w + at_weight}}, n, to + at, past_caches);
+        if (w == nullptr) return write(input, n, to + at, streaming);
+        write(WeightedInput<Element, Same, PlaneWeights>{input, {w + at_weight}}, n, to + at, streaming);
       });
     }
   } else {
     each_part(b, [&](const Block& part, int64_t c) {
       const Order order = w == nullptr ? Order::kNone : weight_order<Element>(part);
-      const int64_t in_line =
-          order == Order::kByRow || order == Order::kCycle ? 1 : rows_in_line<Element>(part);
+      const int64_t in_line = order == Order::kByRow || order == Order::kCycle ? 1 : rows_in_line<Element>(part);
       Line<T> rooms[4], each;
       const Row<T> m{as_columns(part, in_line, means + c, &rooms[0])};
       const Row<T> s{as_columns(part, in_line, slopes + c, &rooms[1])};
@@ -146,22 +144,22 @@ void grad_input(const Block& b, const void* dy, const void* x, const void* weigh
         for (int64_t line = 0; line < lines; ++line, at += stride, at_weight += rows * part.inner) {
           const Input<Element, Row> input{pulls + at, from + at, m, s, t, o};
           if (order == Order::kNone) {
-            write(input, width, to + at, past_caches, jump);
+            write(input, width, to + at, streaming, jump);
           } else if (order == Order::kByRow) {
-            write(WeightedInput<Element, Row, RowWeights>{input, {w + at_weight}}, width, to + at, past_caches, jump);
+            write(WeightedInput<Element, Row, RowWeights>{input, {w + at_weight}}, width, to + at, streaming, jump);
           } else if (order == Order::kCycle) {
             typename CycleWeights<Element>::template Room<1> room;
             const CycleWeights<Element> cycle(&room, w + at_weight, part.inner);
-            write(WeightedInput<Element, Row, CycleWeights>{input, cycle}, width, to + at, past_caches, jump);
+            write(WeightedInput<Element, Row, CycleWeights>{input, cycle}, width, to + at, streaming, jump);
           } else {
             expand_weights(part, rows, w + at_weight, each.values);
-            write(WeightedInput<Element, Row, ColumnWeights>{input, {each.values}}, width, to + at, past_caches, jump);
+            write(WeightedInput<Element, Row, ColumnWeights>{input, {each.values}}, width, to + at, streaming, jump);
           }
         }
       });
     });
   }
-  if (past_caches) finish_streams();
+  if (streaming) finish_streams();
 }
 
 template <class Element>
@@ -171,14 +169,14 @@ constexpr Kernels kernels() {
 
 }  // namespace
 
-#define BATCHNORM_NAME_OF(level) #level
-#define BATCHNORM_NAME(level) BATCHNORM_NAME_OF(level)
-#define BATCHNORM_TABLE_OF(level) level##_level
-#define BATCHNORM_TABLE(level) BATCHNORM_TABLE_OF(level)
+#define BATCHNORM_NAME_OF(isa) #isa
+#define BATCHNORM_NAME(isa) BATCHNORM_NAME_OF(isa)
+#define BATCHNORM_TABLE_OF(isa) isa##_isa
+#define BATCHNORM_TABLE(isa) BATCHNORM_TABLE_OF(isa)
 
-extern const Level BATCHNORM_TABLE(BATCHNORM_LEVEL);
-const Level BATCHNORM_TABLE(BATCHNORM_LEVEL) = {
-    BATCHNORM_NAME(BATCHNORM_LEVEL),
+extern const Isa BATCHNORM_TABLE(BATCHNORM_ISA);
+const Isa BATCHNORM_TABLE(BATCHNORM_ISA) = {
+    BATCHNORM_NAME(BATCHNORM_ISA),
     {kernels<float>(), kernels<double>(), kernels<BFloat16>(), kernels<Float16>()},
     merge,
 };
