@@ -286,7 +286,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
             if dtype != batch.mean.dtype and dtype == tf.float64:
                 mean, variance, estimate = (tf.cast(value, dtype) for value in batch[:3])
                 total = None if batch.total is None else tf.cast(batch.total, dtype)
-                batch = batch._replace(mean=mean, variance=variance, estimate=estimate, total=total)
+                batch = batch._replace(mean=mean, variance=variance, stored_variance=estimate, total=total)
             self._add_updates(options, x, batch, list(before.values()), training)
         return y
 
