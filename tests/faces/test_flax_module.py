@@ -241,7 +241,7 @@ REFUSED = {
     ),
     "pair": ({"renorm": True, "variance": "sample"}, "Renorm and sample variance were asked for together."),
     "ghost size": ({"virtual_batch_size": 0}, "A ghost batch size of 0 was asked for."),
-    "variance": ({"variance": "biased"}, "Options(variance=...) was given 'biased'."),
+    "variance": ({"variance": "biased"}, "variance='biased' was asked for."),
 }
 
 

@@ -55,7 +55,7 @@ REFUSED = {
     ),
     "axis '1'": ({"axis": [0, "1"]}, TypeError, "axis=[0, '1'] was asked for. An axis is named by an int, "),
     "axis None": ({"axis": None}, TypeError, "axis=None was asked for. "),
-    "no axis": ({"axis": []}, ValueError, "Options(axes=()) was asked for. "),
+    "no axis": ({"axis": []}, ValueError, "axis=() was asked for. "),
     "momentum 1.5": (
         {"momentum": 1.5},
         ValueError,
@@ -64,11 +64,11 @@ REFUSED = {
     ),
     "momentum None": ({"momentum": None}, TypeError, "momentum=None was asked for. "),
     "renorm_momentum": ({"renorm_momentum": -0.1}, ValueError, "`renorm_momentum` must be between 0 and 1"),
-    "epsilon": ({"epsilon": -1.0}, ValueError, "Options(epsilon=-1.0) was asked for. "),
-    "variance": ({"variance": "biased"}, ValueError, "Options(variance=...) was given 'biased'. "),
+    "epsilon": ({"epsilon": -1.0}, ValueError, "epsilon=-1.0 was asked for. "),
+    "variance": ({"variance": "biased"}, ValueError, "variance='biased' was asked for. "),
     "ghost size 0": ({"virtual_batch_size": 0}, ValueError, "A ghost batch size of 0 was asked for. "),
     "ghost size 2.0": ({"virtual_batch_size": 2.0}, TypeError, "A ghost batch size of 2.0 was asked for. "),
-    "ghost order": ({"ghost_order": "random"}, ValueError, "Ghost(order=...) was given 'random'. "),
+    "ghost order": ({"ghost_order": "random"}, ValueError, "ghost_order='random' was asked for. "),
     "adjustment": ({"adjustment": "noise"}, TypeError, "adjustment='noise' was asked for. "),
     "clip key": (
         {"renorm": True, "renorm_clipping": {"rmx": 2}},

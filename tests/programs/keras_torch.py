@@ -76,11 +76,11 @@ def the_short_ways(dtype):
             continue
         mask = None if make is None else make(shape)
         asked = shape, dtype, mask
-        taken = {name: mock.Mock(wraps=getattr(_torch, name)) for name in SHORT_WAYS}
+        taken = {name: mock.Mock(wraps=getattr(_torch.backend, name)) for name in SHORT_WAYS}
         steps = []
         taken["train_plainly"].side_effect = lambda *a: steps.append(own(*a)) or steps[-1]  # noqa: B023
-        own = _torch.train_plainly
-        with mock.patch.multiple(_torch, **taken):
+        own = _torch.backend.train_plainly
+        with mock.patch.multiple(type(_torch.backend), **taken):
             ours = outcome(*asked, axis=axis, **options)
         # The kernels take no groups of neighbors beside two channel axes, which would have to be moved.
         apart = axis == [1, 3] and "ghost_order" in options
@@ -88,7 +88,7 @@ def the_short_ways(dtype):
         assert [y is not None for y in steps] == [plain] * len(steps), (asked, options)
         assert len(steps) == (0 if mask is not None else 2), (asked, options)
         assert taken["advance"].call_count == (0 if plain else 2), (asked, options)
-        with mock.patch.multiple(_torch, **SHORT_WAYS):
+        with mock.patch.multiple(type(_torch.backend), **SHORT_WAYS):
             core = outcome(*asked, axis=axis, **options)
         within = DTYPES[dtype][1]
         for one, other in zip(ours, core, strict=True):

@@ -11,18 +11,18 @@ __all__ = ["backend"]
 
 BACKENDS = ("tensorflow", "jax", "torch")
 # Looking an imported module up takes the import system as long as a small sum, and layers ask several times a step.
-_modules: dict[str, Any] = {}
+_found: dict[str, Any] = {}
 
 
 def backend() -> Any:
-    """The module for the current backend: its `engine`, and the functions that Keras has no operation for."""
+    """The object for the current backend: its `engine`, and the functions that Keras has no operation for."""
     name = keras.backend.backend()
-    found = _modules.get(name)
+    found = _found.get(name)
     if found is not None:
         return found
     if name in BACKENDS:
-        _modules[name] = importlib.import_module(f"batchnorm.keras._{name}")
-        return _modules[name]
+        _found[name] = importlib.import_module(f"batchnorm.keras._{name}").backend
+        return _found[name]
     raise RuntimeError(
         format_error(
             f"batchnorm.keras was asked to run on Keras' {name!r} backend",

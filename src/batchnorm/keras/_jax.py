@@ -1,31 +1,8 @@
-"""The layer on JAX: its engine."""
+"""The layer on JAX, which knows every shape."""
 
 from batchnorm._engines.jax import engine
-from batchnorm.keras._static_backend import (
-    advance,
-    assert_divisible,
-    assign,
-    dynamic_shape,
-    either,
-    infer_plainly,
-    is_compiling,
-    is_ragged,
-    recall,
-    train_plainly,
-    value,
-)
+from batchnorm.keras._static_backend import StaticBackend
 
-__all__ = [
-    "advance",
-    "assert_divisible",
-    "assign",
-    "dynamic_shape",
-    "either",
-    "engine",
-    "infer_plainly",
-    "is_compiling",
-    "is_ragged",
-    "recall",
-    "train_plainly",
-    "value",
-]
+__all__ = ["backend"]
+
+backend = StaticBackend(engine)

@@ -1,97 +1,89 @@
-"""What the layer needs from frameworks that know every shape, and whether a call trains, before they compute."""
+"""What the layer needs from Keras' backends, and how those do it that know every shape before they compute."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 
-from batchnorm._core.engine import Inputs
+from batchnorm._core.engine import Batch, Engine, Inputs
 from batchnorm.errors import format_error
+from batchnorm.layout import Layout
+from batchnorm.options import Options
 
-__all__ = [
-    "advance",
-    "assert_divisible",
-    "assign",
-    "dynamic_shape",
-    "either",
-    "infer_plainly",
-    "is_compiling",
-    "is_ragged",
-    "recall",
-    "train_plainly",
-    "value",
-]
+__all__ = ["StaticBackend"]
 
 Tensor = Any
 
 
-def advance(*step: Any) -> bool:
-    """Move the moving statistics without Keras' own assignments, which only works with PyTorch's memory."""
-    del step
-    return False
+@dataclass(frozen=True)
+class StaticBackend:
+    """The engine for a backend's tensors, and the functions that Keras has no operation for.
 
-
-def assign(variable: Any, value: Tensor) -> None:
-    """Assign a value to a variable, or hand it to the stateless call that collects it."""
-    variable.assign(value)
-
-
-def dynamic_shape(x: Tensor) -> tuple[int, ...]:
-    return tuple(x.shape)
-
-
-def is_compiling() -> bool:
-    """Whether a compiler that warns about caches is tracing the program."""
-    return False
-
-
-def is_ragged(x: Tensor) -> bool:
-    """Whether the rows of x have different lengths, which only TensorFlow supports."""
-    del x
-    return False
-
-
-def recall(layer: Any, inputs: Inputs[Tensor]) -> Inputs[Tensor]:
-    """The inputs as a step must read them; frameworks that pass the state along recompute from the same state."""
-    del layer
-    return inputs
-
-
-def train_plainly(*step: Any) -> None:
-    """A step by kernels that write the moving statistics too, which only works with PyTorch's memory."""
-    del step
-
-
-def infer_plainly(*step: Any) -> None:
-    """Inference without the core, which only pays off on PyTorch."""
-    del step
-
-
-def value(variable: Any) -> Tensor:
-    """What a variable holds now: in a stateless call the value that was passed for it."""
-    return variable.value
-
-
-def either(training: Any, train: Callable[[], Tensor], infer: Callable[[], Tensor]) -> Tensor:
-    """`train()` or `infer()`.
-
-    Raises:
-        TypeError: the choice depends on a value that JAX traces.
+    Every shape is known, and whether a call trains.
     """
-    try:
-        trains = bool(training)
-    except Exception as error:
-        raise TypeError(
-            format_error(
-                f"training={training!r} was given",
-                f"On Keras' {keras.backend.backend()!r} backend the choice must be known while the call is traced",
-                "Pass True or False, or mark the argument as static",
-            )
-        ) from error
-    return train() if trains else infer()
 
+    engine: Engine[Any]
 
-def assert_divisible(x: Tensor, size: int) -> Tensor:
-    """x as it is: the layout refuses a batch that the size does not divide."""
-    del size
-    return x
+    def advance(
+        self, options: Options, variables: Mapping[str, Any], batch: Batch[Tensor], dtype: Any
+    ) -> bool:
+        """Whether nothing is left to do for the moving statistics: only then they are not assigned through Keras."""
+        del options, variables, batch, dtype
+        return False
+
+    def assign(self, variable: Any, value: Tensor) -> None:
+        """Assign a value to a variable, or hand it to the stateless call that collects it."""
+        variable.assign(value)
+
+    def dynamic_shape(self, x: Tensor) -> tuple[int, ...]:
+        return tuple(x.shape)
+
+    def is_compiling(self) -> bool:
+        """Whether a compiler that warns about caches is tracing the program."""
+        return False
+
+    def is_ragged(self, x: Tensor) -> bool:
+        """Whether the rows of x have different lengths, which only TensorFlow supports."""
+        del x
+        return False
+
+    def recall(self, layer: Any, inputs: Inputs[Tensor]) -> Inputs[Tensor]:
+        """The inputs as a step must read them; frameworks that pass the state along recompute from the same state."""
+        del layer
+        return inputs
+
+    def train_plainly(self, layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
+        """A step by kernels that write the moving statistics too, which only works with PyTorch's memory."""
+        del layer, options, layout, x
+
+    def infer_plainly(self, layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
+        """Inference in another way than the core's; None if there is none."""
+        del layer, options, layout, x
+
+    def value(self, variable: Any) -> Tensor:
+        """What a variable holds now: in a stateless call the value that was passed for it."""
+        return variable.value
+
+    def either(self, training: Any, train: Callable[[], Tensor], infer: Callable[[], Tensor]) -> Tensor:
+        """`train()` or `infer()`.
+
+        Raises:
+            TypeError: the choice depends on a value that JAX traces.
+        """
+        try:
+            trains = bool(training)
+        except Exception as error:
+            raise TypeError(
+                format_error(
+                    f"training={training!r} was given",
+                    f"On Keras' {keras.backend.backend()!r} backend the choice must be known while the call is traced",
+                    "Pass True or False, or mark the argument as static",
+                )
+            ) from error
+        return train() if trains else infer()
+
+    def assert_divisible(self, x: Tensor, size: int) -> Tensor:
+        """x as it is: the layout refuses a batch that the size does not divide."""
+        del size
+        return x

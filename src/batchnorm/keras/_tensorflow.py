@@ -1,125 +1,111 @@
 """The layer on TensorFlow: the engine, and what only TensorFlow can do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
 from batchnorm._core import step
-from batchnorm._core.engine import Inputs
+from batchnorm._core.engine import Batch, Inputs
 from batchnorm._engines.tensorflow import engine, ops
 from batchnorm._tf1 import recompute
 from batchnorm.errors import format_error
-from batchnorm.keras._static_backend import assign, is_compiling, train_plainly
+from batchnorm.keras._static_backend import StaticBackend
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 
-__all__ = [
-    "advance",
-    "assert_divisible",
-    "assign",
-    "dynamic_shape",
-    "either",
-    "engine",
-    "flatten",
-    "infer_plainly",
-    "is_compiling",
-    "is_ragged",
-    "pad",
-    "pad_weights",
-    "recall",
-    "train_plainly",
-    "value",
-]
+__all__ = ["backend"]
 
 Tensor = Any
 
-dynamic_shape = tf.shape
+
+@dataclass(frozen=True)
+class TensorFlowBackend(StaticBackend):
+    """Sizes, and whether a call trains, may be known at run time only; tensors may be ragged; steps are recomputed."""
+
+    def dynamic_shape(self, x: Tensor) -> Tensor:
+        return tf.shape(x)
+
+    def advance(
+        self, options: Options, variables: Mapping[str, Any], batch: Batch[Tensor], dtype: Any
+    ) -> bool:
+        """Whether the moving statistics must stay as they are, because a step is being recomputed."""
+        del options, variables, batch, dtype
+        return recompute.is_recomputing()
+
+    def recall(self, layer: Any, inputs: Inputs[Tensor]) -> Inputs[Tensor]:
+        """The inputs with the state that the step must read: that of its first run if it is being recomputed."""
+        del layer
+        return inputs._replace(state=dict(recompute.recall(inputs.state)))
+
+    def value(self, variable: Any) -> Tensor:
+        """What a variable holds now; a cast to the dtype it has would hand on the variable, to be read later."""
+        return tf.convert_to_tensor(variable.value)
+
+    def infer_plainly(self, layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
+        """In a graph, inference on 16-bit numbers computed in 32 bits, as stock Keras does; None otherwise.
+
+        TensorFlow's operation takes 16 bits itself, but TensorFlow Lite's converter knows it only in 32.
+        """
+        dtype = ops.stat_dtype(x)
+        if dtype == x.dtype or tf.executing_eagerly():
+            return None
+        return step.infer(self.engine, options, layout, layer._inputs(ops.cast(x, dtype), None, options))
+
+    @tf.autograph.experimental.do_not_convert
+    def either(self, training: Any, train: Callable[[], Tensor], infer: Callable[[], Tensor]) -> Tensor:
+        """`train()` or `infer()`; a branch in the graph if it is only known at run time."""
+        if tf.is_tensor(training):
+            known = tf.get_static_value(training)
+            if known is None:
+                return tf.cond(tf.cast(training, tf.bool), train, infer)
+            training = known
+        return train() if training else infer()
+
+    def assert_divisible(self, x: Tensor, size: int) -> Tensor:
+        """x, after a check that the ghost batch size divides a batch whose size is only known at run time."""
+        if x.shape[0] is not None:
+            return x
+        batch: Tensor = tf.shape(x)[0]
+        message = format_error(
+            f"virtual_batch_size={size} was asked for",
+            "It must divide the batch size while training, and does not divide the one below",
+            f"Use batches of a multiple of {size} examples (drop_remainder=True), another virtual_batch_size, or "
+            "ghost_remainder='smaller'",
+        )
+        with tf.control_dependencies([tf.debugging.Assert(batch % size == 0, [message, batch])]):
+            return tf.identity(x)
+
+    def is_ragged(self, x: Tensor) -> bool:
+        return isinstance(x, tf.RaggedTensor)
+
+    def flatten(self, x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+        """The numbers of a ragged tensor as a dense one of the same rank, with all rows in sequence along axis 0.
+
+        Also returns the function that makes such a result ragged again.
+        """
+        dense: Tensor = x.flat_values
+        for _ in range(x.ragged_rank):
+            dense = tf.expand_dims(dense, 1)
+
+        def restore(y: Tensor) -> Any:
+            return x.with_flat_values(tf.squeeze(y, list(range(1, 1 + x.ragged_rank))))
+
+        return dense, restore
+
+    def pad(self, x: Any) -> tuple[Tensor, Tensor, Callable[[Tensor], Any]]:
+        """A ragged tensor padded with zeros, a mask of its own numbers, and the function that extracts these again."""
+        inside: Tensor = x.with_flat_values(tf.ones(tf.shape(x.flat_values)[:1], tf.bool)).to_tensor()
+
+        def restore(y: Tensor) -> Any:
+            return x.with_flat_values(tf.boolean_mask(y, inside))
+
+        return x.to_tensor(), inside, restore
+
+    def pad_weights(self, *weights: Any) -> list[Any]:
+        """A mask and weights, which may be ragged themselves, as dense tensors."""
+        return [each.to_tensor() if self.is_ragged(each) else each for each in weights]
 
 
-def advance(*step: Any) -> bool:
-    """Whether the moving statistics must stay as they are, because a step is being recomputed."""
-    del step
-    return recompute.is_recomputing()
-
-
-def recall(layer: Any, inputs: Inputs[Tensor]) -> Inputs[Tensor]:
-    """The inputs with the state that the step must read: that of its first run if it is being recomputed."""
-    del layer
-    return inputs._replace(state=dict(recompute.recall(inputs.state)))
-
-
-def value(variable: Any) -> Tensor:
-    """What a variable holds now; a cast to the dtype it has would hand on the variable, to be read later."""
-    return tf.convert_to_tensor(variable.value)
-
-
-def infer_plainly(layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
-    """In a graph, inference on 16-bit numbers computed in 32 bits, as stock Keras does; None otherwise.
-
-    TensorFlow's operation takes 16 bits itself, but TensorFlow Lite's converter knows it only in 32.
-    """
-    dtype = ops.stat_dtype(x)
-    if dtype == x.dtype or tf.executing_eagerly():
-        return None
-    return step.infer(engine, options, layout, layer._inputs(ops.cast(x, dtype), None, options))
-
-
-@tf.autograph.experimental.do_not_convert
-def either(training: Any, train: Callable[[], Tensor], infer: Callable[[], Tensor]) -> Tensor:
-    """`train()` or `infer()`; a branch in the graph if it is only known at run time."""
-    if tf.is_tensor(training):
-        known = tf.get_static_value(training)
-        if known is None:
-            return tf.cond(tf.cast(training, tf.bool), train, infer)
-        training = known
-    return train() if training else infer()
-
-
-def assert_divisible(x: Tensor, size: int) -> Tensor:
-    """x, after a check that the ghost batch size divides a batch whose size is only known at run time."""
-    if x.shape[0] is not None:
-        return x
-    batch: Tensor = tf.shape(x)[0]
-    message = format_error(
-        f"virtual_batch_size={size} was asked for",
-        "It must divide the batch size while training, and does not divide the one below",
-        f"Use batches of a multiple of {size} examples (drop_remainder=True), another virtual_batch_size, or "
-        "ghost_remainder='smaller'",
-    )
-    with tf.control_dependencies([tf.debugging.Assert(batch % size == 0, [message, batch])]):
-        return tf.identity(x)
-
-
-def is_ragged(x: Tensor) -> bool:
-    return isinstance(x, tf.RaggedTensor)
-
-
-def flatten(x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """The numbers of a ragged tensor as a dense one of the same rank, with all rows in sequence along axis 0.
-
-    Also returns the function that makes such a result ragged again.
-    """
-    dense: Tensor = x.flat_values
-    for _ in range(x.ragged_rank):
-        dense = tf.expand_dims(dense, 1)
-
-    def restore(y: Tensor) -> Any:
-        return x.with_flat_values(tf.squeeze(y, list(range(1, 1 + x.ragged_rank))))
-
-    return dense, restore
-
-
-def pad(x: Any) -> tuple[Tensor, Tensor, Callable[[Tensor], Any]]:
-    """A ragged tensor padded with zeros, a mask of its own numbers, and the function that extracts these again."""
-    inside: Tensor = x.with_flat_values(tf.ones(tf.shape(x.flat_values)[:1], tf.bool)).to_tensor()
-
-    def restore(y: Tensor) -> Any:
-        return x.with_flat_values(tf.boolean_mask(y, inside))
-
-    return x.to_tensor(), inside, restore
-
-
-def pad_weights(*weights: Any) -> list[Any]:
-    """A mask and weights, which may be ragged themselves, as dense tensors."""
-    return [each.to_tensor() if is_ragged(each) else each for each in weights]
+backend = TensorFlowBackend(engine)
