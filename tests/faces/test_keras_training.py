@@ -348,3 +348,20 @@ def test_in_a_large_network_nothing_changes(monkeypatch):
         np.testing.assert_allclose(ours(x, training=training), stock(x, training=training), rtol=1e-9)
     for mine, theirs in zip(ours.get_weights(), stock.get_weights(), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int32"])
+def test_numpy_arrays_in_stateless_calls(dtype):
+    x = (10.0 * inputs(8, 4)).astype(dtype)
+    results = []
+    for norm in (BatchNormalization, Stock):
+        layer = norm()
+        layer.build((None, 4))
+        held = [
+            [v.value for v in values] for values in (layer.trainable_variables, layer.non_trainable_variables)
+        ]
+        y, state = layer.stateless_call(*held, x, training=True)
+        results.append([y, *state, layer.call(x.astype("float32"), training=False)])
+        assert y.dtype == tf.float32
+    for mine, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)

@@ -272,3 +272,20 @@ def test_statistics_cast_to_16_bits_by_the_program_keep_counting(assigned: bool)
         layer(torch.tensor([[1.0], [3.0]]))
     assert float(layer.moving_mean_local_step) == 300
     assert abs(float(layer.running_mean) - 2.0) < 1e-4
+
+
+@pytest.mark.parametrize("then", [0.1, 0.5])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_zero_debiased_layer_resumes_with_any_momentum(then: float, steps: int) -> None:
+    """Every batch has the mean 5, and so has the average of however many; with the same momentum not a bit changes."""
+    batch = torch.tensor([[4.0], [6.0]])
+    before = bt.BatchNorm1d(1, momentum=0.1, zero_debias=True)
+    after = bt.BatchNorm1d(1, momentum=then, zero_debias=True)
+    for _ in range(steps):
+        before(batch)
+    after.load_state_dict(before.state_dict())
+    for _ in range(2):
+        after(batch)
+        before(batch)
+        torch.testing.assert_close(after.running_mean, torch.tensor([5.0]))
+        assert then != 0.1 or all(map(torch.equal, after.buffers(), before.buffers()))

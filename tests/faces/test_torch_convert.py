@@ -222,7 +222,7 @@ def test_what_is_left_is_named_once_with_its_reason() -> None:
         "4 (SyncBatchNorm): its statistics are those of all processes",
         "5 (FrozenBatchNorm2d): FrozenBatchNorm2d is no subclass",
         "6 (RecursiveScriptModule): it is compiled by torch.jit",
-        "7 (BatchNorm2d): it is one of ours with its own options",
+        "7 (BatchNorm2d): it is one of ours already, with other options than these",
     ):
         assert part in text
     assert type(shared) is bt.BatchNorm2d

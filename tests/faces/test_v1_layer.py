@@ -264,3 +264,37 @@ def test_activity_regularizer_is_a_loss_of_its_input(session):
     layer(x, training=True)
     assert len(layer.get_losses_for(x)) == 1
     assert layer.get_losses_for(None) == []
+
+
+def test_two_calls_ordered_by_their_data_move_the_averages_in_turn():
+    """With resource variables nothing else would order a read of an average after the assignment before it."""
+    x = np.random.default_rng(0).normal(size=(8, 4, 4, 3)).astype("float32") * 2 + 1
+    want = 1.75 * x.mean((0, 1, 2))  # ½·(½·μ) + ½·3μ
+    for _ in range(6):
+        with (
+            tf.Graph().as_default(),
+            tf.compat.v1.variable_scope("", reuse=tf.compat.v1.AUTO_REUSE, use_resource=True),
+        ):
+            fed = tf.compat.v1.placeholder(tf.float32, [None, 4, 4, 3])
+            y = batch_normalization(fed, training=True, name="bn", momentum=0.5)
+            with tf.control_dependencies(tf.compat.v1.get_collection("update_ops")):
+                later = fed * 3.0
+            batch_normalization(later, training=True, name="bn", momentum=0.5)
+            (mean,) = (v for v in tf.compat.v1.global_variables() if v.op.name.endswith("moving_mean"))
+            with tf.compat.v1.Session() as session:
+                session.run(tf.compat.v1.global_variables_initializer())
+                session.run([y, tf.compat.v1.get_collection("update_ops")], {fed: x})
+                np.testing.assert_allclose(session.run(mean), want, rtol=1e-5)
+
+
+def test_a_custom_getter_may_return_a_tensor():
+    def doubled(getter, name, *args, **kwargs):
+        made = getter(name, *args, **kwargs)
+        return 2.0 * made if name.endswith("gamma") else made
+
+    with tf.Graph().as_default(), tf.compat.v1.variable_scope("m", custom_getter=doubled):
+        y = batch_normalization(tf.constant([[1.0], [3.0]]), training=True, epsilon=0.0)
+        assert len(tf.compat.v1.trainable_variables()) == 2
+        with tf.compat.v1.Session() as session:
+            session.run(tf.compat.v1.global_variables_initializer())
+            np.testing.assert_allclose(session.run(y), [[-2.0], [2.0]], rtol=1e-6)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from batchnorm._core.composed import Composed
 from batchnorm._core.engine import Inputs
-from batchnorm._core.gradient import pull
+from batchnorm._core.gradient import backward
 from batchnorm._core.state import advance, initial_state
 from batchnorm._core.step import normalize
 from batchnorm._engines.numpy import ops
@@ -55,7 +55,7 @@ class Replicas:
             layout = plan_layout(batch.x.shape, options.axes, options.ghost)
             inputs = Inputs(batch.x, batch.gamma, batch.beta, batch.weights, state)
             y, stats, saved = normalize(engine, options, layout, inputs)
-            gradients = pull(engine, options, layout, inputs, saved, batch.dy)._asdict()
+            gradients = backward(engine, options, layout, inputs, saved, batch.dy)._asdict()
             given = {f"d{name}": value for name, value in gradients.items() if value is not None}
             return step_of(y, advance(ops, options, state, stats), given)
 

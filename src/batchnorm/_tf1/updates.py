@@ -140,7 +140,9 @@ def _assign(
         value = replacement(ops, options, rule, _current(variable), state, batch)
         return by(variable, _shaped(value, variable), rule.decay)
     with tf.compat.v1.name_scope(name) as scope:
-        current = _current(variable)
+        # Of two calls of a layer, one after the other by their data, the second reads what the first has stored.
+        with tf.control_dependencies([batch.mean] if _orders_reads(variable) else []):
+            current = _current(variable)
         # The original subtracts, even if nothing of the old value is kept.
         if rule.decay is None:
             value = replacement(ops, options, rule, current, state, batch)
@@ -149,6 +151,11 @@ def _assign(
         # TensorFlow 2's variables subtract in an op of its own name inside the scope.
         own = scope if scope and is_ref(variable) else None
         return variable.assign_sub(_shaped(change, variable), name=own)
+
+
+def _orders_reads(variable: Any) -> bool:
+    """Whether a read of the variable happens at any time unless it is told when: in a TensorFlow 1 graph."""
+    return not tf.executing_eagerly() and not is_ref(variable)
 
 
 def _current(variable: Any) -> Any:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, Literal, cast
 
 import keras
+import numpy as np
 from keras import constraints, initializers, regularizers
 
 from batchnorm._core import step
@@ -194,6 +195,10 @@ class BatchNormalization(keras.layers.Layer):
         mask: Tensor | None = None,
         sample_weight: Tensor | None = None,
     ) -> Tensor:
+        if isinstance(inputs, np.ndarray):
+            # `__call__` converts its inputs; programs that call this method, or stateless_call, need not.
+            dtype = self.compute_dtype if np.issubdtype(inputs.dtype, np.floating) else None
+            inputs = keras.ops.convert_to_tensor(inputs, dtype)
         check_weights(inputs, mask, sample_weight)
         tools = backend()
         if tools.is_ragged(inputs):

@@ -41,7 +41,8 @@ def convert(model: Model, *, back: bool = False, force: bool = False, **options:
 
     The layers remain the same objects and only change their class, so parameters, buffers, hooks, training mode,
     `requires_grad`, optimizers and other references to them are untouched. Renorm's averages start from the running
-    statistics of each layer.
+    statistics of each layer, but `zero_debias` starts the running mean anew: after one more training step it is the
+    mean of that step's batch.
 
     Lazy layers are swapped before they know their sizes, and parametrized layers keep their parametrizations.
     Subclasses are swapped if they leave the normalization to `torch.nn`'s `forward`, and so is timm's
@@ -122,7 +123,8 @@ def _ours_for(layer: nn.Module, settings: Settings) -> type | str | None:
     if isinstance(layer, Layer):
         if layer.settings == settings or settings == Settings():
             return None
-        return "it is one of ours with its own options; convert it back first"
+        asked = "other options than these" if layer.settings.given else "no options"
+        return f"it is one of ours already, with {asked}; convert it back first"
     if isinstance(layer, nn.SyncBatchNorm):
         return "its statistics are those of all processes, and ours those of one"
     if isinstance(layer, BatchNorm):

@@ -34,6 +34,7 @@ class Layer(BatchNorm):
     _key: Any
     _options: Options
     _debiased_by: Any
+    _is_loaded: bool = False
     # The types that they may have; torch declares those that they usually have.
     weight: Any
     bias: Any
@@ -195,6 +196,7 @@ class Layer(BatchNorm):
             state_dict.update(
                 {key: values[slot] for slot, key in added.items() if getattr(self, names[slot]) is not None}
             )
+        self._is_loaded = names.get("biased") is not None and prefix + names["biased"] in state_dict
         super()._load_from_state_dict(state_dict, prefix, *rest)
         _state.widen(self, {})  # load_state_dict(..., assign=True) takes the checkpoint's own tensors
 
@@ -251,7 +253,7 @@ def describe(layer: Any, settings: Settings) -> None:
     layer.settings, layer._plain, layer._grouped = settings, settings.is_plain, settings.is_grouped
     layer._composed_inference = settings.axes != (1,) or settings.fused is False
     layer._key, layer._options = _assigned(layer), options
-    layer._debiased_by = layer.momentum
+    layer._debiased_by, layer._is_loaded = layer.momentum, False
     # Tracers of torch.fx keep torch.nn's modules whole, and read the module name from the instance.
     layer.__module__ = nn.BatchNorm1d.__module__
 

@@ -181,11 +181,15 @@ def advance(layer: Any, options: Options, batch: Batch[Tensor], before: dict[str
         asked = options
         if layer.momentum is None:
             options = _plain_average(options, count, before["moving_mean"].dtype)
-        elif options.debias_mean and layer.momentum != layer._debiased_by:
+        elif options.debias_mean and (layer._is_loaded or layer.momentum != layer._debiased_by):
             # The average gathered with another momentum becomes what this one would have gathered.
             biased = _biased(before["moving_mean"], layer.momentum, before["local_step"])
+            if layer._is_loaded:
+                # By which momentum a checkpoint's was gathered, only its numbers tell: if by this one, they stay.
+                given = before["biased"]
+                biased = torch.where(torch.isclose(given, biased, rtol=1e-4, atol=0.0), given, biased)
             before = before | {"biased": biased}
-            layer._debiased_by = layer.momentum
+            layer._debiased_by, layer._is_loaded = layer.momentum, False
         # What was read are the buffers themselves, if of the statistics' dtype.
         shared = all(before[slot] is value for slot, value in buffers.items())
         if not (shared and numpy_stats.advance(options, before, batch)):

@@ -18,7 +18,8 @@ Module = nn.Module
 
 # The attributes that our layers have and torch.nn's do not.
 OWN = (
-    *("settings", "_plain", "_grouped", "_composed_inference", "_key", "_options", "_debiased_by"),
+    *("settings", "_plain", "_grouped", "_composed_inference", "_key", "_options"),
+    *("_debiased_by", "_is_loaded"),
     "__module__",
 )
 

@@ -160,8 +160,8 @@ class Layer(Surface):
                 partitioner=partitioner,
             )
             kept = parts(made)
-            # A scope's custom getter may have decided that the variable is not to be trained.
-            trained = trained and all(part.trainable for part in kept)
+            # A scope's custom getter may have decided that the variable is not to be trained, or return a tensor.
+            trained = trained and all(getattr(part, "trainable", True) for part in kept)
             (self._trainable_weights if trained else self._non_trainable_weights).extend(kept)
             is_new = not {part.name for part in kept} & known
             if regularizer is not None and (is_new or _is_eager()):
