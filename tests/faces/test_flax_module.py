@@ -221,7 +221,7 @@ REFUSED = {
     "momentum": ({"momentum": 1.5}, "momentum=1.5 was asked for. It is the share"),
     "bound": (
         {"renorm": True, "renorm_clipping": {"max": 1}},
-        "renorm_clipping={'max': 1} was given. It has the invalid keys ['max'].",
+        "renorm_clipping={'max': 1} was given. Received invalid keys ['max'].",
     ),
     "crossed": (
         {"renorm": True, "renorm_clipping": {"rmin": 2, "rmax": 1}},

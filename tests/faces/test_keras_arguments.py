@@ -73,7 +73,7 @@ REFUSED = {
     "clip key": (
         {"renorm": True, "renorm_clipping": {"rmx": 2}},
         ValueError,
-        "renorm_clipping={'rmx': 2} was given. It has the invalid keys ['rmx']. Use any of rmin, rmax, dmax.",
+        "renorm_clipping={'rmx': 2} was given. Received invalid keys ['rmx']. Use any of rmin, rmax, dmax.",
     ),
     "clip order": (
         {"renorm": True, "renorm_clipping": {"rmax": 0.5, "rmin": 1}},

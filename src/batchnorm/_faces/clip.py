@@ -27,7 +27,7 @@ def read_clip(bounds: Mapping[str, Any] | None, convert: Callable[[Any], Any] = 
         raise ValueError(
             format_error(
                 f"renorm_clipping={bounds!r} was given",
-                f"It has the invalid keys {unknown}",
+                f"Received invalid keys {unknown}",
                 f"Use any of {', '.join(BOUNDS)}",
             )
         )
