@@ -187,7 +187,7 @@ def advance(layer: Any, options: Options, batch: Batch[Tensor], before: dict[str
             if layer._is_loaded:
                 # By which momentum a checkpoint's was gathered, only its numbers tell: if by this one, they stay.
                 given = before["biased"]
-                biased = torch.where(torch.isclose(given, biased, rtol=1e-4, atol=0.0), given, biased)
+                biased = torch.where((given - biased).abs() <= 1e-4 * biased.abs(), given, biased)
             before = before | {"biased": biased}
             layer._debiased_by, layer._is_loaded = layer.momentum, False
         # What was read are the buffers themselves, if of the statistics' dtype.
