@@ -11,7 +11,8 @@ from torch.nn.utils import parametrize
 from batchnorm._engines.torch.private import BatchNorm
 from batchnorm.errors import format_error, warn_user
 from batchnorm.torch import _state, _twin
-from batchnorm.torch._layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, Layer, configure, describe, plan
+from batchnorm.torch._configure import configure, describe, plan
+from batchnorm.torch._layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, Layer
 from batchnorm.torch._lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from batchnorm.torch._settings import Settings
 

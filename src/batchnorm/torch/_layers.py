@@ -11,11 +11,11 @@ from batchnorm._engines.torch.dispatch import route_of_layer
 from batchnorm._engines.torch.fast_path import batch_norm, infer
 from batchnorm._engines.torch.private import BatchNorm, buffers_of, in_transform, is_mapped
 from batchnorm._engines.torch.tracing import is_traced
-from batchnorm._faces.clip import read_clip
 from batchnorm.errors import format_error
 from batchnorm.options import Options
 from batchnorm.torch import _state, _training
-from batchnorm.torch._settings import Clipping, Settings, options_of
+from batchnorm.torch._configure import assigned, configure, options_for
+from batchnorm.torch._settings import Clipping, Settings
 from batchnorm.torch._twin import twin
 from batchnorm.torch._weights import merge_weights
 
@@ -89,9 +89,9 @@ class Layer(BatchNorm):
     @property
     def options(self) -> Options:
         """The options as of now, for the core: programs do assign `momentum`, `eps`, `weight` and `bias`."""
-        key = _assigned(self)
+        key = assigned(self)
         if key != self._key:
-            self._key, self._options = key, _options(self, self.settings)
+            self._key, self._options = key, options_for(self, self.settings)
         return self._options
 
     @property
@@ -199,63 +199,6 @@ class Layer(BatchNorm):
         self._is_loaded = names.get("biased") is not None and prefix + names["biased"] in state_dict
         super()._load_from_state_dict(state_dict, prefix, *rest)
         _state.widen(self, {})  # load_state_dict(..., assign=True) takes the checkpoint's own tensors
-
-
-def plan(layer: Any, settings: Settings) -> Options:
-    """The core's options for a layer of `torch.nn`'s or ours with these settings, the schedule left open.
-
-    Raises:
-        ValueError: they cannot be combined.
-    """
-    if not layer.track_running_stats and (settings.renorm or settings.zero_debias):
-        asked = "renorm" if settings.renorm else "zero_debias"
-        raise ValueError(
-            format_error(
-                f"{asked}=True was asked for with track_running_stats=False",
-                "It compares the batch with the running statistics",
-                f"Leave track_running_stats at True, or {asked} out",
-            )
-        )
-    if layer.momentum is None and settings.zero_debias:
-        raise ValueError(
-            format_error(
-                "zero_debias=True was asked for with momentum=None",
-                "A plain average over the batches has no bias towards its start",
-                "Leave zero_debias out, or pass a momentum such as 0.1",
-            )
-        )
-    return _options(layer, settings)
-
-
-def _options(layer: Any, settings: Settings) -> Options:
-    clip = None
-    if not callable(settings.renorm_clipping):
-        clip = read_clip(settings.renorm_clipping)
-    return options_of(
-        settings, layer.momentum, layer.eps, clip, layer.weight is not None, layer.bias is not None
-    )
-
-
-def _assigned(layer: Any) -> tuple[Any, ...]:
-    """The attributes that a program may assign and that the options depend on."""
-    return layer.momentum, layer.eps, layer.weight is None, layer.bias is None
-
-
-def configure(layer: Any, settings: Settings) -> None:
-    """Give a layer its settings, and the buffers that they ask for."""
-    describe(layer, settings)
-    _state.register(layer, layer.options)
-
-
-def describe(layer: Any, settings: Settings) -> None:
-    """Give a layer its settings."""
-    options = plan(layer, settings)
-    layer.settings, layer._plain, layer._grouped = settings, settings.is_plain, settings.is_grouped
-    layer._composed_inference = settings.axes != (1,) or settings.fused is False
-    layer._key, layer._options = _assigned(layer), options
-    layer._debiased_by, layer._is_loaded = layer.momentum, False
-    # Tracers of torch.fx keep torch.nn's modules whole, and read the module name from the instance.
-    layer.__module__ = nn.BatchNorm1d.__module__
 
 
 def refuse_shared_statistics(layer: Any, input: Tensor) -> None:

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from batchnorm.layout import canonical_axes, product
-from batchnorm.torch._layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, Layer, configure
+from batchnorm.torch._configure import configure
+from batchnorm.torch._layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, Layer
 
 __all__ = ["LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d"]
 
