@@ -322,3 +322,9 @@ def test_a_missing_framework_is_named(missing: str, title: str) -> None:
 def test_switches_are_booleans(name):
     with pytest.raises(TypeError, match=f"{name}='no' was given"):
         BatchNorm(3, rngs=nnx.Rngs(0), **{name: "no"})
+
+
+def test_view_info_tells_what_a_view_may_set() -> None:
+    """It reads the docstring of `set_view`, in one indentation only."""
+    told = nnx.view_info(BatchNorm(3, rngs=nnx.Rngs(0)))
+    assert "use_running_average: bool | None = None" in told

@@ -53,3 +53,28 @@ print(len(lines), lines[0])
     assert line.startswith("1 ")
     assert "It is a layer of Keras 3" in line
     assert "Use batchnorm.compat.v1.layers.BatchNormalization" in line
+
+
+@pytest.mark.parametrize("fetched", [True, False])
+def test_wrapped_functions(fetched):
+    """`wrap_function` imports what it has built a second time, and runs no assignment that is not fetched."""
+    program = f"""
+import json, tensorflow as tf
+from batchnorm.compat.v1.layers import BatchNormalization
+layers = []
+def function(x):
+    layers.append(BatchNormalization(momentum=0.5, epsilon=0.0))
+    y = layers[0](x, training=True)
+    with tf.control_dependencies(layers[0].updates if {fetched} else []):
+        return tf.identity(y)
+wrapped = tf.compat.v1.wrap_function(function, [tf.TensorSpec([None, 1])])
+y = wrapped(tf.constant([[1.0], [3.0]]))
+(mean,) = (v for v in wrapped.variables if "moving_mean" in v.name)
+print(json.dumps([y.numpy().tolist(), len(layers[0].updates), mean.numpy().tolist()]))
+"""
+    env = os.environ | {"TF_USE_LEGACY_KERAS": "1"}
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    y, updates, mean = json.loads(ran.stdout.splitlines()[-1])
+    np.testing.assert_allclose(y, [[-1.0], [1.0]], rtol=1e-6)
+    assert (updates, mean) == (2, [1.0 if fetched else 0.0])

@@ -232,7 +232,11 @@ class BatchNorm(nnx.Module):
         return jnp.asarray(y, dtype)
 
     def set_view(self, use_running_average: bool | None = None) -> None:
-        """What `nnx.view` may set."""
+        """What `nnx.view` may set.
+
+        Args:
+          use_running_average: as in the constructor; None leaves it. (`nnx.view_info` reads this indentation.)
+        """
         if use_running_average is not None:
             self.use_running_average = use_running_average
 

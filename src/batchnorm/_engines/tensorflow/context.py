@@ -12,7 +12,7 @@ from batchnorm._engines.tensorflow.private import (
     output_all_intermediates,
 )
 
-__all__ = ["is_confined", "is_cpu", "is_function", "is_laid_open"]
+__all__ = ["in_wrapped_function", "is_confined", "is_cpu", "is_function", "is_laid_open"]
 
 
 @cache
@@ -33,6 +33,12 @@ def is_function() -> bool:
     """Whether a `tf.function` is being built, which may be called from another one later."""
     graph = next((graph for graph in enclosing_graphs() if not isinstance(graph, ControlFlowFuncGraph)), None)
     return graph is not None and graph.building_function and not is_defun(graph)
+
+
+def in_wrapped_function() -> bool:
+    """Whether `tf.compat.v1.wrap_function` builds a graph, in which no assignment runs unless it is fetched."""
+    # As Keras 2 tells them from other functions.
+    return any(str(getattr(graph, "name", "")).startswith("wrapped_function") for graph in enclosing_graphs())
 
 
 def is_laid_open() -> bool:

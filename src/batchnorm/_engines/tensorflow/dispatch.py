@@ -10,7 +10,7 @@ import tensorflow as tf
 from batchnorm import _kernels
 from batchnorm._engines.dispatch import Path
 from batchnorm._engines.tensorflow import ops
-from batchnorm._engines.tensorflow.context import is_confined, is_cpu, is_laid_open
+from batchnorm._engines.tensorflow.context import in_wrapped_function, is_confined, is_cpu, is_laid_open
 from batchnorm._engines.tensorflow.inference import is_image
 from batchnorm._kernels.axis_groups import WHY_NO_RUNS, kernel_runs, why_not_weights
 from batchnorm._kernels.tensorflow import load, tell_threads, threads, why_missing
@@ -100,6 +100,8 @@ def _why_no_ops() -> str | None:
     """Why the graph being built may not hold ops that only our package knows; None if it may."""
     if is_confined():
         return "what is being built is compiled by XLA, or is a loop of TensorFlow 1"
+    if in_wrapped_function():
+        return "wrap_function imports what it builds again, and the standard form of our ops would not be the same"
     if is_laid_open():
         return "in a condition inside a layer of Keras 2, TensorFlow differentiates each op, and ours have no gradients"
     if isinstance(tf.distribute.get_strategy(), tf.distribute.ParameterServerStrategy):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from batchnorm._core.state import slots
 from batchnorm._engines.tensorflow import ops
+from batchnorm._engines.tensorflow.context import in_wrapped_function
 from batchnorm._engines.tensorflow.private import is_ref
 from batchnorm._faces.axes import axes_of
 from batchnorm._tf1.names import name_output, output_name, update_names
@@ -307,7 +308,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
         made: list[Any] = []
 
         def make(which: int) -> Any:
-            if not made and tf.compat.v1.executing_eagerly_outside_functions():
+            if not made and tf.compat.v1.executing_eagerly_outside_functions() and not in_wrapped_function():
                 made.extend((apply_updates(options, variables, batch, by), None))
             elif not made:
                 dynamic = not isinstance(training, bool) and by is None
