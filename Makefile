@@ -24,11 +24,12 @@ CHECK_CORE := tests/test_oracle.py $(addprefix tests/unit/test_,combinations.py 
 	$(addprefix tests/properties/test_,against_oracle.py edges.py finite_differences.py ghosts_and_renorm.py \
 	invariance.py pairs.py replicas.py unequal_ghosts.py weights.py)
 CHECK_FRAMEWORKS := $(addprefix tests/,unit/test_torch_engine.py faces/test_torch_layers.py \
-	faces/test_v1_layer.py faces/test_keras_weights.py faces/test_flax_systems.py)
+	faces/test_v1_layer.py faces/test_keras_weights.py faces/test_keras_subclasses.py faces/test_flax_systems.py)
 
 check: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(CHECK_CORE) -k "not tensorflow and not torch and not jax"
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(CHECK_FRAMEWORKS)
+	$(BIN)/python -m pytest tests/unit/test_jax_kernels.py -k "forward_mode_and_second_order and interleaved"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks docs examples
