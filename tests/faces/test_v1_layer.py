@@ -298,3 +298,19 @@ def test_a_custom_getter_may_return_a_tensor():
         with tf.compat.v1.Session() as session:
             session.run(tf.compat.v1.global_variables_initializer())
             np.testing.assert_allclose(session.run(y), [[-2.0], [2.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("fed", [True, False])
+def test_averages_of_a_batch_of_unknown_size(fed):
+    with tf.Graph().as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 1])
+        training = tf.compat.v1.placeholder(tf.bool, []) if fed else True
+        y = batch_normalization(x, training=training, momentum=0.9)
+        mean, variance = (v for v in tf.compat.v1.global_variables() if "moving" in v.op.name)
+        with tf.compat.v1.Session() as session:
+            session.run(tf.compat.v1.global_variables_initializer())
+            given = {x: [[1.0], [3.0]]} | ({training: True} if fed else {})
+            session.run([y, tf.compat.v1.get_collection("update_ops")], given)
+            np.testing.assert_allclose(session.run([mean, variance]), [[0.2], [1.0]], rtol=1e-6)
+            session.run([y, tf.compat.v1.get_collection("update_ops")], given | {x: [[7.0], [11.0]]})
+            np.testing.assert_allclose(session.run([mean, variance]), [[1.08], [1.3]], rtol=1e-6)
