@@ -6,7 +6,7 @@
 namespace batchnorm {
 
 const Isa& isa_in_use();
-// Null: the best again. False where there is no such instruction set, or the processor lacks the instructions.
+// Null: the best again. False if there is no such instruction set, or the processor lacks it.
 bool select_isa(const char* name);
 bool has_isa(const char* name);
 

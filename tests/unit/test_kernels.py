@@ -230,7 +230,3 @@ def test_a_child_of_fork_starts_helpers_of_its_own():
     child.start()
     assert queue.get(timeout=60) == want
     child.join()
-
-
-def test_every_pass_of_the_engine_is_there():
-    assert {name for name in dir(composed) if not name.startswith("_")} <= set(dir(engine))

@@ -1,8 +1,8 @@
 """What the core asks of a framework: a dozen functions for small arrays, and four passes over large ones.
 
-An engine is a frozen object. Large arrays (`x`, `y`, `dy`) have the input's own shape and
-dtype; statistics are [G, C] (ghost groups by channels) in `Ops.stat_dtype(x)`: float32 for 16-bit floats, else the
-dtype of x. A layout says how to view the one against the other.
+An engine is a frozen object. Large arrays (`x`, `y`, `dy`) have the input's own shape and dtype; statistics are [G, C]
+(ghost groups by channels) in `Ops.stat_dtype(x)`: float32 for 16-bit floats, else the dtype of x. A layout says how to
+view the one against the other.
 """
 
 from collections.abc import Callable, Sequence

@@ -29,19 +29,19 @@ class TensorFlow(PlainOperations):
         kernels = find(x, weights, layout)
         if kernels is not None:
             return custom_ops.moments(kernels, x, weights, layout)
-        return (blockwise if takes_loops() else composed).moments(x, weights, layout)
+        return _other_passes().moments(x, weights, layout)
 
     def apply(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
         kernels = find(x, None, layout)
         if kernels is not None:
             return custom_ops.apply(kernels, x, mean, scale, shift, layout)
-        return (blockwise if takes_loops() else composed).apply(x, mean, scale, shift, layout)
+        return _other_passes().apply(x, mean, scale, shift, layout)
 
     def grad_sums(self, dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         kernels = find(x, None, layout)
         if kernels is not None:
             return custom_ops.grad_sums(kernels, dy, x, mean, layout)
-        return (blockwise if takes_loops() else composed).grad_sums(dy, x, mean, layout)
+        return _other_passes().grad_sums(dy, x, mean, layout)
 
     def grad_input(
         self,
@@ -55,7 +55,7 @@ class TensorFlow(PlainOperations):
         kernels = find(x, weights, layout)
         if kernels is not None:
             return custom_ops.grad_input(kernels, dy, x, weights, mean, terms, layout)
-        return (blockwise if takes_loops() else composed).grad_input(dy, x, weights, mean, terms, layout)
+        return _other_passes().grad_input(dy, x, weights, mean, terms, layout)
 
     def fused_train(
         self, x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: Any, layout: Layout
@@ -89,6 +89,11 @@ class TensorFlow(PlainOperations):
         layout: Layout,
     ) -> Tensor:
         return fused_infer(x, gamma, beta, mean, variance, epsilon, layout)
+
+
+def _other_passes() -> Any:
+    """What computes a pass that our ops cannot take."""
+    return blockwise if takes_loops() else composed
 
 
 engine = TensorFlow(composed.ops, composed.differentiate, composed.add_up)

@@ -222,7 +222,7 @@ class Host:
         """PyTorch's, around functions that see NumPy's arrays per channel."""
         del forward_mode
 
-        def as_arrays(inputs: Inputs[Tensor]) -> tuple[Tensor, Batch[Tensor], Saved[Array]]:
+        def forward_on_arrays(inputs: Inputs[Tensor]) -> tuple[Tensor, Batch[Tensor], Saved[Array]]:
             x, gamma, beta, weights, state = inputs[:5]
             seen = {name: as_numpy(value) for name, value in state.items()}
             # Numbers that are not finite stay so without a word, as in PyTorch.
@@ -230,14 +230,14 @@ class Host:
                 y, batch, saved = forward(Inputs(x, as_numpy(gamma), as_numpy(beta), weights, seen))
             return y, Batch(*map(as_tensor, batch)), saved
 
-        def backward_lowered(inputs: Inputs[Tensor], saved: Saved[Array], dy: Tensor) -> Gradients[Tensor]:
+        def backward_on_arrays(inputs: Inputs[Tensor], saved: Saved[Array], dy: Tensor) -> Gradients[Tensor]:
             # The gradient may be asked for in other circumstances than the output.
             if not cpu_kernels.has_raw_memory(dy, inputs.x):
                 return reference(inputs, dy)
             with np.errstate(all="ignore"):
                 return Gradients(*map(_released, backward(inputs, saved, dy)))
 
-        return differentiable(as_arrays, backward_lowered, reference)
+        return differentiable(forward_on_arrays, backward_on_arrays, reference)
 
     def _dense(self, x: Tensor) -> Tensor:
         """In the order of memory, without gaps."""
