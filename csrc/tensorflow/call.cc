@@ -1,6 +1,7 @@
 #include "tensorflow/call.h"
 
 #include <atomic>
+#include <string>
 #include <thread>
 
 #if defined(__linux__)
@@ -52,7 +53,8 @@ void Call::plan(int input_of_x) {
   TF_GetInput(context_, input_of_x, &x_, status_);
   if (TF_GetCode(status_) != TF_OK) return fail(TF_INTERNAL, nullptr);
   held_.push_back(x_);
-  if (const char* wrong = find_sizes(recipe_, x_, &sizes_)) fail(TF_INVALID_ARGUMENT, wrong);
+  const std::string wrong = find_sizes(recipe_, x_, &sizes_);
+  if (!wrong.empty()) fail(TF_INVALID_ARGUMENT, wrong.c_str());
 }
 
 const void* Call::input(int index, int64_t elements) {
@@ -102,6 +104,13 @@ void* Call::new_statistic(int index) {
 
 void* Call::new_total(int index) {
   const int64_t shape[] = {recipe_.weights_by_group ? sizes_.ghosts : 1, 1};
+  return output(index, recipe_.statistic, shape, 2);
+}
+
+void* Call::new_per_channel(int index) { return output(index, recipe_.statistic, &sizes_.channels, 1); }
+
+void* Call::new_averages(int index) {
+  const int64_t shape[] = {3, sizes_.channels};
   return output(index, recipe_.statistic, shape, 2);
 }
 

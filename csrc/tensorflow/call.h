@@ -17,6 +17,8 @@ class Call {
   const Recipe& recipe() const { return recipe_; }
   const bn_sizes* runs() const { return &sizes_.runs; }
   int64_t channels() const { return sizes_.channels; }
+  // Numbers to a statistic.
+  int64_t count() const { return sizes_.runs.outer * sizes_.runs.middle * sizes_.runs.inner; }
   bool failed() const { return failed_; }
 
   // Find the sizes by the input that holds x. To be called first.
@@ -32,6 +34,9 @@ class Call {
   void* new_large(int output);
   void* new_statistic(int output);
   void* new_total(int output);
+  // [channels] and [3, channels].
+  void* new_per_channel(int output);
+  void* new_averages(int output);
 
   // The status of a kernel.
   void finish(int status);

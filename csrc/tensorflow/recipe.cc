@@ -50,11 +50,12 @@ void read_recipe(TF_OpKernelConstruction* construction, Recipe* recipe, TF_Statu
   recipe->weights_by_group = read_number(construction, "weights_by_group", status) != 0;
   recipe->scaled = is_given(construction, "gamma_types", *recipe, status);
   recipe->centered = is_given(construction, "beta_types", *recipe, status);
+  recipe->of_sample = read_number(construction, "of_sample", status) != 0;
   const int64_t bits = read_number(construction, "epsilon_bits", status);
   std::memcpy(&recipe->epsilon, &bits, sizeof bits);
 }
 
-const char* find_sizes(const Recipe& recipe, const TF_Tensor* x, Sizes* sizes) {
+std::string find_sizes(const Recipe& recipe, const TF_Tensor* x, Sizes* sizes) {
   int rank = TF_NumDims(x);
   if (rank > kMostAxes) return "x has too many axes";
   int64_t shape[kMostAxes + 1];
@@ -66,8 +67,9 @@ const char* find_sizes(const Recipe& recipe, const TF_Tensor* x, Sizes* sizes) {
     const int64_t batch = rank > 0 ? TF_Dim(x, 0) : 0, size = recipe.ghost_size;
     if (rank < 1 || size < 1) return "ghosts need a batch axis, and a size of at least 1";
     if (batch % size != 0) {
-      return "a ghost batch size was asked for that must divide the batch size, and does not: use batches of a multiple "
-             "of it, or another size";
+      const std::string asked = std::to_string(size);
+      return "ghost batches of " + asked + " examples were asked for, and the batch has " + std::to_string(batch) +
+             ", which " + asked + " does not divide: use batches of a multiple of " + asked + ", or another ghost size";
     }
     const bool interleaved = recipe.ghost_order == kInterleaved;
     sizes->ghosts = batch / size;
@@ -91,7 +93,7 @@ const char* find_sizes(const Recipe& recipe, const TF_Tensor* x, Sizes* sizes) {
     }
   }
   sizes->runs = {runs[0], runs[1], runs[2], runs[3], runs[4]};
-  return nullptr;
+  return {};
 }
 
 }  // namespace batchnorm::tf

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "include/batchnorm_kernels.h"
 #include "tensorflow/c_api.h"
@@ -24,6 +25,7 @@ struct Recipe {
   bool weights_by_group = false;
   bool scaled = false;    // there is a gamma
   bool centered = false;  // there is a beta
+  bool of_sample = false;  // the averages take N / (N - 1) times the variance
   double epsilon = 0;
 };
 
@@ -38,7 +40,7 @@ struct Sizes {
 // Read the attributes of an op; those it lacks keep their defaults.
 void read_recipe(TF_OpKernelConstruction* construction, Recipe* recipe, TF_Status* status);
 
-// The sizes for an input of this shape; null, or what is wrong.
-const char* find_sizes(const Recipe& recipe, const TF_Tensor* x, Sizes* sizes);
+// The sizes for an input of this shape; empty, or what is wrong.
+std::string find_sizes(const Recipe& recipe, const TF_Tensor* x, Sizes* sizes);
 
 }  // namespace batchnorm::tf

@@ -305,13 +305,17 @@ def test_a_tracker_keeps_the_variables_and_runs_the_updates(wrap, options):
 
 @each_path
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
-def test_rows_are_inferred_by_few_operations_that_keep_a_large_mean(options, dtype):
+@pytest.mark.parametrize("dynamic", [False, True], ids=["known", "at run time"])
+def test_rows_are_inferred_by_few_operations_that_keep_a_large_mean(options, dtype, dynamic):
     with graph() as made:
         x = v1.placeholder(dtype, [None, 3])
-        y = batch_norm(x, is_training=False, **options)
+        y = batch_norm(x, is_training=v1.placeholder_with_default(False, []) if dynamic else False, **options)
         assert y.shape.as_list() == [None, 3]
         kinds = [op.type for op in made.get_operations()]
-        assert kinds.count("FusedBatchNormV3") == (dtype != "float64" and not options)
+        # oneDNN takes longer for a small one than for everything else.
+        assert "FusedBatchNormV3" not in kinds
+        if not dynamic:
+            assert sum(kinds.count(kind) for kind in ("Add", "AddV2", "Sub", "Mul", "Rsqrt")) <= 6
         (dx,) = v1.gradients(y, x)
         with v1.Session() as session:
             session.run(v1.global_variables_initializer())

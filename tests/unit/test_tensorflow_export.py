@@ -83,7 +83,7 @@ def test_a_graph_as_it_runs_keeps_its_ops():
         layers.batch_normalization(v1.placeholder("float32", [None, 6]), training=True)
         assert is_standard(graph.as_graph_def(add_shapes=True))
         assert is_standard(v1.train.export_meta_graph().graph_def)
-        assert "BatchnormKernelsTrain" in types(graph)
+        assert "BatchnormKernelsPlainTrain" in types(graph)
 
 
 def test_a_graph_without_our_ops_is_written_as_it_is():
@@ -244,23 +244,31 @@ def control_flow(request):
 
 
 @needs_ops
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("parameters", [{}, {"scale": False}], ids=["both", "beta"])
-def test_gradients_of_both_orders(control_flow, dynamic, parameters):
+@pytest.mark.parametrize("switch", [None, True, False], ids=["training", "asked to train", "asked to infer"])
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"scale": False}, {"center": False}, {"scale": False, "center": False}],
+    ids=["both", "beta", "gamma", "none"],
+)
+def test_gradients_of_both_orders(control_flow, switch, parameters):
     results = []
+    statistics = {"moving_mean_initializer": ones, "moving_variance_initializer": ones}
     for fused in (None, False):
         with tf.Graph().as_default() as graph, v1.Session() as session:
             x = v1.placeholder("float64", [None, 6])
-            training: Any = v1.placeholder_with_default(True, []) if dynamic and fused is None else True
+            dynamic = switch is not None and fused is None
+            training: Any = v1.placeholder_with_default(switch, []) if dynamic else switch is not False
             y = layers.batch_normalization(
-                x, training=training, fused=fused, gamma_initializer=ones, **parameters
+                x, training=training, fused=fused, gamma_initializer=ones, **statistics, **parameters
             )
-            sources = [x, *v1.trainable_variables()]
+            sources = [x, *(v1.global_variables() if switch is False else v1.trainable_variables())]
             first = tf.gradients(tf.sin(y), sources)
-            second = tf.gradients(tf.reduce_sum(first[0] ** 3), sources, unconnected_gradients="zero")
+            penalty = sum(tf.reduce_sum(value**3) for value in first)
+            second = tf.gradients(penalty, sources, unconnected_gradients="zero")
             session.run(v1.global_variables_initializer())
             results.append(session.run([y, *first, *second], {x: X}))
-            assert ("BatchnormKernelsTrain" in types(graph)) is (fused is None)
+            assert ("BatchnormKernelsPlainTrain" in types(graph)) is (fused is None)
+            assert ("BatchnormKernelsPlainInfer" in types(graph)) is dynamic
     for value, want in zip(*results, strict=True):
         np.testing.assert_allclose(value, want, rtol=1e-9, atol=1e-9)
 

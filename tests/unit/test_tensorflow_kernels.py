@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
+import batchnorm
 from batchnorm._core.engine import Inputs
 from batchnorm._core.step import infer
 from batchnorm._engines.tensorflow import dispatch, engine
 from batchnorm.layout import plan_layout
-from batchnorm.options import Options, Renorm
+from batchnorm.options import Ghost, Options, Renorm
 from tolerances import assert_close
 from unit.tensorflow_steps import (
     OPTIONS,
@@ -189,3 +191,15 @@ def test_no_gradient_through_the_batch_statistics():
         tape.watch(x)
         _, batch = forward(PLAIN, x, gamma, beta)
     assert tape.gradient(batch.mean, x) is None
+
+
+@needs_ops
+def test_a_batch_that_ghosts_do_not_divide_is_refused_with_both_numbers():
+    options = Options(ghost=Ghost(4))
+    params, state = batchnorm.init(options, [4, 3], like=tf.zeros([]))
+    step = tf.function(
+        lambda x: batchnorm.batch_norm(x, params, state, options, training=True)[0],
+        input_signature=[tf.TensorSpec([None, 3])],
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"batches of 4 .* has 10, .* multiple of 4"):
+        step(np.zeros([10, 3], "float32"))

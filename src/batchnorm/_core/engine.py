@@ -70,8 +70,8 @@ class Batch(NamedTuple, Generic[A]):
 
     `stored_variance` is the variance to store according to `Options.variance`. `has_weight` is False if no example had
     weight, and the averages stay as they are; None if every channel is known to have some. `updates` is how many
-    successive updates of the averages this represents; None means one. `total` is the number of numbers in the batch, a
-    scalar known only at run time, if that decides whether the batch counts; otherwise None.
+    successive updates of the averages this represents; None means one. `total` is the number of numbers in the batch,
+    a scalar or [C], if it is known only at run time and decides whether the batch counts; otherwise None.
     """
 
     mean: A

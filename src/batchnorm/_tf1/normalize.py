@@ -9,20 +9,24 @@ import tensorflow as tf
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._core.engine import Batch, Inputs
 from batchnorm._core.step import infer, train
-from batchnorm._engines.tensorflow import engine, ops
-from batchnorm._engines.tensorflow.graph_step import plain_step
-from batchnorm._engines.tensorflow.inference import MOST_BROADCAST
+from batchnorm._engines.tensorflow import engine, graph_step, ops
+from batchnorm._engines.tensorflow.dispatch import find, takes_one_op
+from batchnorm._engines.tensorflow.inference import MOST_BROADCAST, is_image
 from batchnorm._faces.adjustment import call_adjustment, check_dtype
 from batchnorm._tf1.scalars import in_dtype
 from batchnorm.errors import format_error
 from batchnorm.layout import Layout, plan_layout
 from batchnorm.options import Ghost, Options
 
-__all__ = ["Call", "adjustment_for", "infer_by", "normalize", "plan"]
+__all__ = ["Call", "Contribution", "adjustment_for", "infer_by", "normalize", "plan"]
 
 
 # A size known only at run time; its products are unknown too.
 UNKNOWN = math.nan
+
+
+# What a batch contributes to the averages, as tensors where it is asked: in a branch of a condition, or outside.
+Contribution = Callable[[], Batch[Any]]
 
 
 class Call(NamedTuple):
@@ -37,38 +41,46 @@ class Call(NamedTuple):
     adjustment: Adjustment[Any] | None = None
 
 
-def normalize(options: Options, call: Call) -> tuple[Any, Batch[Any] | None]:
+def normalize(options: Options, call: Call) -> tuple[Any, Contribution | None]:
     """y, and what the batch contributes to the averages, or None if the call is known not to train.
 
     If training is decided at run time, the batch does not count when it is False.
     """
     options = in_dtype(options, ops.stat_dtype(call.x))
-    if isinstance(call.training, bool):
-        return _train(options, call)[:2] if call.training else (infer_by(options, call), None)
-    in_one_op = False
+    if call.training is False:
+        return infer_by(options, call), None
+    if call.training is True:
+        done = _train_in_one_op(options, call)
+        if done is None:
+            y, batch = _train(options, call)
+            return y, lambda: batch
+        y, averages, layout = done
+        batch = _batch_of(averages, counts=not isinstance(layout.count, int))
+        return y, lambda: batch
+    in_one_op: Layout | None = None
 
     def train_branch() -> tuple[Any, ...]:
         nonlocal in_one_op
-        y, batch, in_one_op = _train(options, call)
-        if in_one_op:
-            total = tf.ones([], batch.mean.dtype) if batch.total is None else batch.total
-            return y, batch.mean, batch.stored_variance, total
+        done = _train_in_one_op(options, call)
+        if done is not None:
+            y, averages, in_one_op = done
+            return y, averages
+        y, batch = _train(options, call)
         counted = tf.constant(True) if batch.has_weight is None else batch.has_weight
         return y, *batch[:3], tf.broadcast_to(counted, tf.shape(batch.mean))
 
     def infer_branch() -> tuple[Any, ...]:
         mean, variance = call.state["moving_mean"], call.state["moving_variance"]
-        if in_one_op:
-            return infer_by(options, call), tf.identity(mean), tf.identity(variance), tf.zeros([], mean.dtype)
+        if in_one_op is not None:
+            return _infer_in_one_op(options, call, in_one_op), tf.zeros([3, in_one_op.channels], mean.dtype)
         idle = [tf.identity(mean), tf.identity(variance), tf.identity(variance)]
         return infer_by(options, call), *idle, tf.zeros_like(mean, tf.bool)
 
     y, *told = tf.cond(call.training, train_branch, infer_branch)
     y.set_shape(call.x.shape)
-    if in_one_op:
-        mean, estimate, total = told
-        return y, Batch(mean, estimate, estimate, None, total=total)
-    return y, Batch(*told)
+    if in_one_op is not None:
+        return y, lambda: _batch_of(told[0], counts=True)
+    return y, lambda: Batch(*told)
 
 
 def adjustment_for(function: Callable[[Any], Any], x: Any, dtype: Any) -> Adjustment[Any]:
@@ -82,43 +94,26 @@ def adjustment_for(function: Callable[[Any], Any], x: Any, dtype: Any) -> Adjust
     return call_adjustment(function, tf.shape(x), x.shape.rank, convert)
 
 
-def _train(options: Options, call: Call) -> tuple[Any, Batch[Any], bool]:
-    """y, what the batch contributes to the averages, and whether one op computed them."""
-    done = _train_in_one_op(options, call)
-    return (*_train_by_core(options, call), False) if done is None else (*done, True)
-
-
-def _train_by_core(options: Options, call: Call) -> tuple[Any, Batch[Any]]:
-    layout = plan(call.x, options)
+def _train(options: Options, call: Call) -> tuple[Any, Batch[Any]]:
     inputs = Inputs(call.x, call.gamma, call.beta, call.weights, dict(call.state))
-    return train(engine, options, layout, inputs, call.adjustment)
+    return train(engine, options, plan(call.x, options), inputs, call.adjustment)
 
 
-def _train_in_one_op(options: Options, call: Call) -> tuple[Any, Batch[Any]] | None:
-    """A plain step in a TensorFlow 1 graph; None if the call needs more than that.
-
-    A TensorFlow 1 graph runs node by node, so the nodes around the op cost time at small sizes.
-    """
-    plain = options.renorm is None and options.ghost is None and not options.debias_mean
-    if not plain or call.weights is not None or call.adjustment is not None or options.fused is False:
-        return None
+def _train_in_one_op(options: Options, call: Call) -> tuple[Any, Any, Layout] | None:
+    """y, what the averages take, [3, C], and the layout; None if the graph or the call needs more than one op."""
     layout = plan_layout(_known_sizes(call.x), options.axes)
-    if layout.count == 0 or tf.is_tensor(options.epsilon):
+    kernels = takes_one_op(call.x, options, layout, call.weights, call.adjustment is not None)
+    if kernels is None:
         return None
-    done = plain_step(call.x, call.gamma, call.beta, options.epsilon, layout)
-    if done is None:
-        return None
-    y, mean, variance = done
-    total, estimate = None, variance
-    if isinstance(layout.count, int):
-        if options.variance == "sample":
-            estimate = variance * (layout.count / max(layout.count - 1, 1))
-    else:
-        total = tf.cast(tf.size(call.x, tf.int64), mean.dtype)
-        if options.variance == "sample":
-            # N / (N − 1), from the count of all numbers, C·N; a single number per channel has no variance.
-            estimate = variance * tf.math.divide_no_nan(total, total - float(layout.channels))
-    return y, Batch(mean, variance, estimate, None, total=total)
+    of_sample = options.variance == "sample"
+    y, averages = graph_step.train(kernels, call.x, call.gamma, call.beta, options.epsilon, of_sample, layout)
+    return y, averages, layout
+
+
+def _batch_of(averages: Any, counts: bool) -> Batch[Any]:
+    """The batch's contribution from [3, C]. If it `counts`, whether the batch is empty is known only at run time."""
+    mean, variance, total = tf.unstack(averages, num=3)
+    return Batch(mean, variance, variance, None, total=total if counts else None)
 
 
 def infer_by(options: Options, call: Call) -> Any:
@@ -126,6 +121,18 @@ def infer_by(options: Options, call: Call) -> Any:
     bare = options.fused is not False and call.x.shape.rank <= MOST_BROADCAST
     layout = plan_layout(_known_sizes(call.x) if bare else ops.shape(call.x), options.axes)
     return infer(engine, options, layout, Inputs(call.x, call.gamma, call.beta, None, dict(call.state)))
+
+
+def _infer_in_one_op(options: Options, call: Call, layout: Layout) -> Any:
+    """y by the moving statistics, beside a training step in one op.
+
+    Not of images, if TensorFlow has an operation that converters fold into the convolution before it.
+    """
+    kernels = None if is_image(call.x, layout) else find(call.x, None, layout)
+    if kernels is None:
+        return infer_by(options, call)
+    statistics = call.state["moving_mean"], call.state["moving_variance"]
+    return graph_step.infer(kernels, call.x, call.gamma, call.beta, *statistics, options.epsilon, layout)
 
 
 def _known_sizes(x: Any) -> list[Any]:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from batchnorm._engines.tensorflow import ops
 from batchnorm._tf1.names import name_output
-from batchnorm._tf1.normalize import Call, adjustment_for, normalize
+from batchnorm._tf1.normalize import Call, Contribution, adjustment_for, normalize
 from batchnorm._tf1.recompute import is_recomputing, recall
 from batchnorm._tf1.updates import FINAL, SHADOWS, apply_updates, updated_values
 from batchnorm._tf1.variables import flat, snapshot
@@ -38,24 +38,26 @@ def normalize_directly(arguments: Arguments, path: Path, x: Any) -> Any:
     read = state if training is False else recall(state)
     call = Call(x, gamma, beta, read, training, weights, adjustment)
     first = [state[slot] for slot in state if slot not in FINAL]
-    update = partial(updated_values, options, variables, after=first)
     in_graph = not tf.compat.v1.executing_eagerly_outside_functions()
     along = in_graph and arguments.updates_collections is None and not is_recomputing()
 
-    def step() -> tuple[Any, Any]:
-        y, batch = normalize(options, call)
-        if along and batch is not None:
-            y = _run_along(y, training, first, partial(update, batch))
-        return y, batch
+    def update(contribution: Contribution) -> list[Any]:
+        return updated_values(options, variables, contribution(), first)
 
-    y, batch = _named(path, x.shape.rank, training, along, step)
+    def step() -> tuple[Any, Contribution | None]:
+        y, contribution = normalize(options, call)
+        if along and contribution is not None:
+            y = _run_along(y, training, first, partial(update, contribution))
+        return y, contribution
+
+    y, contribution = _named(path, x.shape.rank, training, along, step)
     y.set_shape(x.shape)
     if is_recomputing():
         return y
-    if batch is not None and not in_graph:
-        apply_updates(options, variables, batch)
-    elif batch is not None and not along:
-        for value in _to_collect(variables, training, first, partial(update, batch)):
+    if contribution is not None and not in_graph:
+        apply_updates(options, variables, contribution())
+    elif contribution is not None and not along:
+        for value in _to_collect(variables, training, first, partial(update, contribution)):
             collect(arguments.updates_collections, value)
     return y
 
@@ -94,8 +96,8 @@ def _named(path: Path, rank: int, training: Any, along: bool, step: Callable[[],
     if isinstance(training, bool):
         plain = "Identity" if along and training else "FusedBatchNormV3"
         return name_output("Reshape_1" if rank == 2 else plain, step)
-    y, batch = step()  # the conditionals give the names
-    return (tf.identity(y, name="Reshape_1") if rank == 2 else y), batch
+    y, contribution = step()  # the conditionals give the names
+    return (tf.identity(y, name="Reshape_1") if rank == 2 else y), contribution
 
 
 def _run_along(y: Any, training: Any, first: list[Any], update: Callable[[], list[Any]]) -> Any:

@@ -20,7 +20,7 @@ from batchnorm._engines.tensorflow.private import (
     stop_recording,
 )
 
-__all__ = ["differentiable"]
+__all__ = ["differentiable", "near"]
 
 Tensor = Any
 Step = Callable[[Inputs[Tensor]], tuple[Tensor, Batch[Tensor]]]
@@ -55,21 +55,21 @@ def differentiable(
                 return _chosen(reference(inputs, dy), fields)
             if is_eager:
                 return _chosen(backward(inputs, saved, dy), fields)
-            sources = [_near(value) for value in (dy, *arrays)]
-            near = _with(inputs, fields, sources[1:])._replace(
-                weights=_near(inputs.weights),
-                state={slot: _near(inputs.state[slot]) for slot in sorted(read)},
-                scalars={name: _near(value) for name, value in scalars.items()},
+            sources = [near(value) for value in (dy, *arrays)]
+            local = _with(inputs, fields, sources[1:])._replace(
+                weights=near(inputs.weights),
+                state={slot: near(inputs.state[slot]) for slot in sorted(read)},
+                scalars={name: near(value) for name, value in scalars.items()},
             )
             with stop_recording():
-                found = _chosen(backward(near, saved, sources[0]), fields)
-            return _derived(found, sources, lambda *upstream: pull_again(near, sources, upstream))
+                found = _chosen(backward(local, saved, sources[0]), fields)
+            return _derived(found, sources, lambda *upstream: pull_again(local, sources, upstream))
 
         def pull_again(
-            near: Inputs[Tensor], sources: list[Tensor], upstream: Sequence[Tensor]
+            local: Inputs[Tensor], sources: list[Tensor], upstream: Sequence[Tensor]
         ) -> list[Tensor | None]:
             dy, *copies = own = [tf.identity(source) for source in sources]
-            found = _chosen(reference(_with(near, fields, copies), dy), fields)
+            found = _chosen(reference(_with(local, fields, copies), dy), fields)
             return tf.gradients(found, own, grad_ys=list(upstream))
 
         def push(*tangents: Tensor | None) -> list[Tensor]:
@@ -145,10 +145,10 @@ def _in_graph(value: Tensor) -> Tensor:
     Each graph would capture an eager tensor anew. And inside a branch of a loop's body, TensorFlow finds no tensor of
     another graph again when it differentiates the loop.
     """
-    return value if value is None or tf.executing_eagerly() else _near(value)
+    return value if value is None or tf.executing_eagerly() else near(value)
 
 
-def _near(value: Tensor) -> Tensor:
+def near(value: Tensor) -> Tensor:
     """The same, as a tensor of the graph that is being built."""
     here = value is None or getattr(value, "graph", None) is tf.compat.v1.get_default_graph()
     return value if here else tf.identity(value)

@@ -10,12 +10,18 @@ import tensorflow as tf
 from batchnorm import _kernels
 from batchnorm._engines.dispatch import Path
 from batchnorm._engines.tensorflow import ops
-from batchnorm._engines.tensorflow.context import in_wrapped_function, is_confined, is_cpu, is_laid_open
+from batchnorm._engines.tensorflow.context import (
+    in_wrapped_function,
+    is_confined,
+    is_cpu,
+    is_function,
+    is_laid_open,
+)
 from batchnorm._engines.tensorflow.inference import is_image
 from batchnorm._kernels.axis_groups import WHY_NO_RUNS, kernel_runs, why_not_weights
 from batchnorm._kernels.tensorflow import load, tell_threads, threads, why_missing
 from batchnorm.layout import Layout
-from batchnorm.options import Ghost
+from batchnorm.options import Ghost, Options
 
 __all__ = [
     "GHOST_ORDERS",
@@ -26,6 +32,7 @@ __all__ = [
     "running",
     "slower_reason",
     "takes_loops",
+    "takes_one_op",
     "unsupported_reason",
 ]
 
@@ -52,6 +59,18 @@ def find(x: Tensor, weights: Tensor | None, layout: Layout) -> Kernels | None:
         return None
     tell_threads(computing=eager)
     return found
+
+
+def takes_one_op(
+    x: Tensor, options: Options, layout: Layout, weights: Tensor | None, adjusted: bool
+) -> Kernels | None:
+    """The ops if a TensorFlow 1 graph is being built and the training step needs no more than one; None otherwise."""
+    if tf.executing_eagerly() or is_function() or options.fused is False:
+        return None
+    bare = options.renorm is None and options.ghost is None and not options.debias_mean
+    if not bare or weights is not None or adjusted:
+        return None
+    return None if layout.count == 0 or tf.is_tensor(options.epsilon) else find(x, None, layout)
 
 
 def takes_loops() -> bool:

@@ -20,6 +20,7 @@ from batchnorm._core.engine import GradTerms, Moments
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.composed import composed
 from batchnorm._engines.tensorflow.custom_ops import epsilon_of, layout_of
+from batchnorm._engines.tensorflow.inference import fused_infer
 from batchnorm._engines.tensorflow.private import op_definition, protos, wrap_meta_graph, wrap_serialization
 from batchnorm.layout import Layout
 
@@ -151,7 +152,10 @@ def _function_for(described: bytes, types: tuple[int, ...]) -> Any:
 
 # What each op does: from its attributes, the layout and its inputs to its outputs, by the composed passes.
 
-AFTER_DY = {f"{PREFIX}{name}" for name in ("GradSums", "GradInput", "Gradients")}
+AFTER_DY = {
+    f"{PREFIX}{name}"
+    for name in ("GradSums", "GradInput", "Gradients", "PlainGradients", "PlainInferGradients")
+}
 
 
 def _moments(_: Any, layout: Layout, x: Tensor, *weights: Tensor) -> Any:
@@ -167,12 +171,34 @@ def _apply(_: Any, layout: Layout, x: Tensor, mean: Tensor, scale: Tensor, shift
 
 
 def _train(attributes: Any, layout: Layout, x: Tensor, *parameters: Tensor) -> Any:
-    rest = list(parameters)
-    gamma = rest.pop(0) if attributes["gamma_types"].list.type else None
-    beta = rest.pop(0) if attributes["beta_types"].list.type else None
+    gamma, beta = _parameters(attributes, parameters)
     epsilon = epsilon_of(attributes["epsilon_bits"].i)
     y, moments, scale = fused.train(composed, x, gamma, beta, epsilon, layout)
     return y, *_statistics(moments), scale
+
+
+def _parameters(attributes: Any, given: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """gamma and beta; None for one that the op does not have."""
+    rest = list(given)
+    gamma = rest.pop(0) if attributes["gamma_types"].list.type else None
+    return gamma, rest.pop(0) if attributes["beta_types"].list.type else None
+
+
+def _plain_train(attributes: Any, layout: Layout, x: Tensor, *parameters: Tensor) -> Any:
+    y, *statistics = _train(attributes, layout, x, *parameters)
+    mean, rest, variance, scale = (ops.reshape(value, (layout.channels,)) for value in statistics)
+    total = tf.fill(tf.shape(mean), ops.as_float(layout.count, mean.dtype))
+    stored = variance
+    if attributes["of_sample"].i:
+        stored = variance * tf.math.divide_no_nan(total, total - 1)
+    return y, mean, rest, variance, scale, tf.stack([mean, stored, total])
+
+
+def _plain_infer(
+    attributes: Any, layout: Layout, x: Tensor, mean: Tensor, variance: Tensor, *parameters: Tensor
+) -> Any:
+    gamma, beta = _parameters(attributes, parameters)
+    return [fused_infer(x, gamma, beta, mean, variance, epsilon_of(attributes["epsilon_bits"].i), layout)]
 
 
 def _statistics(moments: Moments[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,6 +232,19 @@ def _gradients(attributes: Any, layout: Layout, dy: Tensor, x: Tensor, *saved: T
     return fused.gradients(composed, dy, x, center, offset, variance, scale, epsilon, layout)
 
 
+def _plain_gradients(attributes: Any, layout: Layout, dy: Tensor, x: Tensor, *saved: Tensor) -> Any:
+    dx, *sums = _gradients(attributes, layout, dy, x, *saved[:4])
+    return dx, *(ops.reshape(value, (layout.channels,)) for value in sums)
+
+
+def _plain_infer_gradients(
+    attributes: Any, layout: Layout, dy: Tensor, x: Tensor, mean: Tensor, variance: Tensor, *gamma: Tensor
+) -> Any:
+    scale, beta = gamma[0] if gamma else tf.ones_like(mean), tf.zeros_like(mean)
+    y = fused_infer(x, scale, beta, mean, variance, epsilon_of(attributes["epsilon_bits"].i), layout)
+    return tf.gradients(y, [x, beta, scale, mean, variance], grad_ys=dy)
+
+
 def _weights(weights: Sequence[Tensor], layout: Layout) -> Tensor | None:
     """Weights that are known to be the same for all channels."""
     return ops.reshape(weights[0], layout.weight_shape) if weights else None
@@ -218,4 +257,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"{PREFIX}GradSums": _grad_sums,
     f"{PREFIX}GradInput": _grad_input,
     f"{PREFIX}Gradients": _gradients,
+    f"{PREFIX}PlainTrain": _plain_train,
+    f"{PREFIX}PlainGradients": _plain_gradients,
+    f"{PREFIX}PlainInfer": _plain_infer,
+    f"{PREFIX}PlainInferGradients": _plain_infer_gradients,
 }

@@ -1,9 +1,8 @@
-"""A plain training step as one op in a TensorFlow 1 graph, whose gradient is registered with TensorFlow.
+"""Steps without options as one op each in a TensorFlow 1 graph; their gradients are registered with TensorFlow.
 
-Such a graph runs node by node, so that each node around the op costs time at small sizes.
+Such a graph runs node by node, so that each node around an op costs time at small sizes.
 """
 
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,77 +10,133 @@ import tensorflow as tf
 
 from batchnorm._core import fused
 from batchnorm._engines.tensorflow import ops
+from batchnorm._engines.tensorflow.autodiff import near
 from batchnorm._engines.tensorflow.composed import composed
-from batchnorm._engines.tensorflow.context import is_function
-from batchnorm._engines.tensorflow.custom_ops import epsilon_bits, epsilon_of, large, layout_of, statistic
-from batchnorm._engines.tensorflow.dispatch import find
+from batchnorm._engines.tensorflow.custom_ops import epsilon_bits, epsilon_of, large, layout_of
+from batchnorm._engines.tensorflow.dispatch import Kernels
+from batchnorm._engines.tensorflow.inference import fused_infer
 from batchnorm._kernels.tensorflow import load
 from batchnorm.layout import Layout
 
-__all__ = ["plain_step"]
+__all__ = ["infer", "train"]
 
 Tensor = Any
 
 
-def plain_step(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """y, and the mean and variance of each channel, in one op of a TensorFlow 1 graph; its gradient is registered."""
-    if tf.executing_eagerly() or is_function() or layout.ghosts != 1:
-        return None
-    kernels = find(x, None, layout)
-    if kernels is None:
-        return None
-    done = kernels.ops.batchnorm_kernels_train(
+def train(
+    kernels: Kernels,
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    of_sample: bool,
+    layout: Layout,
+) -> tuple[Tensor, Tensor]:
+    """A training step: y, and what the moving averages take, [3, C]. gamma and beta, if any, are [C].
+
+    The averages take the mean, the variance, N / (N − 1) times as large if it is to be that of a sample, and N.
+    """
+    done = kernels.ops.batchnorm_kernels_plain_train(
         x,
-        [] if gamma is None else [gamma],
-        [] if beta is None else [beta],
+        _listed(gamma),
+        _listed(beta),
         U=ops.stat_dtype(x),
+        epsilon_bits=epsilon_bits(epsilon),
+        of_sample=int(of_sample),
+        **kernels.attributes,
+    )
+    done.mean.set_shape([layout.channels])
+    done.averages.set_shape([3, layout.channels])
+    return large(done.y, layout), done.averages
+
+
+def infer(
+    kernels: Kernels,
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    epsilon: float,
+    layout: Layout,
+) -> Tensor:
+    """y by given statistics, [C] as gamma and beta are."""
+    y = kernels.ops.batchnorm_kernels_plain_infer(
+        x,
+        mean,
+        variance,
+        _listed(gamma),
+        _listed(beta),
         epsilon_bits=epsilon_bits(epsilon),
         **kernels.attributes,
     )
-    mean, variance = (
-        tf.raw_ops.Squeeze(input=statistic(value, layout), axis=[0]) for value in (done.mean, done.variance)
-    )
-    return large(done.y, layout), mean, variance
+    return large(y, layout)
 
 
-def _plain_gradient(op: Any, dy: Tensor, *_: Tensor) -> Any:
-    """The gradient of `plain_step`. The statistics have none, as they feed nothing but the moving averages."""
-    attributes = {name: op.get_attr(name) for name in ("bounds", "ghost_order", "ghost_size", "epsilon_bits")}
+def _listed(value: Tensor | None) -> list[Tensor]:
+    return [] if value is None else [value]
+
+
+def _train_gradient(op: Any, dy: Tensor, *_: Tensor) -> list[Tensor]:
+    """The gradient of `train`. The statistics have none, as they feed nothing but the moving averages."""
     # A derivative of this gradient can reach into the graph of the gradient, but no further.
-    x, *parameters = (_here(value) for value in op.inputs)
-    with_gamma = bool(op.get_attr("gamma_types"))
-    with_beta = len(parameters) > with_gamma
+    x, *parameters = (near(value) for value in op.inputs)
+    gamma = parameters[: len(op.get_attr("gamma_types"))]
+    attributes = {"epsilon_bits": op.get_attr("epsilon_bits"), **_runs_of(op)}
+    dx, dbeta, dgamma = load().batchnorm_kernels_plain_gradients(dy, x, *op.outputs[1:5], gamma, **attributes)
+    for value in (dbeta, dgamma):
+        value.set_shape(op.outputs[1].shape)
+    dx.set_shape(x.shape)
+    return [dx, *([dgamma] if gamma else []), *([dbeta] if op.get_attr("beta_types") else [])]
 
-    def first_order(dy: Tensor, x: Tensor, *parameters: Tensor) -> Any:
-        dx, *sums = load().batchnorm_kernels_gradients(dy, x, *op.outputs[1:], **attributes)
-        dbeta, dgamma = (tf.raw_ops.Squeeze(input=value, axis=[0]) for value in sums)
-        found = [dx, *([dgamma] if with_gamma else []), *([dbeta] if with_beta else [])]
-        return found, lambda *upstream: second_order(upstream, dy, x, *parameters)
 
-    def second_order(upstream: Sequence[Tensor], *sources: Tensor) -> list[Tensor | None]:
-        dy, x, *parameters = sources = tuple(tf.identity(source) for source in sources)
-        rest = list(parameters)
-        gamma = rest.pop(0) if with_gamma else None
-        beta = rest.pop(0) if with_beta else None
-        layout, epsilon = layout_of(x, **attributes), epsilon_of(attributes["epsilon_bits"])
-        _, moments, scale = fused.train(composed, x, gamma, beta, epsilon, layout)
-        known = moments.center, moments.offset, moments.variance, scale
-        dx, dbeta, dgamma = fused.gradients(composed, dy, x, *known, epsilon, layout)
-        sums = [*([dgamma] if with_gamma else []), *([dbeta] if with_beta else [])]
-        targets = [dx, *(ops.reshape(value, (layout.channels,)) for value in sums)]
-        return tf.gradients(targets, list(sources), grad_ys=list(upstream))
+def _train_second_gradient(op: Any, *upstream: Tensor) -> list[Tensor | None]:
+    """The gradient of that gradient, all of it by way of dy, x and gamma: the statistics count as made from x."""
+    dy, x, *_, gamma = [*op.inputs, *([None] if not op.get_attr("gamma_types") else [])]
+    sources = [None if value is None else tf.identity(near(value)) for value in (dy, x, gamma)]
+    dy, x, gamma = sources
+    layout, epsilon = layout_of(x, **_runs_of(op)), epsilon_of(op.get_attr("epsilon_bits"))
+    _, moments, scale = fused.train(composed, x, gamma, None, epsilon, layout)
+    known = moments.center, moments.offset, moments.variance, scale
+    dx, *sums = fused.gradients(composed, dy, x, *known, epsilon, layout)
+    targets = [dx, *(ops.reshape(value, (layout.channels,)) for value in sums)]
+    given = [source for source in sources if source is not None]
+    ddy, ddx, *rest = tf.gradients(targets, given, grad_ys=list(upstream))
+    return [ddy, ddx, None, None, None, None, *rest]
 
-    found = tf.custom_gradient(first_order)(dy, x, *parameters)
-    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+def _infer_gradient(op: Any, dy: Tensor) -> list[Tensor]:
+    """The gradient of `infer` by all that it reads."""
+    x, mean, variance, *parameters = (near(value) for value in op.inputs)
+    gamma = parameters[: len(op.get_attr("gamma_types"))]
+    attributes = {"epsilon_bits": op.get_attr("epsilon_bits"), **_runs_of(op)}
+    dx, dbeta, dgamma, *rest = load().batchnorm_kernels_plain_infer_gradients(
+        dy, x, mean, variance, gamma, **attributes
+    )
+    dx.set_shape(x.shape)
+    for value in (dbeta, dgamma, *rest):
+        value.set_shape(mean.shape)
+    return [dx, *rest, *([dgamma] if gamma else []), *([dbeta] if op.get_attr("beta_types") else [])]
+
+
+def _infer_second_gradient(op: Any, *upstream: Tensor) -> list[Tensor | None]:
+    """The gradient of that gradient."""
+    dy, x, mean, variance, *gamma = sources = [tf.identity(near(value)) for value in op.inputs]
+    layout, epsilon = layout_of(x, **_runs_of(op)), epsilon_of(op.get_attr("epsilon_bits"))
+    ones, zeros = tf.ones_like(mean), tf.zeros_like(mean)
+    scale = gamma[0] if gamma else ones
+    y = fused_infer(x, scale, zeros, mean, variance, epsilon, layout)
+    targets = tf.gradients(y, [x, zeros, scale, mean, variance], grad_ys=dy)
+    return tf.gradients(targets, sources, grad_ys=list(upstream))
+
+
+def _runs_of(op: Any) -> dict[str, Any]:
+    return {name: op.get_attr(name) for name in ("bounds", "ghost_order", "ghost_size")}
 
 
 # A second registration fails if this module is reloaded.
 with suppress(KeyError):
-    tf.RegisterGradient("BatchnormKernelsTrain")(_plain_gradient)
-
-
-def _here(value: Tensor) -> Tensor:
-    """The same, as a tensor of the graph that is being built."""
-    return value if value.graph is tf.compat.v1.get_default_graph() else tf.identity(value)
+    tf.RegisterGradient("BatchnormKernelsPlainTrain")(_train_gradient)
+    tf.RegisterGradient("BatchnormKernelsPlainGradients")(_train_second_gradient)
+    tf.RegisterGradient("BatchnormKernelsPlainInfer")(_infer_gradient)
+    tf.RegisterGradient("BatchnormKernelsPlainInferGradients")(_infer_second_gradient)

@@ -12,7 +12,7 @@ from batchnorm._core.given import given
 from batchnorm._core.moments import summarize
 from batchnorm._core.step import train
 from batchnorm._engines.tensorflow import engine, ops
-from batchnorm._tf1.normalize import Call, infer_by, plan
+from batchnorm._tf1.normalize import Call, Contribution, infer_by, plan
 from batchnorm._tf1.scalars import in_dtype
 from batchnorm._tf1.variables import flat
 from batchnorm.compat.v1._hooks import MOMENTS, RENORM, overrides, with_mask, with_size
@@ -26,8 +26,18 @@ Tensor = Any
 
 def normalize_by_hooks(
     layer: Any, options: Options, call: Call, mask: Tensor | None
+) -> tuple[Tensor, Contribution | None]:
+    """y, and what the batch contributes to the averages, or None if the call is known not to train.
+
+    Like `normalize`, but with hooks.
+    """
+    y, batch = _normalize(layer, options, call, mask)
+    return y, None if batch is None else lambda: batch
+
+
+def _normalize(
+    layer: Any, options: Options, call: Call, mask: Tensor | None
 ) -> tuple[Tensor, Batch[Any] | None]:
-    """y, and the batch's statistics, or None if the call is known not to train; like `normalize`, but with hooks."""
     options = in_dtype(options, ops.stat_dtype(call.x))
     if call.training is False:
         return infer_by(options, call), None

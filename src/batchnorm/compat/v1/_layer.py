@@ -277,13 +277,14 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
         wide = tf.as_dtype(self.compute_dtype) != dtype
         name = output_name(self.fused, self.virtual_batch_size is not None, wide, self._n_bare(x, adjustment))
         if self.fused and training is not True:
-            y, batch = step()
+            y, contribution = step()
             if not dynamic and not tf.executing_eagerly() and y.op.type != "FusedBatchNormV3":
                 y = tf.identity(y, name=name)
         else:
-            y, batch = name_output(name, step)
+            y, contribution = name_output(name, step)
         y.set_shape(x.shape)
-        if batch is not None and self.trainable:
+        if contribution is not None and self.trainable:
+            batch = contribution()
             if dtype != batch.mean.dtype and dtype == tf.float64:
                 mean, variance, estimate = (tf.cast(value, dtype) for value in batch[:3])
                 total = None if batch.total is None else tf.cast(batch.total, dtype)
