@@ -18,7 +18,18 @@ from typing import Any, Literal
 from batchnorm.combinations import check
 from batchnorm.errors import format_error
 
-__all__ = ["Clip", "Ghost", "Options", "Renorm", "Scalar", "check_decay", "scalar_arrays", "with_scalars"]
+__all__ = [
+    "BOUNDS",
+    "OF_OLD",
+    "Clip",
+    "Ghost",
+    "Options",
+    "Renorm",
+    "Scalar",
+    "check_share",
+    "scalar_arrays",
+    "with_scalars",
+]
 
 # A Python number, or a scalar array of the framework in use if a schedule drives the value.
 Scalar = Any
@@ -29,6 +40,8 @@ REMAINDERS = ("refuse", "smaller")
 AVERAGES = ("step", "group")
 RENORM_FORMS = ("current", "debiased")
 BOUNDS = ("rmin", "rmax", "dmax")
+# What a decay is a share of, and what to pass: the convention of every face but PyTorch's.
+OF_OLD = ("It is the share of the old value that a moving average keeps", "Pass a number such as 0.99")
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ class Renorm:
                     "Pass batchnorm.Clip(rmin=..., rmax=..., dmax=...), with None for a side that is open",
                 )
             )
-        check_decay("Renorm(decay=%r)", self.decay)
+        check_share("Renorm(decay=%r)", self.decay)
         _check_choice("Renorm(form=%r)", self.form, RENORM_FORMS)
 
 
@@ -229,7 +242,7 @@ class Options:
                     "Name each axis once",
                 )
             )
-        check_decay("Options(decay=%r)", self.decay)
+        check_share("Options(decay=%r)", self.decay)
         _check_number("Options(epsilon=%r)", self.epsilon, "1e-3")
         if isinstance(self.epsilon, Real) and not self.epsilon >= 0:
             raise ValueError(
@@ -265,23 +278,26 @@ def with_scalars(options: Options, scalars: Mapping[str, Any] | None) -> Options
     return replace(options, epsilon=scalars.get("epsilon", options.epsilon))
 
 
-def check_decay(asked: str, value: object) -> None:
-    """Raise TypeError for what is neither a number nor an array, ValueError for a number that is no share."""
+def check_share(asked: str, value: object, convention: tuple[str, str] = OF_OLD) -> None:
+    """Refuse what is not a share in a moving average. Arrays, which may be traced, are not compared.
+
+    Args:
+        asked: the argument, as in "momentum=%r".
+        value: its value.
+        convention: what it is a share of, and what to pass.
+
+    Raises:
+        TypeError: the value is neither a number nor an array.
+        ValueError: it is a number outside [0, 1].
+    """
+    why, remedy = convention
     if value is None or isinstance(value, (str, bytes)):
         raise TypeError(
-            format_error(
-                f"{asked % (value,)} was asked for",
-                "It is the share of the old value that a moving average keeps",
-                "Pass a number such as 0.99, or a scalar array",
-            )
+            format_error(f"{asked % (value,)} was asked for", why, f"{remedy}, or a scalar array")
         )
     if isinstance(value, Real) and not 0.0 <= float(value) <= 1.0:
         raise ValueError(
-            format_error(
-                f"{asked % (value,)} was asked for",
-                "It is the share of the old value that a moving average keeps, so it lies between 0 and 1",
-                "Pass a number such as 0.99",
-            )
+            format_error(f"{asked % (value,)} was asked for", f"{why}, so it lies between 0 and 1", remedy)
         )
 
 

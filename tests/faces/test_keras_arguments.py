@@ -59,11 +59,11 @@ REFUSED = {
     "momentum 1.5": (
         {"momentum": 1.5},
         ValueError,
-        "`momentum` must be between 0 and 1, and 1.5 was given. It is the share that a moving average keeps "
-        "of its old value. Pass a number such as 0.99.",
+        "momentum=1.5 was asked for. It is the share of the old value that a moving average keeps, so it lies "
+        "between 0 and 1. Pass a number such as 0.99.",
     ),
     "momentum None": ({"momentum": None}, TypeError, "momentum=None was asked for. "),
-    "renorm_momentum": ({"renorm_momentum": -0.1}, ValueError, "`renorm_momentum` must be between 0 and 1"),
+    "renorm_momentum": ({"renorm_momentum": -0.1}, ValueError, "renorm_momentum=-0.1 was asked for. "),
     "epsilon": ({"epsilon": -1.0}, ValueError, "epsilon=-1.0 was asked for. "),
     "variance": ({"variance": "biased"}, ValueError, "variance='biased' was asked for. "),
     "ghost size 0": ({"virtual_batch_size": 0}, ValueError, "A ghost batch size of 0 was asked for. "),

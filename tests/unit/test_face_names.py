@@ -8,6 +8,8 @@ import pytest
 
 from batchnorm._faces.names import reworded
 
+OF_OLD = "It is the share of the old value that a moving average keeps, so it lies between 0 and 1."
+OF_NEW = "It is the share of the new value in a moving average, so it lies between 0 and 1."
 ORDER = ({"virtual_batch_size": 2, "ghost_order": "x"}, "ghost_order='x' was asked for")
 # module, class: arguments before ours, and what each mistake is called.
 FACES: dict[str, tuple[tuple[Any, ...], list[tuple[dict[str, Any], str]]]] = {
@@ -17,12 +19,12 @@ FACES: dict[str, tuple[tuple[Any, ...], list[tuple[dict[str, Any], str]]]] = {
             ORDER,
             ({"eps": -1.0}, "eps=-1.0 was asked for"),
             ({"eps": float("nan")}, "eps=nan was asked for"),
-            ({"momentum": 2.0}, "momentum=2.0 was asked for"),
+            ({"momentum": 2.0}, f"momentum=2.0 was asked for. {OF_NEW} Pass a number such as 0.1."),
             ({"momentum": "a"}, "momentum='a' was asked for"),
             ({"axis": "1"}, "axis='1' was asked for"),
             ({"axis": (1, 1)}, "axis=(1, 1) was asked for"),
             ({"variance": "x"}, "variance='x' was asked for"),
-            ({"renorm_momentum": -1}, "renorm_momentum=-1 was asked for"),
+            ({"renorm_momentum": -1}, f"renorm_momentum=-1 was asked for. {OF_NEW}"),
             ({"renorm": True, "renorm_form": "x"}, "renorm_form='x' was asked for"),
             ({"renorm": True, "renorm_clipping": {"rmax": "x"}}, "renorm_clipping['rmax']='x' was asked for"),
             ({"virtual_batch_size": 2, "ghost_remainder": "x"}, "ghost_remainder='x' was asked for"),
@@ -38,6 +40,9 @@ FACES: dict[str, tuple[tuple[Any, ...], list[tuple[dict[str, Any], str]]]] = {
             ORDER,
             ({"epsilon": -1.0}, "epsilon=-1.0 was asked for"),
             ({"epsilon": "x"}, "epsilon='x' was asked for"),
+            ({"momentum": 9}, f"momentum=9.0 was asked for. {OF_OLD} Pass a number such as 0.99."),
+            ({"momentum": "a"}, "momentum='a' was asked for. It is the share of the old value"),
+            ({"renorm_momentum": -1}, f"renorm_momentum=-1.0 was asked for. {OF_OLD}"),
             ({"variance": "x"}, "variance='x' was asked for"),
             ({"axis": (1, 1)}, "axis=(1, 1) was asked for"),
         ],
@@ -48,6 +53,9 @@ FACES: dict[str, tuple[tuple[Any, ...], list[tuple[dict[str, Any], str]]]] = {
             ORDER,
             ({"epsilon": -1.0}, "epsilon=-1.0 was asked for"),
             ({"variance": "x"}, "variance='x' was asked for"),
+            ({"momentum": 9}, f"momentum=9 was asked for. {OF_OLD} Pass a number such as 0.99."),
+            ({"momentum": "a"}, "momentum='a' was asked for. It is the share of the old value"),
+            ({"renorm_momentum": -1}, f"renorm_momentum=-1 was asked for. {OF_OLD}"),
         ],
     ),
     "compat.v1.layers BatchNormalization": (
@@ -55,7 +63,7 @@ FACES: dict[str, tuple[tuple[Any, ...], list[tuple[dict[str, Any], str]]]] = {
         [
             ORDER,
             ({"epsilon": -1.0}, "epsilon=-1.0 was asked for"),
-            ({"momentum": 9}, "momentum=9 was asked for"),
+            ({"momentum": 9}, f"momentum=9 was asked for. {OF_OLD} Pass a number such as 0.99."),
             ({"renorm": True, "renorm_momentum": 9}, "renorm_momentum=9 was asked for"),
         ],
     ),
@@ -85,7 +93,7 @@ def test_contribs_errors_and_warnings_name_its_arguments() -> None:
     with tf.Graph().as_default():
         x = tf.ones([4, 3])
         for given, message in (
-            ({"decay": 9}, "decay=9 was asked for"),
+            ({"decay": 9}, f"decay=9 was asked for. {OF_OLD} Pass a number such as 0.99."),
             ({"epsilon": -1.0}, "epsilon=-1.0 was asked for"),
             ({"renorm": True, "renorm_decay": 9}, "renorm_decay=9 was asked for"),
             ({"activation_fn": "relu"}, "activation_fn='relu' was asked for"),

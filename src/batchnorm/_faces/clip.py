@@ -1,17 +1,14 @@
 """Bounds on renorm's corrections, which every API takes as a mapping with any of rmin, rmax and dmax."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from numbers import Real
 from typing import Any
 
 from batchnorm._faces.names import CLIPPING, reworded
 from batchnorm.errors import format_error
-from batchnorm.options import Clip
+from batchnorm.options import BOUNDS, Clip
 
-__all__ = ["BOUNDS", "check_bounds", "read_clip"]
-
-BOUNDS = tuple(field.name for field in fields(Clip))
+__all__ = ["check_bounds", "read_clip"]
 
 
 def read_clip(bounds: Mapping[str, Any] | None, convert: Callable[[Any], Any] = lambda bound: bound) -> Clip:

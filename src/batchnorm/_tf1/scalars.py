@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from batchnorm.options import Options
+from batchnorm.options import BOUNDS, Options
 
 __all__ = ["in_dtype"]
 
@@ -17,7 +17,7 @@ def in_dtype(options: Options, dtype: Any) -> Options:
     options = _cast(options, ("decay", "epsilon"), dtype)
     if options.renorm is None:
         return options
-    clip = _cast(options.renorm.clip, ("rmin", "rmax", "dmax"), dtype)
+    clip = _cast(options.renorm.clip, BOUNDS, dtype)
     renorm = _cast(options.renorm, ("decay",), dtype)
     return replace(options, renorm=replace(renorm, clip=clip))
 

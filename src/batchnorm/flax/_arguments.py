@@ -26,7 +26,6 @@ __all__ = [
     "options_of",
     "read_clipping",
     "read_groups",
-    "read_share",
     "replicas_of",
 ]
 
@@ -51,7 +50,6 @@ NAMES = {
     "Ghost.averages": "ghost_averages",
     **CLIPPING,
 }
-SHARE = ("It is the share that a moving average keeps of its old value", "Pass a number such as 0.99")
 
 
 def options_of(module: Any, synchronized: bool = False) -> Options:
@@ -97,13 +95,6 @@ def adjustment_of(module: Any, x: Array) -> Adjustment[Array] | None:
     if module.adjustment is None:
         return None
     return call_adjustment(module.adjustment, x.shape, x.ndim, jnp.asarray)
-
-
-def read_share(name: str, value: Any) -> Any:
-    """A momentum: a number between 0 and 1, or a scalar array."""
-    if isinstance(value, int | float) and not 0.0 <= value <= 1.0:
-        raise ValueError(format_error(f"{name}={value!r} was asked for", *SHARE))
-    return value
 
 
 def read_groups(groups: Any, axis_name: Any) -> tuple[tuple[int, ...], ...] | None:

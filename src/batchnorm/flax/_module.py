@@ -16,6 +16,7 @@ from batchnorm._faces.switches import check_switches
 from batchnorm.flax import _arguments
 from batchnorm.flax.private import canonicalize_dtype, promote_dtype
 from batchnorm.functional import batch_norm
+from batchnorm.options import check_share
 
 __all__ = ["BatchNorm"]
 
@@ -133,7 +134,8 @@ class BatchNorm(nnx.Module):
         self.num_features = num_features
         self.use_running_average = use_running_average
         self.axis = read_axis(axis, sequences=(Sequence,))
-        self.momentum = _arguments.read_share("momentum", momentum)
+        check_share("momentum=%r", momentum)
+        self.momentum = momentum
         self.epsilon = epsilon
         self.dtype = dtype
         self.param_dtype = param_dtype
@@ -145,7 +147,8 @@ class BatchNorm(nnx.Module):
         self.promote_dtype = promote_dtype
         self.renorm = renorm
         self.renorm_clipping = _arguments.read_clipping(renorm_clipping, renorm)
-        self.renorm_momentum = _arguments.read_share("renorm_momentum", renorm_momentum)
+        check_share("renorm_momentum=%r", renorm_momentum)
+        self.renorm_momentum = renorm_momentum
         self.renorm_form: Any = renorm_form
         self.virtual_batch_size = virtual_batch_size
         self.ghost_order: Any = ghost_order

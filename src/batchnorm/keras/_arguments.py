@@ -9,12 +9,11 @@ import keras
 from numpy.exceptions import AxisError
 
 from batchnorm._faces.axes import axes_of
-from batchnorm._faces.clip import BOUNDS
 from batchnorm._faces.names import CLIPPING, reworded
 from batchnorm.errors import format_error
 from batchnorm.keras._backend import backend
 from batchnorm.layout import canonical_axes, plan_layout
-from batchnorm.options import Clip, Ghost, Options, Renorm
+from batchnorm.options import BOUNDS, OF_OLD, Clip, Ghost, Options, Renorm, check_share
 
 __all__ = [
     "build_axes",
@@ -29,7 +28,6 @@ __all__ = [
 FUSED_AXES = (-4, -3, -1, 1, 3, 4)
 FUSED_RANKS = (4, 5)
 FUSED_DTYPES = ("float16", "bfloat16", "float32")
-SHARE = ("It is the share that a moving average keeps of its old value", "Pass a number such as 0.99")
 # The core's names for what the layer's arguments say.
 NAMES = {
     "Options.axes": "axis",
@@ -55,27 +53,21 @@ def index_of(axis: Any) -> int:
 
 def read_epsilon(value: Any) -> float:
     """Epsilon as a float, as Keras 3 keeps it."""
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(
-            format_error(
-                f"epsilon={value!r} was asked for",
-                "It is added to the variance",
-                "Pass a number such as 1e-3",
-            )
-        ) from None
+    return _read_float("epsilon", value, "It is added to the variance", "Pass a number such as 1e-3")
 
 
 def read_share(name: str, value: Any) -> float:
-    """A momentum, the share that a moving average keeps."""
-    try:
-        share = float(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(format_error(f"{name}={value!r} was asked for", *SHARE)) from None
-    if not 0.0 <= share <= 1.0:
-        raise ValueError(format_error(f"`{name}` must be between 0 and 1, and {value!r} was given", *SHARE))
+    """A momentum as a float, the share that a moving average keeps."""
+    share = _read_float(name, value, *OF_OLD)
+    check_share(f"{name}=%r", share)
     return share
+
+
+def _read_float(name: str, value: Any, why: str, remedy: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(format_error(f"{name}={value!r} was asked for", why, remedy)) from None
 
 
 def options_of(layer: Any) -> Options:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any, Literal
 
 from batchnorm import _kernels
@@ -12,7 +11,7 @@ from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm._faces.names import reworded
 from batchnorm._faces.switches import check_switches
 from batchnorm.errors import format_error
-from batchnorm.options import Clip, Ghost, Options, Renorm
+from batchnorm.options import Clip, Ghost, Options, Renorm, check_share
 
 __all__ = ["Clipping", "Settings", "options_of"]
 
@@ -27,7 +26,8 @@ NAMES = {
     "Ghost.remainder": "ghost_remainder",
     "Ghost.averages": "ghost_averages",
 }
-SHARE = ("It is the share of the new value in a moving average, between 0 and 1", "Pass a number such as 0.1")
+# PyTorch's momentum is one minus a decay.
+OF_NEW = ("It is the share of the new value in a moving average", "Pass a number such as 0.1")
 Clipping = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] | None
 
 
@@ -51,7 +51,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_switches(renorm=self.renorm, zero_debias=self.zero_debias, fused=self.fused)
-        _check_share("renorm_momentum", self.renorm_momentum)
+        check_share("renorm_momentum=%r", self.renorm_momentum, OF_NEW)
         if self.renorm and not callable(self.renorm_clipping):
             check_bounds(read_clip(self.renorm_clipping))
         check_adjustment(self.adjustment)
@@ -104,7 +104,7 @@ def options_of(
 ) -> Options:
     """All that determines the numbers. `momentum` is the share of the new value; None means a plain average."""
     if momentum is not None:
-        _check_share("momentum", momentum)
+        check_share("momentum=%r", momentum, OF_NEW)
     renorm = ghost = None
     try:
         if settings.renorm:
@@ -128,11 +128,3 @@ def options_of(
         )
     except (TypeError, ValueError) as error:
         raise reworded(error, NAMES) from None
-
-
-def _check_share(name: str, value: Any) -> None:
-    """Raise TypeError or ValueError for a momentum that is no share; arrays, which may be traced, are not compared."""
-    if isinstance(value, (str, bytes)) or value is None:
-        raise TypeError(format_error(f"{name}={value!r} was asked for", *SHARE))
-    if isinstance(value, Real) and not 0.0 <= float(value) <= 1.0:
-        raise ValueError(format_error(f"{name}={value!r} was asked for", *SHARE))
