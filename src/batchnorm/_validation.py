@@ -5,7 +5,7 @@ from typing import Any
 
 from batchnorm._core.engine import Ops
 from batchnorm._engines.lookup import NUMPY, Framework
-from batchnorm._faces.weights import FIRST_AXES, check_fit
+from batchnorm._faces.weights import FIRST_AXES, check_fit, check_values
 from batchnorm.errors import format_error
 from batchnorm.options import Options
 
@@ -133,6 +133,7 @@ def spread_weights(framework: Framework, ops: Ops[Array], x: Array, weights: Arr
     check_owner(framework, weights, "weights")
     sizes = ops.shape(x)
     full = check_fit("Weights", tuple(weights.shape), sizes, range(len(sizes)), FIRST_AXES)
+    check_values("An array of weights", weights)
     weights = ops.cast(weights, ops.stat_dtype(x))
     known = ops.shape(weights)
     return ops.reshape(weights, (*known, *full[len(known) :]))

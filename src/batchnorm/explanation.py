@@ -81,7 +81,7 @@ def explain(
 
     Raises:
         TypeError: x is not a floating array of a known framework, or `training` is not a bool.
-        ValueError: weights or ghost batches do not fit x and the options.
+        ValueError: weights or ghost batches do not fit x and the options, or a weight is negative or NaN.
 
     Examples:
         >>> import numpy as np

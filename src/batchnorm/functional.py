@@ -194,7 +194,8 @@ def batch_norm(
             statistics normalize.
         weights: how much each number counts in the statistics, not negative; 0 leaves it out. An array whose axes
             are the first axes of x, with the same sizes or 1: [batch], or up to the rank of x. Numbers without weight
-            are normalized all the same, and must be finite.
+            are normalized all the same, and must be finite. Negative weights and NaN are refused, except where this
+            could not be seen without waiting for a device, or in a program that is being traced.
         adjustment: factor and offset applied before gamma and beta while training; each broadcasts to x.
         axis_name: for JAX and `Options(synchronized=True)`: the mapped axes over which statistics are taken, as in
             `jax.lax.psum`.
@@ -210,8 +211,9 @@ def batch_norm(
     Raises:
         TypeError: x is not a floating array of a known framework, `training` is not a bool, or an argument belongs to
             another framework.
-        ValueError: parameters, state, weights or ghost batches do not fit x and the options; or `fused=True` asks for
-            kernels that this training step cannot use (`batchnorm.explain` says how a call is computed).
+        ValueError: parameters, state, weights or ghost batches do not fit x and the options; a weight is negative or
+            NaN; or `fused=True` asks for kernels that this training step cannot use (`batchnorm.explain` says how a
+            call is computed).
 
     Examples:
         >>> import numpy as np

@@ -9,7 +9,7 @@ from batchnorm._core.engine import Engine
 from batchnorm._engines.dispatch import Dispatch
 from batchnorm.errors import format_error
 
-__all__ = ["FRAMEWORKS", "Framework", "framework_of"]
+__all__ = ["FRAMEWORKS", "Framework", "framework_of", "host_values"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Framework:
     Attributes:
         title: its name in messages.
         module: what must be imported for its arrays to exist.
-        load: imports our package for it, which has `engine` and `dispatch`; in an import statement, because compilers
-            that trace Python understand nothing else.
+        load: imports our package for it, which has `engine`, `dispatch` and `host_values`; in an import statement,
+            because compilers that trace Python understand nothing else.
         array_types: the types of its arrays, given the imported module.
         from_numpy: a NumPy array as one of its own, beside another of its arrays.
         takes_numpy: whether its functions take NumPy arrays as they are.
@@ -136,6 +136,18 @@ FRAMEWORKS = (
         maps_axes=True,
     ),
 )
+
+
+def host_values(array: object) -> Any:
+    """The numbers of an array as NumPy's, if they are known while the program runs and in the memory of the CPU.
+
+    None for all others: those of accelerators, for which the program would wait, those that are being traced, and what
+    is no array of a known framework.
+    """
+    for framework in FRAMEWORKS:
+        if framework.owns(array):
+            return framework.load().host_values(array)
+    return None
 
 
 def framework_of(x: object, what: str) -> Framework:

@@ -1,11 +1,14 @@
-"""Weights and masks: the axes of the input that theirs stand for, and the product of both."""
+"""Weights and masks: the axes of the input that theirs stand for, their numbers, and the product of both."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from batchnorm._engines.lookup import host_values
 from batchnorm.errors import format_error
 
-__all__ = ["FIRST_AXES", "check_fit", "multiply"]
+__all__ = ["FIRST_AXES", "check_fit", "check_values", "multiply"]
 
 # Why weights do not fit and what to do, if their axes stand for the first ones of the input.
 FIRST_AXES = (
@@ -47,6 +50,29 @@ def check_fit(
             format_error(f"{name} of shape {tuple(given)} came with an input of shape {tuple(shape)}", *rule)
         )
     return tuple(full)
+
+
+def check_values(name: str, weights: Any) -> None:
+    """Refuse weights that mean nothing, if they are known: no program should wait for this, nor compile it.
+
+    They would do harm silently: if there is a NaN, or the sum is negative, the batch counts as one without weight.
+
+    Raises:
+        ValueError: one is negative or not a number.
+    """
+    values = host_values(weights)
+    if values is None or values.dtype.kind in "bu" or values.size == 0:
+        return
+    with np.errstate(invalid="ignore"):  # NumPy warns of NaN in 16-bit dtypes that are not its own
+        least = values.min()  # NaN if there is one
+    if not least >= 0:
+        raise ValueError(
+            format_error(
+                f"{name} with the value {least} was given",
+                "It says how much each number counts in the statistics, which cannot be less than nothing",
+                "Pass finite numbers that are not negative, and 0 for what should not count",
+            )
+        )
 
 
 def multiply(mask: Any, weights: Any) -> Any:

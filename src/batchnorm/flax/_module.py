@@ -197,14 +197,15 @@ class BatchNorm(nnx.Module):
             use_running_average: takes precedence over the module's own.
             mask: booleans that broadcast to x as in NumPy; False leaves a number out of the statistics.
             weights: how much each number counts in the statistics, not negative: [batch], or any shape whose axes are
-                the first ones of x, of the same size or 1.
+                the first ones of x, of the same size or 1. Negative weights and NaN are refused if they are in the
+                memory of one CPU and not traced.
 
         Returns:
             y in the shape of x.
 
         Raises:
-            ValueError: sizes do not fit, or neither this call nor the module says whether to use the stored
-                statistics.
+            ValueError: sizes do not fit, a weight is negative or NaN, or neither this call nor the module says whether
+                to use the stored statistics.
         """
         training = not _arguments.first_given(use_running_average, self.use_running_average)
         scale, bias = (None if each is None else each[...] for each in (self.scale, self.bias))

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from batchnorm._faces.weights import FIRST_AXES, check_fit, multiply
+from batchnorm._faces.weights import FIRST_AXES, check_fit, check_values, multiply
 
 __all__ = ["check_weights", "merge_weights"]
 
@@ -16,13 +16,14 @@ OF_MASKS = (
 
 
 def check_weights(inputs: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> None:
-    """Refuse a mask or weights that do not fit the inputs, at inference as well."""
+    """Refuse a mask or weights that do not fit the inputs, and weights that mean nothing, at inference as well."""
     shape = tuple(inputs.shape)
     places = range(len(shape))
     if mask is not None:
         check_fit("A mask", tuple(mask.shape), shape, places[:-1], OF_MASKS, all_places=True)
     if sample_weight is not None:
         check_fit("A sample_weight", tuple(sample_weight.shape), shape, places, FIRST_AXES)
+        check_values("A sample_weight", sample_weight)
 
 
 def merge_weights(

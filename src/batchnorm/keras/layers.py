@@ -82,14 +82,16 @@ class BatchNormalization(keras.layers.Layer):
         mask: booleans of the inputs' shape without the last axis; False leaves a position out of the
             statistics.
         sample_weight: how much each example or position counts in the statistics, not negative: [batch], or
-            any shape whose axes broadcast to the first ones of the inputs.
+            any shape whose axes broadcast to the first ones of the inputs. Negative weights and NaN are refused in
+            eager calls on a CPU; a compiled program does not look at them.
 
     Returns:
         The normalized inputs, in their shape and the layer's compute dtype.
 
     Raises:
         TypeError: an argument of a wrong type, such as an `axis` that is not an int.
-        ValueError: options that cannot be combined, a value outside its range, or inputs that do not fit the layer.
+        ValueError: options that cannot be combined, a value outside its range, inputs that do not fit the layer, or a
+            weight that is negative or NaN.
 
     Examples:
         >>> import numpy as np

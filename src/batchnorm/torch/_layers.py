@@ -291,15 +291,16 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
     Call arguments:
         input: [N, C, H, W], of any memory format, which is kept.
         weight: how much each position counts in the statistics, not negative (γ is `self.weight`): [N],
-            [N, H, W], or any shape of the input's rank that broadcasts to it. In training only.
+            [N, H, W], or any shape of the input's rank that broadcasts to it. In training only. Negative weights and
+            NaN are refused if they are in the memory of the CPU and nothing traces the program.
         mask: the same as booleans; False leaves a position out of the statistics.
 
     Returns:
         The normalized tensor, in the shape and dtype of the input.
 
     Raises:
-        ValueError: the options cannot be combined; in training there is only one value per channel and group, as in
-            `torch.nn`; or `fused=True` asks for a kernel and none can be used.
+        ValueError: the options cannot be combined; a weight is negative or NaN; in training there is only one value
+            per channel and group, as in `torch.nn`; or `fused=True` asks for a kernel and none can be used.
         RuntimeError: training under `torch.func.vmap` would write statistics of single examples.
 
     Examples:

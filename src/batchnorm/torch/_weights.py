@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from batchnorm._faces.weights import check_fit, multiply
+from batchnorm._faces.weights import check_fit, check_values, multiply
 from batchnorm.errors import format_error
 
 __all__ = ["merge_weights"]
@@ -23,10 +23,12 @@ def merge_weights(
     """Weights of the input's rank that broadcast to it, or None; a masked position weighs nothing.
 
     Raises:
-        ValueError: one does not fit the input.
+        ValueError: one does not fit the input, or a weight is negative or not a number.
     """
     masked = None if mask is None else _spread("A mask", mask, shape, axes).to(torch.bool).to(dtype)
     weights = None if weight is None else _spread("A weight", weight, shape, axes).to(dtype)
+    if weight is not None:
+        check_values("A weight", weight)
     return multiply(masked, weights)
 
 

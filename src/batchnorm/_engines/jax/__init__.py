@@ -12,10 +12,11 @@ from jax import lax
 from batchnorm._core.engine import Engine
 from batchnorm._engines.jax import dispatch, ops
 from batchnorm._engines.jax.autodiff import differentiable
+from batchnorm._engines.jax.host import host_values
 from batchnorm._engines.jax.passes import Fusing
 from batchnorm._engines.jax.primitives import Native
 
-__all__ = ["AxisName", "Grouped", "dispatch", "engine", "engine_for", "ops"]
+__all__ = ["AxisName", "Grouped", "dispatch", "engine", "engine_for", "host_values", "ops"]
 
 engine = Native(ops, differentiable, lambda values: values)
 

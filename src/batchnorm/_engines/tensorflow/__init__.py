@@ -4,8 +4,9 @@ Importing it also makes TensorFlow write graphs that contain our ops in its own 
 """
 
 from batchnorm._engines.tensorflow import dispatch, export
+from batchnorm._engines.tensorflow.host import host_values
 from batchnorm._engines.tensorflow.passes import engine
 
-__all__ = ["dispatch", "engine"]
+__all__ = ["dispatch", "engine", "host_values"]
 
 export.install()

@@ -1,0 +1,19 @@
+"""What is known of an array here and now, without waiting for an accelerator."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+__all__ = ["host_values"]
+
+
+def host_values(array: Any) -> Any:
+    """The numbers of an array as NumPy's, if it is in the memory of one CPU and not traced; otherwise None."""
+    if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable:
+        return None
+    devices = array.devices()
+    # Parts on several devices would have to be put together first.
+    if len(devices) != 1 or next(iter(devices)).platform != "cpu":
+        return None
+    return np.asarray(array)

@@ -1,0 +1,18 @@
+"""What is known of a tensor here and now, without waiting for an accelerator."""
+
+from typing import Any
+
+import torch
+
+from batchnorm._engines.torch.cpu_kernels import has_raw_memory
+from batchnorm._engines.torch.numpy_ops import as_numpy
+
+__all__ = ["host_values"]
+
+
+def host_values(value: torch.Tensor) -> Any:
+    """The numbers of a tensor as NumPy's, if it is in the memory of the CPU and not traced; otherwise None."""
+    if not has_raw_memory(value):
+        return None
+    # NumPy has no bfloat16.
+    return as_numpy(value.detach().float() if value.dtype is torch.bfloat16 else value)
