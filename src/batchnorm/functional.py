@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._core.engine import Engine, Gradients, Inputs, Ops
-from batchnorm._core.state import advance, initial_state, slots
+from batchnorm._core.state import SCALARS, advance, initial_state, slots
 from batchnorm._core.step import infer, train
 from batchnorm._engines.dispatch import require_fused
 from batchnorm._engines.lookup import NUMPY, Framework, framework_of
@@ -44,8 +44,6 @@ X = TypeVar("X")
 NumPyArray = TypeVar("NumPyArray", bound="NDArray[Any]")
 NumPyState = dict[str, "NDArray[Any]"]
 Pullback = Callable[["NDArray[Any]"], Gradients["NDArray[Any]"]]
-# local_step and the weights of debiased averages count steps, not channels.
-SCALARS = ("local_step", "renorm_mean_weight", "renorm_stddev_weight")
 
 
 @overload

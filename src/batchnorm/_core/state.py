@@ -16,7 +16,20 @@ from batchnorm._core.engine import A, Batch, Ops, State
 from batchnorm._core.renorm import deviation
 from batchnorm.options import Options, Scalar
 
-__all__ = ["Rule", "advance", "decrement", "initial_state", "moved", "replacement", "rules", "slots"]
+__all__ = [
+    "SCALARS",
+    "Rule",
+    "advance",
+    "decrement",
+    "initial_state",
+    "moved",
+    "replacement",
+    "rules",
+    "slots",
+]
+
+# The slots that count steps, not channels: local_step and the weights of debiased averages.
+SCALARS = ("local_step", "renorm_mean_weight", "renorm_stddev_weight")
 
 
 class Rule(NamedTuple):

@@ -3,12 +3,28 @@
 import re
 from collections.abc import Mapping
 
-__all__ = ["CLIPPING", "reworded"]
+from batchnorm.options import BOUNDS
+
+__all__ = ["CLIPPING", "NAMES", "reworded"]
 
 # As every check in `batchnorm.options` names a field: `Ghost(order='x')`. The value may hold one pair of parentheses.
 FIELD = re.compile(r"\b(Options|Renorm|Ghost|Clip)\((\w+)=((?:[^()]|\([^()]*\))*)\)")
 # The bounds, which every face takes in one mapping.
-CLIPPING = {f"Clip.{name}": f"renorm_clipping[{name!r}]" for name in ("rmin", "rmax", "dmax")}
+CLIPPING = {f"Clip.{name}": f"renorm_clipping[{name!r}]" for name in BOUNDS}
+# What most faces call the core's fields. A face puts the names in their place that it has instead.
+NAMES = {
+    "Options.axes": "axis",
+    "Options.decay": "momentum",
+    "Options.epsilon": "epsilon",
+    "Options.variance": "variance",
+    "Options.fused": "fused",
+    "Renorm.decay": "renorm_momentum",
+    "Renorm.form": "renorm_form",
+    "Ghost.order": "ghost_order",
+    "Ghost.remainder": "ghost_remainder",
+    "Ghost.averages": "ghost_averages",
+    **CLIPPING,
+}
 
 
 def reworded(error: TypeError | ValueError, names: Mapping[str, str]) -> TypeError | ValueError:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from batchnorm._faces import names
 from batchnorm._faces.switches import check_switches
 from batchnorm._tf1.training import resolve_training
 from batchnorm.compat.v1._arguments import LayerArguments, shared_options
@@ -28,12 +29,7 @@ __all__ = [
 ]
 
 # The core's names for what the function's arguments say.
-NAMES = {
-    "Options.decay": "decay",
-    "Options.epsilon": "epsilon",
-    "Renorm.decay": "renorm_decay",
-    "Renorm.form": "renorm_form",
-}
+NAMES = names.NAMES | {"Options.decay": "decay", "Renorm.decay": "renorm_decay"}
 # The variables that may have an initializer or a regularizer of their own.
 KEYS = {
     "param_initializers": ("beta", "gamma", "moving_mean", "moving_variance"),
@@ -130,8 +126,8 @@ def check_given(arguments: Arguments, activation_fn: Any) -> None:
                 "Pass one such as tf.nn.relu",
             )
         )
-    names = ("center", "scale", "renorm", "fused", "trainable", "zero_debias_moving_mean")
-    check_switches(**{name: getattr(arguments, name) for name in names})
+    switches = ("center", "scale", "renorm", "fused", "trainable", "zero_debias_moving_mean")
+    check_switches(**{name: getattr(arguments, name) for name in switches})
     # Whichever path the call takes, its errors name these arguments.
     shared_options(arguments, NAMES)
     for name, known in KEYS.items():

@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from batchnorm._core.state import slots
+from batchnorm._core.state import SCALARS, slots
+from batchnorm._faces.start import initializers
 from batchnorm._tf1.objects import for_variables, initializer, regularizer
 from batchnorm._tf1.updates import FINAL, SHADOWS
 from batchnorm._tf1.variables import square_root_of, statistic
@@ -33,11 +34,7 @@ def make_variables(
     gamma = _parameter(arguments, "gamma", channels, dtype) if options.with_gamma else None
     # Re-entering the scope takes an op scope of its name, which the historical numbers of later ones depend on.
     with tf.compat.v1.variable_scope(tf.compat.v1.get_variable_scope()):
-        state = {
-            slot: _statistic(arguments, slot, channels, stat_dtype)
-            for slot in slots(options)
-            if slot not in SHADOWS
-        }
+        state = _statistics(arguments, options, channels, stat_dtype)
     if options.debias_mean:
         # Their names have the full name of the mean inside the current scope, which so appears twice.
         full_name = state["moving_mean"].name.partition(":")[0]
@@ -61,15 +58,19 @@ def _parameter(arguments: Arguments, name: str, channels: int, dtype: Any) -> An
     )
 
 
-def _statistic(arguments: Arguments, slot: str, channels: int, dtype: Any) -> Any:
-    if slot in FINAL:
-        collections = [*variable_collections(arguments.variables_collections, slot), *ALWAYS]
-        return statistic(slot, [channels], dtype, _initializer(arguments, slot), collections)
-    if arguments.renorm_form == "debiased":
-        return statistic(slot, [] if slot.endswith("_weight") else [channels], dtype, initializer("zeros"))
-    if slot == "renorm_mean":
-        return statistic(slot, [channels], dtype, _initializer(arguments, "moving_mean"))
-    return statistic(slot, [channels], dtype, square_root_of(_initializer(arguments, "moving_variance")))
+def _statistics(arguments: Arguments, options: Options, channels: int, dtype: Any) -> dict[str, Any]:
+    mean, variance = (_initializer(arguments, slot) for slot in FINAL)
+    starts = initializers(mean, variance, square_root_of, arguments.renorm_form == "debiased")
+    state: dict[str, Any] = {}
+    for slot in slots(options):
+        if slot in SHADOWS:
+            continue
+        collections = None
+        if slot in FINAL:
+            collections = [*variable_collections(arguments.variables_collections, slot), *ALWAYS]
+        shape = [] if slot in SCALARS else [channels]
+        state[slot] = statistic(slot, shape, dtype, starts.get(slot, initializer("zeros")), collections)
+    return state
 
 
 def _initializer(arguments: Arguments, name: str) -> Any:

@@ -11,7 +11,7 @@ from batchnorm._engines.jax import AxisName, Grouped
 from batchnorm._faces.adjustment import call_adjustment
 from batchnorm._faces.axes import axes_of
 from batchnorm._faces.clip import check_bounds, read_clip
-from batchnorm._faces.names import CLIPPING, reworded
+from batchnorm._faces.names import NAMES, reworded
 from batchnorm._faces.weights import FIRST_AXES, check_fit, multiply
 from batchnorm.errors import format_error
 from batchnorm.layout import canonical_axes, product
@@ -36,20 +36,6 @@ OF_MASKS = (
     "A mask broadcasts to the input as in NumPy",
     "Pass a mask with an axis of size 1 wherever it repeats",
 )
-# The core's names for what the module's arguments say.
-NAMES = {
-    "Options.axes": "axis",
-    "Options.decay": "momentum",
-    "Options.epsilon": "epsilon",
-    "Options.variance": "variance",
-    "Options.fused": "fused",
-    "Renorm.decay": "renorm_momentum",
-    "Renorm.form": "renorm_form",
-    "Ghost.order": "ghost_order",
-    "Ghost.remainder": "ghost_remainder",
-    "Ghost.averages": "ghost_averages",
-    **CLIPPING,
-}
 
 
 def options_of(module: Any, synchronized: bool = False) -> Options:

@@ -9,7 +9,8 @@ import keras
 from numpy.exceptions import AxisError
 
 from batchnorm._faces.axes import axes_of
-from batchnorm._faces.names import CLIPPING, reworded
+from batchnorm._faces.fused import fused_hindrances, refuse_fused
+from batchnorm._faces.names import NAMES, reworded
 from batchnorm.errors import format_error
 from batchnorm.keras._backend import backend
 from batchnorm.layout import canonical_axes, plan_layout
@@ -24,23 +25,8 @@ __all__ = [
     "resolve_fused",
 ]
 
-# Where Keras 2's fused kernel could stand: the axis as it is written, and the ranks.
-FUSED_AXES = (-4, -3, -1, 1, 3, 4)
+# The ranks of the inputs of Keras 2's fused kernel.
 FUSED_RANKS = (4, 5)
-FUSED_DTYPES = ("float16", "bfloat16", "float32")
-# The core's names for what the layer's arguments say.
-NAMES = {
-    "Options.axes": "axis",
-    "Options.decay": "momentum",
-    "Options.epsilon": "epsilon",
-    "Options.variance": "variance",
-    "Options.fused": "fused",
-    "Renorm.decay": "renorm_momentum",
-    "Ghost.order": "ghost_order",
-    "Ghost.remainder": "ghost_remainder",
-    "Ghost.averages": "ghost_averages",
-    **CLIPPING,
-}
 # The types of arguments that stay what they are.
 KNOWN = frozenset((bool, int, float, str, tuple, type(None)))
 
@@ -74,9 +60,8 @@ def options_of(layer: Any) -> Options:
     """What the layer's attributes ask for by now; programs do assign `layer.momentum` on a built layer."""
     clipping = layer.renorm_clipping if layer.renorm else None
     bounds = None if clipping is None else [_read_bound(clipping.get(name)) for name in BOUNDS]
-    axis = layer.axis
     asked = (
-        axes_of(axis),
+        axes_of(layer.axis),
         layer.momentum,
         layer.renorm_momentum if layer.renorm else None,
         layer.epsilon,
@@ -96,7 +81,7 @@ def options_of(layer: Any) -> Options:
     known = all(map(KNOWN.__contains__, map(type, asked))) and not backend().is_compiling()
     options = _known_options(*asked) if known else _options(*asked)
     if options.fused:
-        _refuse_fused(options, axis, layer.adjustment, layer.compute_dtype)
+        refuse_fused(layer)
     return options
 
 
@@ -146,14 +131,7 @@ def resolve_fused(layer: Any, rank: int | None = None) -> bool | None:
     A built layer, whose inputs' rank is known, shows whether Keras 2 would run fused on them.
     """
     options = options_of(layer)
-    plain = options.renorm is None and options.ghost is None and layer.adjustment is None
-    plain = plain and not options.synchronized and layer.compute_dtype in FUSED_DTYPES
-    if (
-        options.fused is False
-        or not plain
-        or len(options.axes) > 1
-        or not set(options.axes) <= set(FUSED_AXES)
-    ):
+    if options.fused is False or fused_hindrances(layer):
         return False
     return options.fused if rank is None else rank in FUSED_RANKS
 
@@ -197,24 +175,3 @@ def build_axes(options: Options, shape: Sequence[int | None]) -> tuple[int, ...]
 def _read_bound(bound: Any) -> Any:
     """What a bound is by now: a schedule keeps it in a variable."""
     return backend().value(bound) if isinstance(bound, keras.Variable) else bound
-
-
-def _refuse_fused(options: Options, axis: Any, adjustment: Any, dtype: str) -> None:
-    hindrances = {
-        "renorm": options.renorm is not None,
-        "virtual_batch_size": options.ghost is not None,
-        "an adjustment": adjustment is not None,
-        "synchronized=True": options.synchronized,
-        f"axis={axis!r}": len(options.axes) > 1 or not set(options.axes) <= set(FUSED_AXES),
-        f"computing in {dtype}": dtype not in FUSED_DTYPES,
-    }
-    found = [name for name, hinders in hindrances.items() if hinders]
-    if found:
-        raise ValueError(
-            format_error(
-                f"fused=True was asked for together with {' and '.join(found)}",
-                "The fused kernel runs only when axis is 1 or 3 (of rank 5: 1 or 4), without options like "
-                "these, and in at most 32 bits",
-                "Leave `fused` at None, which takes the fastest way there is",
-            )
-        )

@@ -6,7 +6,8 @@ from typing import Any
 import keras
 
 from batchnorm._core.engine import Batch, Ops
-from batchnorm._core.state import moved, rules, slots
+from batchnorm._core.state import SCALARS, moved, rules, slots
+from batchnorm._faces.start import initializers
 from batchnorm.keras._backend import backend
 from batchnorm.options import Options
 
@@ -52,17 +53,10 @@ def create(layer: Any, options: Options, shape: tuple[int, ...]) -> None:
             )
     # Variances of 16-bit numbers may exceed 16 bits, and small shares of new values would be rounded away.
     dtype = "float64" if layer.variable_dtype == "float64" else "float32"
-    deviation = _root_of(layer.moving_variance_initializer)
-    starts: dict[str, Any] = {
-        "moving_mean": layer.moving_mean_initializer,
-        "moving_variance": layer.moving_variance_initializer,
-        "moving_stddev": deviation,
-        "renorm_mean": layer.moving_mean_initializer,
-        "renorm_stddev": deviation,
-    }
+    starts = initializers(layer.moving_mean_initializer, layer.moving_variance_initializer, _root_of)
     for slot, name in state_names(options).items():
         weight = layer.add_weight(
-            shape=() if slot == "local_step" else shape,
+            shape=() if slot in SCALARS else shape,
             name=name,
             initializer=starts.get(slot, "zeros"),
             dtype=dtype,

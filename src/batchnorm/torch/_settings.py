@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from batchnorm import _kernels
+from batchnorm._faces import names
 from batchnorm._faces.adjustment import check_adjustment
 from batchnorm._faces.axes import axes_of, read_axis, read_size
 from batchnorm._faces.clip import check_bounds, read_clip
@@ -16,16 +17,7 @@ from batchnorm.options import Clip, Ghost, Options, Renorm, check_share
 __all__ = ["Clipping", "Settings", "options_of"]
 
 # The core's names for what the layers' arguments say.
-NAMES = {
-    "Options.axes": "axis",
-    "Options.epsilon": "eps",
-    "Options.variance": "variance",
-    "Options.fused": "fused",
-    "Renorm.form": "renorm_form",
-    "Ghost.order": "ghost_order",
-    "Ghost.remainder": "ghost_remainder",
-    "Ghost.averages": "ghost_averages",
-}
+NAMES = names.NAMES | {"Options.epsilon": "eps"}
 # PyTorch's momentum is one minus a decay.
 OF_NEW = ("It is the share of the new value in a moving average", "Pass a number such as 0.1")
 Clipping = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] | None

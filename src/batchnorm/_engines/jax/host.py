@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 __all__ = ["host_values"]
 
 
 def host_values(array: Any) -> Any:
     """The numbers of an array as NumPy's, if it is in the memory of one CPU and not traced; otherwise None."""
-    if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable:
+    if isinstance(array, Tracer) or not array.is_fully_addressable:
         return None
     devices = array.devices()
     # Parts on several devices would have to be put together first.

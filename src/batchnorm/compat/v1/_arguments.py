@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from batchnorm._faces.axes import axes_of, read_axis
 from batchnorm._faces.clip import read_clip
-from batchnorm._faces.names import reworded
+from batchnorm._faces.names import NAMES, reworded
 from batchnorm.errors import format_error, warn_user
 from batchnorm.options import Ghost, Options, Renorm
 
@@ -24,15 +24,6 @@ __all__ = [
     "warn_of_ignored",
 ]
 
-# The core's names for what the layer's arguments say.
-NAMES = {
-    "Options.axes": "axis",
-    "Options.decay": "momentum",
-    "Options.epsilon": "epsilon",
-    "Renorm.decay": "renorm_momentum",
-    "Renorm.form": "renorm_form",
-    "Ghost.order": "ghost_order",
-}
 # What the original's base class took without any effect on this layer.
 IGNORED = {
     "autocast": "The v1 layer casts its input to its own dtype in any case",

@@ -14,7 +14,7 @@ from batchnorm._core.renorm import correct, deviation
 from batchnorm._core.state import Rule, decrement
 from batchnorm._engines.tensorflow import engine, ops
 from batchnorm._engines.tensorflow.private import is_ref
-from batchnorm._faces.axes import axes_of
+from batchnorm._faces.fused import refuse_fused
 from batchnorm._tf1.scalars import in_dtype
 from batchnorm._tf1.variables import flat
 from batchnorm.compat.v1._arguments import make_options, parameter_dtype
@@ -28,9 +28,6 @@ Tensor = Any
 MOMENTS = ("_moments", "_calculate_mean_and_var", "_no_sync_calculate_mean_and_var")
 ASSIGNMENTS = ("_assign_moving_average", "_assign_new_value")
 RENORM = ("_renorm_correction_and_moments",)
-# The axes, as written in the arguments, for which Keras' fused kernel was possible.
-FUSED_AXES = (-4, -3, -1, 1, 3, 4)
-FUSED_DTYPES = (None, "float16", "bfloat16", "float32")
 
 
 class Hooks:
@@ -66,23 +63,7 @@ class Hooks:
 
     def _raise_if_fused_cannot_be_used(self: Any) -> None:
         """Raise ValueError if the original had no fused kernel, whatever the input's rank."""
-        axes = axes_of(self.axis)
-        hindrances = {
-            "renorm": self.renorm,
-            f"axis={self.axis!r}": len(axes) > 1 or not set(axes) <= set(FUSED_AXES),
-            "virtual_batch_size": self.virtual_batch_size is not None,
-            "an adjustment": self.adjustment is not None,
-            f"computing in {self.compute_dtype}": self.compute_dtype not in FUSED_DTYPES,
-        }
-        found = [name for name, hinders in hindrances.items() if hinders]
-        if found:
-            raise ValueError(
-                format_error(
-                    f"fused=True was asked for together with {' and '.join(found)}",
-                    "The fused kernel takes one channel axis, first or last, at most 32 bits, and no such option",
-                    "Leave `fused` at None, which takes the fastest way there is",
-                )
-            )
+        refuse_fused(self)
 
     def _fused_can_be_used(self) -> bool:
         try:

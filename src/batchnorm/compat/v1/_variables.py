@@ -5,7 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from batchnorm._core.state import slots
+from batchnorm._core.state import SCALARS, slots
+from batchnorm._faces.start import initializers
 from batchnorm._tf1.objects import for_variables, initializer
 from batchnorm._tf1.variables import square_root_of
 from batchnorm.compat.v1._arguments import make_options
@@ -28,13 +29,10 @@ def make_variables(layer: Any, shape: Sequence[int]) -> None:
                 experimental_autocast=False,
             )
             setattr(layer, name, made)
-    start = {
-        "moving_mean": layer.moving_mean_initializer,
-        "moving_variance": layer.moving_variance_initializer,
-    }
-    if layer.renorm and layer.renorm_form == "current":
-        root = square_root_of(layer.moving_variance_initializer)
-        start |= {"moving_stddev": root, "renorm_mean": layer.moving_mean_initializer, "renorm_stddev": root}
+    debiased = layer.renorm_form == "debiased"
+    starts = initializers(
+        layer.moving_mean_initializer, layer.moving_variance_initializer, square_root_of, debiased
+    )
     # The statistics are never partitioned.
     layer._set_scope()
     partitioner = layer._scope.partitioner
@@ -43,9 +41,9 @@ def make_variables(layer: Any, shape: Sequence[int]) -> None:
         for slot in slots(make_options(layer)):
             made = layer.add_weight(
                 name=slot,
-                shape=() if slot.endswith("_weight") else shape,
+                shape=() if slot in SCALARS else shape,
                 dtype=layer._param_dtype,
-                initializer=start.get(slot, initializer("zeros")),
+                initializer=starts.get(slot, initializer("zeros")),
                 synchronization=tf.VariableSynchronization.ON_READ,
                 trainable=False,
                 aggregation=tf.VariableAggregation.MEAN,
