@@ -18,7 +18,7 @@ from batchnorm.errors import format_error
 from batchnorm.layout import Layout, plan_layout
 from batchnorm.options import Ghost, Options
 
-__all__ = ["Call", "Contribution", "adjustment_for", "infer_by", "normalize", "plan"]
+__all__ = ["Call", "Contribution", "adjustment_for", "infer_by", "normalize", "plan", "train_if"]
 
 
 # A size known only at run time; its products are unknown too.
@@ -57,15 +57,25 @@ def normalize(options: Options, call: Call) -> tuple[Any, Contribution | None]:
         y, averages, layout = done
         batch = _batch_of(averages, counts=not isinstance(layout.count, int))
         return y, lambda: batch
+    return train_if(options, call, lambda: _train(options, call), lambda: _train_in_one_op(options, call))
+
+
+def train_if(
+    options: Options,
+    call: Call,
+    train: Callable[[], tuple[Any, Batch[Any]]],
+    train_in_one_op: Callable[[], tuple[Any, Any, Layout] | None] = lambda: None,
+) -> tuple[Any, Contribution]:
+    """The same if training is decided at run time: by `train_in_one_op`, or by `train` if that returns None."""
     in_one_op: Layout | None = None
 
     def train_branch() -> tuple[Any, ...]:
         nonlocal in_one_op
-        done = _train_in_one_op(options, call)
+        done = train_in_one_op()
         if done is not None:
             y, averages, in_one_op = done
             return y, averages
-        y, batch = _train(options, call)
+        y, batch = train()
         counted = tf.constant(True) if batch.has_weight is None else batch.has_weight
         return y, *batch[:3], tf.broadcast_to(counted, tf.shape(batch.mean))
 

@@ -1,6 +1,5 @@
 """A training step that goes through a subclass's hooks, in operations that TensorFlow differentiates by itself."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from batchnorm._core.given import given
 from batchnorm._core.moments import summarize
 from batchnorm._core.step import train
 from batchnorm._engines.tensorflow import engine, ops
-from batchnorm._tf1.normalize import Call, Contribution, infer_by, plan
+from batchnorm._tf1.normalize import Call, Contribution, infer_by, plan, train_if
 from batchnorm._tf1.scalars import in_dtype
 from batchnorm._tf1.variables import flat
 from batchnorm.compat.v1._hooks import MOMENTS, RENORM, overrides, with_mask, with_size
@@ -31,51 +30,22 @@ def normalize_by_hooks(
 
     Like `normalize`, but with hooks.
     """
-    y, batch = _normalize(layer, options, call, mask)
-    return y, None if batch is None else lambda: batch
-
-
-def _normalize(
-    layer: Any, options: Options, call: Call, mask: Tensor | None
-) -> tuple[Tensor, Batch[Any] | None]:
     options = in_dtype(options, ops.stat_dtype(call.x))
     if call.training is False:
         return infer_by(options, call), None
-    if call.training is True:
-        return _train(layer, options, call, mask)[:2]
-    if options.ghost is not None:
+    if call.training is not True and options.ghost is not None:
         # Inference accepts batches that the group size does not divide, so groups cannot be made before the choice.
-        return _choose(options, call, lambda: _train(layer, options, call, mask)[:2])
-    # As in the original, what a hook creates is outside the condition, where the program may use it further.
+        return train_if(options, call, lambda: _train(layer, options, call, mask)[:2])
     y, batch, corrections = _train(layer, options, call, mask)
+    if call.training is True:
+        return y, lambda: batch
+    # As in the original, what a hook creates is outside the condition, where the program may use it further.
     inferred = _corrected(call, corrections)
     # Only y is chosen: a condition runs everything that it captures, and the batch's statistics may wait for updates.
     y = tf.cond(call.training, lambda: tf.identity(y), lambda: infer_by(options, inferred))
     counted = call.training if batch.has_weight is None else tf.logical_and(call.training, batch.has_weight)
-    return y, batch._replace(has_weight=tf.broadcast_to(counted, tf.shape(batch.mean)))
-
-
-def _choose(
-    options: Options, call: Call, step: Callable[[], tuple[Tensor, Batch[Any]]]
-) -> tuple[Tensor, Batch[Any]]:
-    def train_branch() -> tuple[Any, ...]:
-        y, batch = step()
-        counted = tf.constant(True) if batch.has_weight is None else batch.has_weight
-        results = (y, *batch[:3], tf.broadcast_to(counted, tf.shape(batch.mean)))
-        return tuple(tf.identity(result) for result in results)
-
-    def infer_branch() -> tuple[Any, ...]:
-        mean, variance = (tf.identity(call.state[slot]) for slot in ("moving_mean", "moving_variance"))
-        return (
-            infer_by(options, call),
-            mean,
-            variance,
-            tf.identity(variance),
-            tf.zeros_like(mean, tf.bool),
-        )
-
-    y, *batch = tf.cond(call.training, train_branch, infer_branch)
-    return y, Batch(*batch)
+    chosen = batch._replace(has_weight=tf.broadcast_to(counted, tf.shape(batch.mean)))
+    return y, lambda: chosen
 
 
 def _corrected(call: Call, corrections: tuple[Tensor, Tensor] | None) -> Call:
