@@ -68,8 +68,8 @@ std::string find_sizes(const Recipe& recipe, const TF_Tensor* x, Sizes* sizes) {
     if (rank < 1 || size < 1) return "ghosts need a batch axis, and a size of at least 1";
     if (batch % size != 0) {
       const std::string asked = std::to_string(size);
-      return "ghost batches of " + asked + " examples were asked for, and the batch has " + std::to_string(batch) +
-             ", which " + asked + " does not divide: use batches of a multiple of " + asked + ", or another ghost size";
+      return "ghost batches of " + asked + " examples were asked for. Their size must divide the batch size, which is " +
+             std::to_string(batch) + ". Use batches of a multiple of " + asked + ", or another ghost size";
     }
     const bool interleaved = recipe.ghost_order == kInterleaved;
     sizes->ghosts = batch / size;
