@@ -37,6 +37,8 @@ def main() -> None:
     with Progress(console=Console(stderr=True)) as progress:
         for framework in asked.frameworks:
             cases = [n for n, case in enumerate(CASES) if _is_asked(case, asked) and case.runs_in(framework)]
+            if not cases:
+                continue
             task = progress.add_task(framework, total=len(cases))
             for row in _run(framework, cases, asked.rounds, asked.threads):
                 rows.append(row)

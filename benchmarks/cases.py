@@ -40,6 +40,8 @@ SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "16x32x32x48": ((16, 32, 32, 48), -1),
     "32x96x96x3": ((32, 96, 96, 3), -1),
     "32x3x96x96": ((32, 3, 96, 96), 1),
+    "8x16": ((8, 16), -1),
+    "256x64": ((256, 64), -1),
 }
 OPTIONS: tuple[Option, ...] = ("plain", "renorm", "ghost 16", "weighted", "bfloat16")
 # Forward and inference add little to what training steps tell, so they are measured on a few shapes.
@@ -50,6 +52,7 @@ NETWORKS: dict[str, dict[str, tuple[str, ...]]] = {
     "ResNet-18": {"32x3x96x96": ("PyTorch",), "32x96x96x3": ("PyTorch",)},
     "MobileNetV2": {"32x3x96x96": ("PyTorch",), "32x96x96x3": ("PyTorch", "TensorFlow", "Keras on JAX")},
     "slim's ResNet": {"32x96x96x3": ("TensorFlow",)},
+    "slim's perceptron": {"8x16": ("TensorFlow",), "256x64": ("TensorFlow",)},
 }
 OF_NETWORKS = {shape_name for shapes in NETWORKS.values() for shape_name in shapes}
 

@@ -1,4 +1,4 @@
-"""A residual network built with tf_slim in a TensorFlow 1 graph: with its normalization, and with ours instead."""
+"""Networks built with tf_slim in TensorFlow 1 graphs: with its normalization, and with ours instead."""
 
 import sys
 from importlib import import_module
@@ -16,6 +16,8 @@ __all__ = ["network_steps"]
 v1: Any = tf.compat.v1
 # One for each group of two blocks.
 WIDTHS = (64, 128, 256, 512)
+# The perceptron's layers, each as wide as the input.
+HIDDEN = 10
 
 
 def network_steps(case: Case, data: Data) -> dict[str, Step]:
@@ -42,14 +44,17 @@ def _slim() -> Any:
 
 def _step(slim: Any, norm: Any, case: Case, data: Data) -> Step:
     with tf.Graph().as_default():
-        x, labels = v1.placeholder(tf.float32, case.shape), tf.constant(make_labels(case))
+        is_rows, labels = len(case.shape) == 2, tf.constant(make_labels(case))
+        x = v1.placeholder(tf.float32, [None if is_rows else case.shape[0], *case.shape[1:]])
+        # The perceptron's training is decided by each run, as in programs that use one graph for everything.
+        training: Any = v1.placeholder_with_default(True, []) if is_rows else True
         with slim.arg_scope(
-            [slim.conv2d],
+            [slim.conv2d, slim.fully_connected],
             normalizer_fn=norm,
-            normalizer_params={"is_training": True, "scale": True, "decay": 0.997, "epsilon": 1e-5},
+            normalizer_params={"is_training": training, "scale": True, "decay": 0.997, "epsilon": 1e-5},
             weights_initializer=_Numbered(),
         ):
-            logits = _network(slim, x)
+            logits = (_perceptron if is_rows else _residual)(slim, x)
         loss = v1.losses.sparse_softmax_cross_entropy(labels, logits)
         with tf.control_dependencies(v1.get_collection(v1.GraphKeys.UPDATE_OPS)):
             update = v1.train.GradientDescentOptimizer(RATE).minimize(loss)
@@ -65,7 +70,13 @@ def _step(slim: Any, norm: Any, case: Case, data: Data) -> Step:
     return step
 
 
-def _network(slim: Any, x: Any) -> Any:
+def _perceptron(slim: Any, x: Any) -> Any:
+    for _ in range(HIDDEN):
+        x = slim.fully_connected(x, x.shape[-1])
+    return _classify(slim, x)
+
+
+def _residual(slim: Any, x: Any) -> Any:
     x = slim.max_pool2d(slim.conv2d(x, WIDTHS[0], 7, 2), 3, 2, padding="SAME")
     for group, width in enumerate(WIDTHS):
         for block in range(2):
@@ -74,9 +85,11 @@ def _network(slim: Any, x: Any) -> Any:
             shortcut = x if same else slim.conv2d(x, width, 1, stride, activation_fn=None)
             branch = slim.conv2d(slim.conv2d(x, width, 3, stride), width, 3, activation_fn=None)
             x = tf.nn.relu(branch + shortcut)
-    return slim.fully_connected(
-        tf.reduce_mean(x, (1, 2)), CLASSES, activation_fn=None, weights_initializer=_Numbered()
-    )
+    return _classify(slim, tf.reduce_mean(x, (1, 2)))
+
+
+def _classify(slim: Any, x: Any) -> Any:
+    return slim.fully_connected(x, CLASSES, activation_fn=None, normalizer_fn=None)
 
 
 class _Numbered:
