@@ -18,6 +18,12 @@ from markers import declared
 
 HERE = Path(__file__).parent
 MARKERS = {file: declared(file) for file in HERE.rglob("test_*.py")}
+# Tests run what XLA compiles a few times, which is not worth optimizing. Those of optimized code ask for it. XLA in JAX
+# and in TensorFlow must know each option, or it ends the process: pyproject.toml bounds their releases.
+COMPILE_QUICKLY = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 LEFT_OUT = {
     file: missing
     for file, markers in MARKERS.items()
@@ -29,7 +35,7 @@ collect_ignore = [str(file) for file in LEFT_OUT]
 def pytest_configure(config):
     # Before any framework is imported, here or in a process that a test starts. What JAX compiles is the same in many
     # of them; and several workers share the processors, on which OpenMP's threads would else wait in place.
-    wanted = {"OMP_WAIT_POLICY": "PASSIVE"}
+    wanted = {"OMP_WAIT_POLICY": "PASSIVE", "XLA_FLAGS": COMPILE_QUICKLY}
     if hasattr(config, "cache"):  # which -p no:cacheprovider takes away
         wanted["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))
         wanted["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

@@ -109,13 +109,11 @@ def _compiled(options: Options) -> Any:
     """Compiled once for all steps of a case; operation by operation it takes longer than all other frameworks."""
     import jax
 
-    from quickly import QUICKLY
-
     def step(sources: Any, dy: Any, state: Any) -> Any:
         y, pull, after = jax.vjp(lambda given: _call(options, given, state), sources, has_aux=True)
         return y, after, *pull(dy)
 
-    return jax.jit(step, compiler_options=QUICKLY)
+    return jax.jit(step)
 
 
 def _eager(run: Any) -> Any:

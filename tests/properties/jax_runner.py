@@ -19,7 +19,6 @@ from batchnorm.layout import plan_layout
 from batchnorm.options import Options
 from properties.cases import Array, Batch, Step
 from properties.runners import Moving, check_dtypes, step_of
-from quickly import QUICKLY
 
 ops = engine.ops
 EXAMPLES = {"eager": 8, "jit": 6, "native": 12}
@@ -62,7 +61,7 @@ class Jax:
 def made(mode: str, step: Callable[..., Any], options: Options) -> Callable[..., Any]:
     """One function for all cases of these options: those of the same shapes and dtypes are compiled once."""
     run = partial(step, options)
-    return run if mode == "eager" else jax.jit(run, compiler_options=QUICKLY)
+    return run if mode == "eager" else jax.jit(run)
 
 
 def arrays_of(batch: Batch) -> dict[str, Any]:

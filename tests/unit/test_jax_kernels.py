@@ -40,8 +40,6 @@ OPTIONS = {
     "renorm and ghosts": Options((1,), renorm=Renorm(), ghost=Ghost(3)),
 }
 WEIGHTS = ("unweighted", "weighted", "weighted by number")
-# What is run once is not worth optimizing.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 WITHIN = {"float32": 2e-5, "float64": 1e-12, "bfloat16": 0.03, "float16": 4e-3}
 
 
@@ -116,7 +114,7 @@ def test_steps(name: str, weights: str, dtype: str) -> None:
     forward = ["train"] if is_plain and options.renorm is None else ["moments", "apply"]
     assert targets(step, given, dy) == forward + (["gradients"] if is_plain else ["grad_sums", "grad_input"])
     plain = step_of(replace(options, fused=False), state)
-    got, want = (jax.jit(each, compiler_options=QUICKLY)(given, dy) for each in (step, plain))
+    got, want = (jax.jit(each)(given, dy) for each in (step, plain))
     agree(got, want, WITHIN[dtype])
 
 
@@ -154,7 +152,7 @@ def test_forward_mode_and_second_order_are_the_plain_ones(name: str, weights: st
 
     native_ones, plain_ones = (derivatives(replace(OPTIONS[name], fused=fused)) for fused in (None, False))
     assert targets(native_ones, given)
-    got, want = (jax.jit(each, compiler_options=QUICKLY)(given) for each in (native_ones, plain_ones))
+    got, want = (jax.jit(each)(given) for each in (native_ones, plain_ones))
     agree(got, want, 1e-11)
 
 
