@@ -4,6 +4,7 @@ Messages are pickles preceded by their length. File descriptors 1 and 2 go to a 
 TensorFlow prints can reach the answers; the log's end comes with an error.
 """
 
+import gc
 import importlib
 import os
 import pickle
@@ -80,6 +81,10 @@ def main(side, mode):
         from originals.sides import Api
 
         api = Api(side, mode)
+        # TensorFlow is millions of objects that stay, which the collector of cycles would walk again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000)
         while (request := read_message(requests)) is not None:
             write_message(answers, answer(api, request, log))
 
