@@ -3,7 +3,8 @@
 Each test file says in its `pytestmark` what it needs, whether it talks to the originals, and whether it is slow
 (pyproject.toml describes the markers). pytest-xdist's workers take whole files, so that what the tests of a file share
 is made once. Those that talk to the originals' processes are one piece, since each of these takes seconds to start and
-a gigabyte to keep. The pieces that take longest come first, so that no worker is left alone with one at the end.
+a gigabyte to keep; so are those whose programs are forks of the same processes. The pieces that take longest come
+first, so that no worker is left alone with one at the end.
 """
 
 import gc
@@ -29,6 +30,8 @@ LEFT_OUT = {
     for file, markers in MARKERS.items()
     if (missing := [module for module in markers.get("needs", ()) if find_spec(module) is None])
 }
+# Markers whose files share one worker.
+PIECES = ("originals", "forks")
 collect_ignore = [str(file) for file in LEFT_OUT]
 
 
@@ -47,7 +50,7 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     def precedence(item):
         markers = MARKERS.get(item.path, {})
-        return "originals" not in markers, -sum(markers.get("slow", ()))
+        return *(piece not in markers for piece in PIECES), -sum(markers.get("slow", ()))
 
     items.sort(key=precedence)
 
@@ -68,7 +71,7 @@ def pytest_xdist_make_scheduler(config, log):
     class ByPiece(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return "originals" if "originals" in MARKERS.get(config.rootpath / file, ()) else file
+            return next((piece for piece in PIECES if piece in MARKERS.get(config.rootpath / file, ())), file)
 
     return ByPiece(config, log)
 

@@ -1,14 +1,12 @@
 """The Keras layer on TensorFlow, JAX and PyTorch: the same numbers, and files that go from one to the other."""
 
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import forked
 from programs.keras_backend import OPTIONS, STOCK, data
 
 pytestmark = [pytest.mark.needs("keras", "tensorflow", "jax", "torch"), pytest.mark.slow(3)]
@@ -18,15 +16,7 @@ PROGRAM = Path(__file__).parents[1] / "programs" / "keras_backend.py"
 
 
 def run(backend, *arguments):
-    # What is compiled runs a few times.
-    environment = os.environ | {
-        "KERAS_BACKEND": backend,
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
-    )
+    done = forked.run(["keras"], *arguments, env={"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"})
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

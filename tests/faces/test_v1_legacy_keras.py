@@ -1,25 +1,27 @@
 """The v1 layer in Keras 2's models, if that is TensorFlow's Keras: it does what Keras 2's own layer does."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.needs("tensorflow", "tf_keras"), pytest.mark.slow(1)]
+import forked
+
+pytestmark = [pytest.mark.needs("tensorflow", "tf_keras"), pytest.mark.forks]
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "v1_legacy_keras.py"
 
 
-def found(*arguments):
-    ran = subprocess.run(
-        [sys.executable, str(PROGRAM), *arguments], capture_output=True, text=True, env=os.environ.copy()
-    )
+def last_line(*command):
+    """What a program prints last, where TensorFlow's Keras is Keras 2."""
+    ran = forked.run(["tensorflow"], *command, env={"TF_USE_LEGACY_KERAS": "1"})
     assert ran.returncode == 0, ran.stderr[-3000:]
-    return json.loads(ran.stdout.splitlines()[-1])
+    return ran.stdout.splitlines()[-1]
+
+
+def found(*arguments):
+    return json.loads(last_line(PROGRAM, *arguments))
 
 
 @pytest.mark.parametrize("mode", ["tf1", "tf2"])
@@ -46,10 +48,7 @@ with warnings.catch_warnings(record=True) as told:
 lines = [str(each.message) for each in told if "Keras 3" in str(each.message)]
 print(len(lines), lines[0])
 """
-    env = os.environ | {"TF_USE_LEGACY_KERAS": "1"}
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    line = ran.stdout.splitlines()[-1]
+    line = last_line("-c", program)
     assert line.startswith("1 ")
     assert "It is a layer of Keras 3" in line
     assert "Use batchnorm.compat.v1.layers.BatchNormalization" in line
@@ -72,9 +71,6 @@ y = wrapped(tf.constant([[1.0], [3.0]]))
 (mean,) = (v for v in wrapped.variables if "moving_mean" in v.name)
 print(json.dumps([y.numpy().tolist(), len(layers[0].updates), mean.numpy().tolist()]))
 """
-    env = os.environ | {"TF_USE_LEGACY_KERAS": "1"}
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    y, updates, mean = json.loads(ran.stdout.splitlines()[-1])
+    y, updates, mean = json.loads(last_line("-c", program))
     np.testing.assert_allclose(y, [[-1.0], [1.0]], rtol=1e-6)
     assert (updates, mean) == (2, [1.0 if fetched else 0.0])

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow(2)
+import forked
+
+pytestmark = pytest.mark.forks
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +20,9 @@ ROOT = Path(__file__).parents[2]
 def examples_of(page):
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
+
+# What is imported before an example runs; Keras runs on TensorFlow.
+IMPORTED = {"tensorflow": "tensorflow", "keras": "tensorflow", "torch": "torch", "jax": "jax"}
 
 EXAMPLES, OF_PROGRAMS = examples_of("README.md"), examples_of("docs/programs.md")
 
@@ -38,18 +43,23 @@ def test_readme_has_examples():
     assert len(OF_PROGRAMS) == 4
 
 
+def modules_of(source):
+    return re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE)
+
+
 @cache
 def output_of(source):
     """What an example prints, in a process and a folder of its own."""
+    frameworks = sorted({IMPORTED[name] for name in modules_of(source) if name in IMPORTED})
     with tempfile.TemporaryDirectory() as folder:
-        ran = subprocess.run([sys.executable, "-c", source], cwd=folder, capture_output=True, text=True)
+        ran = forked.run(frameworks, "-c", source, cwd=folder)
     assert ran.returncode == 0, ran.stderr[-2000:]
     return ran.stdout
 
 
 @pytest.mark.parametrize("source", EXAMPLES + OF_PROGRAMS, ids=lambda source: source.splitlines()[1][:40])
 def test_readme_example_runs(source):
-    for module in re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE):
+    for module in modules_of(source):
         if find_spec(module) is None:
             pytest.skip(f"needs {module}")
     output_of(source)

@@ -75,8 +75,9 @@ def test_markers_are_known_and_the_files(file: Path) -> None:
     markers = declared(file)
     assert set(markers.get("needs", ())) <= OPTIONAL
     assert ("originals" in markers) == (file.parent.name == "parity" or file.name == "test_originals.py")
+    assert "forks" not in markers or "forked" in imports_of(file)
     # conftest.py reads these from `pytestmark` only; a single test would ask by pytest.importorskip.
-    assert not re.search(r"^\s*@pytest\.mark\.(needs|originals|slow)\b", file.read_text(), re.MULTILINE)
+    assert not re.search(r"^\s*@pytest\.mark\.(needs|originals|forks|slow)\b", file.read_text(), re.MULTILINE)
     if "slow" in markers:
         assert markers["slow"] in ([1], [2], [3])
 
