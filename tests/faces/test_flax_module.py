@@ -179,7 +179,7 @@ def test_masks_over_a_mapped_axis_count_what_is_there() -> None:
 
 DEVICES = """
 import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=4"
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from batchnorm.flax import BatchNorm
@@ -303,19 +303,6 @@ def test_what_does_not_fit_is_refused_at_the_call() -> None:
     with pytest.raises(ValueError, match=r"virtual_batch_size must divide the batch size"):
         ghosts(batch())
     assert ghosts(batch(), True).shape == SHAPE
-
-
-@pytest.mark.parametrize(("missing", "title"), [("flax", "Flax"), ("jax", "JAX")])
-def test_a_missing_framework_is_named(missing: str, title: str) -> None:
-    program = (
-        f"import sys; sys.modules[{missing!r}] = None\n"
-        "try:\n    import batchnorm.flax\nexcept ImportError as error:\n    print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == (
-        f"batchnorm.flax was imported. It needs {title}, which is not installed. "
-        "Run: pip install 'batchnorm[flax]'."
-    )
 
 
 @pytest.mark.parametrize("name", ["renorm", "zero_debias", "fused", "use_running_average"])

@@ -282,28 +282,6 @@ def test_the_example_runs() -> None:
     assert error < 0.5, done.stdout
 
 
-def test_importing_it_brings_no_other_framework() -> None:
-    program = (
-        "import sys, torch; before = set(sys.modules)\n"
-        "import batchnorm.torch\n"
-        "print(*{name.split('.')[0] for name in set(sys.modules) - before} & {'tensorflow', 'keras', 'jax', 'flax'})"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
-
-
-def test_without_pytorch_the_message_names_the_extra() -> None:
-    program = (
-        "import sys; sys.modules['torch'] = None\n"
-        "try:\n    import batchnorm.torch\nexcept ImportError as error:\n    print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == (
-        "batchnorm.torch was imported. It needs PyTorch, which is not installed. "
-        "Run: pip install 'batchnorm[torch]'."
-    )
-
-
 def test_renorm_in_a_checkpoint_of_a_compiled_program_is_left_to_python() -> None:
     """The compiler would run it again on averages that have moved, and return 0.16865."""
     layer = bt.BatchNorm1d(1, renorm=True)
