@@ -1,5 +1,7 @@
 """The TensorFlow engine's steps: eager, in a graph of unknown batch size, and in one of unknown sizes."""
 
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import tensorflow as tf
@@ -33,15 +35,7 @@ class TensorFlow:
 
     def train(self, options: Options, moving: Moving, batches: list[Batch]) -> list[Step]:
         state = initial_state(ops, options, *map(tf.constant, moving))
-
-        def step(arrays: dict[str, Any], state: dict[str, Any]) -> tuple[Any, Any, Any]:
-            return train_step(options, arrays, state)
-
-        if self.mode != "eager":
-            step = tf.function(step, autograph=False).get_concrete_function(
-                signature(options, batches[0], self.mode),
-                {name: tf.TensorSpec(v.shape, v.dtype) for name, v in state.items()},
-            )
+        step = self._made(train_step, options, batches[0], state)
         steps: list[Step] = []
         for batch in batches:
             y, state, gradients = step(tensors_of(batch), state)
@@ -51,19 +45,24 @@ class TensorFlow:
 
     def infer(self, options: Options, moving: Moving, batch: Batch) -> Array:
         state = initial_state(ops, options, *map(tf.constant, moving))
+        run = self._made(infer_step, options, batch, state)
+        return step_of(run(tensors_of(batch), state), {}, {}).y
 
-        def run(arrays: dict[str, Any]) -> Any:
-            x = arrays["dx"]
-            layout = plan_layout(ops.shape(x), options.axes)
-            return infer(
-                engine, options, layout, Inputs(x, arrays.get("dgamma"), arrays.get("dbeta"), None, state)
-            )
+    def _made(
+        self, step: Callable[..., Any], options: Options, batch: Batch, state: dict[str, Any]
+    ) -> Callable[..., Any]:
+        if self.mode == "eager":
+            return partial(step, options)
+        held = {name: tf.TensorSpec(v.shape, v.dtype) for name, v in state.items()}
+        told = signature(options, batch, self.mode)
+        return graph_of(step, options, tuple(told.items()), tuple(held.items()))
 
-        if self.mode != "eager":
-            run = tf.function(run, autograph=False).get_concrete_function(
-                signature(options, batch, self.mode)
-            )
-        return step_of(run(tensors_of(batch)), {}, {}).y
+
+@lru_cache(maxsize=100)
+def graph_of(step: Callable[..., Any], options: Options, told: Any, held: Any) -> Callable[..., Any]:
+    """One graph for all cases of these options that tell it the same of their shapes."""
+    run = tf.function(partial(step, options), autograph=False)
+    return run.get_concrete_function(dict(told), dict(held))
 
 
 def signature(options: Options, batch: Batch, mode: str) -> dict[str, Any]:
@@ -102,6 +101,12 @@ def train_step(options: Options, arrays: dict[str, Any], state: dict[str, Any]) 
     gradients = tape.gradient(y, sources, arrays["dy"])
     assert None not in gradients.values()
     return y, advance(ops, options, state, stats), gradients
+
+
+def infer_step(options: Options, arrays: dict[str, Any], state: dict[str, Any]) -> Any:
+    x = arrays["dx"]
+    layout = plan_layout(ops.shape(x), options.axes)
+    return infer(engine, options, layout, Inputs(x, arrays.get("dgamma"), arrays.get("dbeta"), None, state))
 
 
 def forward(options: Options, sources: dict[str, Any], state: dict[str, Any]) -> tuple[Any, Any]:

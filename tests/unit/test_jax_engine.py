@@ -15,7 +15,7 @@ import batchnorm
 from batchnorm import Clip, Ghost, Options, Renorm
 from tolerances import assert_close
 
-pytestmark = [pytest.mark.needs("jax"), pytest.mark.slow(3)]
+pytestmark = [pytest.mark.needs("jax"), pytest.mark.slow(1)]
 
 # r and d are constants of the gradient, which slopes of y would not show. Bounds that hold them make them constants.
 HELD = Renorm(Clip(rmin=1.2, rmax=1.2, dmax=0.01))

@@ -22,7 +22,7 @@ from batchnorm._kernels.jax import why_missing
 from batchnorm.layout import plan_layout
 from tolerances import assert_close
 
-pytestmark = [pytest.mark.needs("jax"), pytest.mark.slow(2)]
+pytestmark = [pytest.mark.needs("jax"), pytest.mark.slow(1)]
 
 needs_kernels = pytest.mark.skipif(why_missing() is not None, reason=str(why_missing()))
 
