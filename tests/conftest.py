@@ -23,7 +23,7 @@ MARKERS = {file: declared(file) for file in HERE.rglob("test_*.py")}
 # and in TensorFlow must know each option, or it ends the process: pyproject.toml bounds their releases.
 COMPILE_QUICKLY = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false"
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 LEFT_OUT = {
     file: missing
