@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import batchnorm
 import batchnorm.torch as bt
 from batchnorm import Ghost, Options, Renorm, _kernels
-from batchnorm._engines.torch import numpy_stats
+from batchnorm._engines.torch import cpu_kernels, numpy_stats
 from unit.torch_tensors import Tensor, normal
 
 pytestmark = [
@@ -150,8 +150,8 @@ def test_numbers_are_read_where_they_lie(
         else None
     )
     seen: list[int] = []
-    dense = numpy_stats.Host._dense
-    monkeypatch.setattr(numpy_stats.Host, "_dense", lambda self, value: _noted(seen, dense(self, value)))
+    dense = cpu_kernels.Kernels.dense
+    monkeypatch.setattr(cpu_kernels.Kernels, "dense", lambda self, value: _noted(seen, dense(self, value)))
     found: list[list[Any]] = []
     for fused in (None, False):
         options = Options((axis,), renorm=Renorm(), ghost=ghost, fused=fused)

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from batchnorm._engines.torch import recompute
+from batchnorm._engines.torch.aten import batch_norm
 from batchnorm._engines.torch.dispatch import route_of_layer
-from batchnorm._engines.torch.fast_path import batch_norm, infer
+from batchnorm._engines.torch.fast_path import check_epsilon, infer, refuse_single
 from batchnorm._engines.torch.private import BatchNorm, buffers_of, in_transform, is_mapped
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm.errors import format_error
@@ -132,6 +133,9 @@ class Layer(BatchNorm):
                     count.add_(1)
                     if momentum is None:
                         momentum = 1.0 / float(count)
+        if input.numel() == input.size(1):
+            refuse_single(input)
+        check_epsilon(self.eps)
         return batch_norm(
             input,
             self.weight,

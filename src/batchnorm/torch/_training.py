@@ -12,10 +12,9 @@ from batchnorm._core.engine import Inputs
 from batchnorm._engines.dispatch import require_fused
 from batchnorm._engines.torch import dispatch, engine, recompute
 from batchnorm._engines.torch.aten import FLOATS
-from batchnorm._engines.torch.block import as_own
 from batchnorm._engines.torch.fast_path import check_epsilon, for_gradient, grouped_batch_norm, refuse_single
-from batchnorm._engines.torch.snapshot import snapshot
-from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
+from batchnorm._engines.torch.ops import as_own
+from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced, snapshot
 from batchnorm._faces.adjustment import call_adjustment
 from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm._validation import check_floating

@@ -1,28 +1,125 @@
-"""PyTorch's own batch normalization on any layout: one call over all groups and channels."""
+"""PyTorch's own batch normalization on any layout: one call over all groups and channels.
 
-from typing import Any
+Its kernels take the view [outer, groups × channels, inner]. Most layouts lie in memory like this. Ghost groups that are
+apart from the channels cost one copy each way:
+
+    channels first             [N, C, H·W]        as it is
+    channels last              [N·H·W, C]         as it is
+    interleaved, first or flat [v, G, C, H·W]     as it is, G and C as one
+    contiguous, flat           [G, v, C]          moved to [v, G, C]
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
 from batchnorm._core.engine import Moments, Saved
 from batchnorm._engines.torch import ops
-from batchnorm._engines.torch.block import Block, plan_block
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
-from batchnorm.layout import Layout
+from batchnorm.layout import Layout, Size, product
 
 __all__ = [
-    "backward_of_plain",
+    "Block",
+    "batch_norm",
     "fits",
     "fused_gradients",
     "fused_infer",
     "fused_train",
     "infers",
+    "plan_block",
     "statistics",
 ]
 
 Tensor = torch.Tensor
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOAT32 = torch.float32
+FLOATS = (torch.float16, torch.bfloat16, FLOAT32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One planned view.
+
+    Attributes:
+        layout: the layout.
+        order: the axes of the layout's `split` in the order of the view; None if they are in it already.
+        shape: [outer, width, inner], without an inner dimension of 1; width is groups times channels.
+    """
+
+    layout: Layout
+    order: tuple[int, ...] | None
+    shape: tuple[Size, ...]
+
+    def view(self, x: Tensor) -> Tensor:
+        """x as the block, dense."""
+        if self.order is not None:
+            x = x.reshape(self.layout.split).permute(self.order)
+        x = x.reshape(self.shape)
+        return x if x.is_contiguous() else x.contiguous()
+
+    def restore(self, y: Tensor) -> Tensor:
+        """A block in the shape of the input."""
+        if self.order is not None:
+            y = y.reshape([self.layout.split[axis] for axis in self.order])
+            y = y.permute(sorted(range(len(self.order)), key=self.order.__getitem__)).contiguous()
+        return ops.as_own(y, self.layout.shape)
+
+    def grouped(self, statistic: Tensor) -> Tensor:
+        """A statistic of the block as [G, C]."""
+        return statistic.reshape(self.layout.ghosts, self.layout.channels)
+
+    def spread(self, parameter: Tensor | None) -> Tensor | None:
+        """gamma or beta, [C], for every group."""
+        if parameter is None or self.shape[1] == self.layout.channels:
+            return parameter
+        # Tensor.repeat would take three times as long.
+        return parameter.expand(self.layout.ghosts, -1).reshape(-1)
+
+
+def plan_block(layout: Layout) -> Block:
+    """The block of a layout."""
+    known = not torch.compiler.is_compiling() and all(type(size) is int for size in layout.shape)
+    return _plan_known(layout) if known else _plan(layout)
+
+
+def _plan(layout: Layout) -> Block:
+    axes = range(len(layout.split))
+    reduced = [axis for run in layout.reduced for axis in layout.runs[run]]
+    # The axis of the groups comes before those of the channels.
+    kept = [axis for axis in axes if axis not in reduced]
+    outer = [axis for axis in axes if axis in reduced and axis < kept[-1]]
+    order = (*outer, *kept, *axes[kept[-1] + 1 :])
+    sizes = [product(layout.split[axis] for axis in part) for part in (outer, kept, axes[kept[-1] + 1 :])]
+    if type(sizes[2]) is int and sizes[2] == 1:
+        sizes.pop()
+    return Block(layout, None if order == tuple(axes) else order, tuple(sizes))
+
+
+_plan_known = lru_cache(maxsize=1024)(_plan)
+
+
+def batch_norm(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,
+    epsilon: float,
+) -> Tensor:
+    """What `torch.nn.functional.batch_norm` computes, for inputs that it does not refuse.
+
+    Without running statistics those of the batch are used and nothing is written. `momentum` is the share of the
+    new; the running variance is the sample's. Gradients are PyTorch's own, to the second order.
+    """
+    if x.dtype is not FLOAT32 and mean is not None:
+        # It requires one dtype for parameters and statistics, but layers in 16 bits have two.
+        gamma = None if gamma is None else gamma.to(mean.dtype)
+        beta = None if beta is None else beta.to(mean.dtype)
+    cudnn = torch.backends.cudnn.enabled
+    return torch.batch_norm(x, gamma, beta, mean, variance, training, momentum, epsilon, cudnn)
 
 
 def fits(x: Tensor, layout: Layout) -> bool:
@@ -69,24 +166,12 @@ def fused_gradients(
     block = plan_block(layout)
     deviation = torch.sqrt(saved.variance + epsilon)
     weight, inverse = (part.reshape(-1) for part in (saved.scale * deviation, 1.0 / deviation))
-    return _backward(block, dy, x, weight, saved.center, saved.offset, inverse, epsilon, [True] * 3)
-
-
-def backward_of_plain(
-    dy: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    center: Tensor,
-    offset: Tensor,
-    variance: Tensor,
-    epsilon: float,
-    layout: Layout,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dx, Σdy and, with gamma, Σdy·x̂, whose own gradients are PyTorch's."""
-    block = plan_block(layout)
-    weight = block.spread(None if gamma is None else gamma.to(center.dtype))
-    inverse = torch.rsqrt(variance + epsilon).reshape(-1)
-    return _backward(block, dy, x, weight, center, offset, inverse, epsilon, [True, gamma is not None, True])
+    view, center = block.view(x), saved.center
+    centered = view.to(center.dtype) - center.reshape(1, -1, *[1] * (view.dim() - 2))
+    offset, along = saved.offset.reshape(-1), block.view(dy.to(center.dtype))
+    given = along, centered, weight, None, None, offset, inverse, True, float(epsilon), [True] * 3
+    dx, products, sums = torch.ops.aten.native_batch_norm_backward(*given)
+    return block.restore(dx.to(x.dtype)), block.grouped(sums), block.grouped(products)
 
 
 def fused_infer(
@@ -102,45 +187,13 @@ def fused_infer(
     block = plan_block(layout)
     if not infers(x, block):
         return None
-    y = torch.batch_norm(
-        block.view(x), gamma, beta, mean, variance, False, 0.0, float(epsilon), torch.backends.cudnn.enabled
-    )
+    y = batch_norm(block.view(x), gamma, beta, mean, variance, False, 0.0, float(epsilon))
     return block.restore(y)
 
 
 def infers(x: Tensor, block: Block) -> bool:
     """Whether the kernel takes these numbers at inference without moving them."""
     return block.order is None and x.dtype in FLOATS
-
-
-def _backward(
-    block: Block,
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    center: Tensor,
-    offset: Tensor,
-    inverse: Tensor,
-    epsilon: float,
-    wanted: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dx, Σdy and Σdy·x̂ by PyTorch's kernel, the last only if it is wanted."""
-    view = block.view(x)
-    centered = view.to(center.dtype) - center.reshape(1, -1, *[1] * (view.dim() - 2))
-    dx, products, sums = torch.ops.aten.native_batch_norm_backward(
-        block.view(dy.to(center.dtype)),
-        centered,
-        weight,
-        None,
-        None,
-        offset.reshape(-1),
-        inverse,
-        True,
-        float(epsilon),
-        wanted,
-    )
-    products = products if wanted[1] else sums
-    return block.restore(dx.to(x.dtype)), block.grouped(sums), block.grouped(products)
 
 
 def _near_zero(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,15 +211,11 @@ def _near_zero(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _moments(block: Block, center: Tensor, offset: Tensor, sample: Tensor) -> Moments[Tensor]:
     """The moments from a center, the mean's offset from it, and the sample variance."""
-    total, variance = float(block.layout.count), sample * _population(block.layout)
+    count = block.layout.count
+    total, variance = float(count), sample * ((count - 1) / count)
     return Moments(total, total, *map(block.grouped, (center + offset, variance, center, offset)))
 
 
 def _fresh(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
-    size, dtype = (block.width,), ops.stat_dtype(x)
+    size, dtype = block.shape[1], ops.stat_dtype(x)
     return x.new_zeros(size, dtype=dtype), x.new_zeros(size, dtype=dtype)
-
-
-def _population(layout: Layout) -> Any:
-    """(N − 1) / N, from the sample variance to the population's."""
-    return (layout.count - 1) / layout.count

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import torch
 
 from batchnorm._core.engine import Batch, Gradients, Inputs, Saved
-from batchnorm._engines.torch.snapshot import snapshot
-from batchnorm._engines.torch.tracing import is_traced
+from batchnorm._engines.torch.tracing import is_recorded, is_traced, snapshot
 
 __all__ = ["by_autograd", "differentiable"]
 
 Tensor = torch.Tensor
-Forward = Callable[[Inputs[Tensor]], tuple[Tensor, Batch[Tensor], Saved[Tensor]]]
-Backward = Callable[[Inputs[Tensor], Saved[Tensor], Tensor], Gradients[Tensor]]
+Forward = Callable[[Inputs[Tensor]], tuple[Tensor, Batch[Tensor], Saved[Any]]]
+Backward = Callable[[Inputs[Tensor], Saved[Any], Tensor], Gradients[Tensor]]
 Reference = Callable[[Inputs[Tensor], Tensor], Gradients[Tensor]]
 Step = Callable[[Inputs[Tensor]], tuple[Tensor, Batch[Tensor]]]
 
@@ -45,7 +44,7 @@ def differentiable(
             return by_autograd(forward, backward, reference)(inputs)
         fields = [name for name in Gradients._fields if getattr(inputs, name) is not None]
         arrays: list[Tensor] = [getattr(inputs, name) for name in fields]
-        if not torch.is_grad_enabled() or not any(array.requires_grad for array in arrays):
+        if not is_recorded(*arrays):
             y, batch, _ = forward(inputs)
             return y, batch
         # Whoever owns the state may write into it before the gradient is asked for.
@@ -72,71 +71,29 @@ class _Plan(NamedTuple):
         given.update(zip(self.fields, arrays, strict=True))
         return Inputs(**given, state=self.state)
 
-    def chosen(self, gradients: Gradients[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(getattr(gradients, name) for name in self.fields)
-
 
 class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, *arrays: Tensor) -> Tensor:
-        y, batch, saved = plan.forward(plan.inputs(arrays))
+        # What the gradient needs besides the inputs is small, and nobody else has it.
+        y, batch, ctx.saved = plan.forward(plan.inputs(arrays))
         plan.batches.append(batch)
-        tensors = [value for value in saved if isinstance(value, Tensor)]
-        ctx.save_for_backward(*arrays, *tensors)
-        ctx.plan, ctx.count = plan, len(arrays)
-        # The tensors' fields, and the values of the other fields.
-        rest: list[Any] = [None if isinstance(value, Tensor) else value for value in saved]
-        ctx.saved = Saved(*rest)
-        ctx.places = [name for name, value in saved._asdict().items() if isinstance(value, Tensor)]
+        ctx.save_for_backward(*arrays)
+        ctx.plan = plan
         return y
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> Any:
-        # Read once: checkpointing recomputes them, and hands them out one time.
-        kept = ctx.saved_tensors
-        arrays, tensors = kept[: ctx.count], kept[ctx.count :]
-        saved = ctx.saved._replace(**dict(zip(ctx.places, tensors, strict=True)))
-        if not torch.is_grad_enabled():
-            # Nobody will derive the gradient again.
-            plan: _Plan = ctx.plan
-            return None, *plan.chosen(plan.backward(plan.inputs(arrays), saved, outputs[0]))
-        return None, *_Pull.apply(ctx.plan, saved, outputs[0], *arrays)  # pyright: ignore[reportGeneralTypeIssues]
-
-
-class _Pull(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, plan: _Plan, saved: Saved[Tensor], dy: Tensor, *arrays: Tensor) -> Any:
-        ctx.plan = plan
-        ctx.save_for_backward(dy, *arrays)
-        return plan.chosen(plan.backward(plan.inputs(arrays), saved, dy))
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-        again = torch.is_grad_enabled()
-        with torch.enable_grad():
-            dy, *arrays = (_source(value) for value in ctx.saved_tensors)
-            targets = ctx.plan.chosen(ctx.plan.reference(ctx.plan.inputs(arrays), dy))
-            pairs = [
-                (target, up)
-                for target, up in zip(targets, upstream, strict=True)
-                if target is not None and up is not None and target.requires_grad
-            ]
-            found = torch.autograd.grad(
-                [target for target, _ in pairs],
-                [dy, *arrays],
-                [up for _, up in pairs],
-                create_graph=again,
-                allow_unused=True,
-            )
-        return None, None, *found
-
-
-def _source(value: Tensor) -> Tensor:
-    """The value to derive by, still connected to what it came from if a higher derivative may follow."""
-    return value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+        plan: _Plan = ctx.plan
+        inputs = plan.inputs(ctx.saved_tensors)
+        if torch.is_grad_enabled() or is_traced():
+            # Somebody may derive the gradient again, from the inputs alone.
+            found = plan.reference(inputs, outputs[0])
+        else:
+            found = plan.backward(inputs, ctx.saved, outputs[0])
+        return None, *(getattr(found, name) for name in plan.fields)
 
 
 def _constant(batch: Batch[Tensor]) -> Batch[Tensor]:
     """No gradient flows through the moving averages."""
-    values: list[Any] = [None if value is None else value.detach() for value in batch]
-    return Batch(*values)
+    return Batch(*(None if value is None else value.detach() for value in batch))  # pyright: ignore[reportArgumentType]

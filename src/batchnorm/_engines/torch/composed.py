@@ -8,7 +8,6 @@ import torch.distributed as dist
 from batchnorm._core.composed import Composed
 from batchnorm._engines.torch import ops
 from batchnorm._engines.torch.autodiff import by_autograd
-from batchnorm._engines.torch.block import as_own
 from batchnorm.layout import Layout
 
 __all__ = ["PlainOperations", "composed", "sum_over_replicas"]
@@ -20,7 +19,7 @@ class PlainOperations(Composed[Any]):
     """The passes of every framework, with results that are not views although they have been reshaped."""
 
     def apply(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
-        return as_own(super().apply(x, mean, scale, shift, layout))
+        return ops.as_own(super().apply(x, mean, scale, shift, layout))
 
 
 def sum_over_replicas(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ import torch
 
 from batchnorm._engines.torch import ops
 from batchnorm._engines.torch.private import has_storage, is_watched, is_zero_tensor
-from batchnorm._engines.torch.tracing import EXACT_TYPES, why_traced
+from batchnorm._engines.torch.tracing import EXACT_TYPES, is_recorded, why_traced
 from batchnorm._kernels import load, why_missing
 from batchnorm._kernels.axis_groups import WHY_NO_RUNS, KernelSizes, kernel_sizes, why_not_weights
 from batchnorm._kernels.torch import threads
@@ -24,7 +24,6 @@ __all__ = [
     "find",
     "has_raw_memory",
     "infer",
-    "is_recorded",
     "move_averages",
     "prefers_operation",
     "tell_written",
@@ -42,13 +41,31 @@ _KINDS = {
 
 
 class Kernels(NamedTuple):
-    """The compiled module, what it calls the dtype, the layout's runs, and how many threads may work."""
+    """The compiled module and what it needs to know of a step besides the arrays.
+
+    Attributes:
+        module: the compiled functions.
+        head: their first arguments: what the module calls the dtype, and the sizes of the layout's runs.
+        by_group: whether weights differ along the second run.
+        threads: how many threads may work.
+        layout: of the inputs, in the order of memory, in which the kernels see large arrays.
+    """
 
     module: Any
-    kind: int
-    sizes: tuple[int, int, int, int, int]
+    head: tuple[int, tuple[int, int, int, int, int]]
     by_group: bool | None
     threads: int
+    layout: Layout
+
+    def dense(self, x: Tensor) -> Tensor:
+        """In the order of memory, without gaps."""
+        return (x if self.layout.order is None else x.permute(self.layout.order)).contiguous()
+
+    def like(self, x: Tensor) -> Tensor:
+        """An uninitialized tensor like x, in the same memory order without gaps."""
+        if self.layout.order is None and not x.is_contiguous():
+            return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        return torch.empty_like(x)
 
 
 def find(layout: Layout, x: Tensor, *others: Tensor | None) -> Kernels | None:
@@ -85,63 +102,29 @@ def _look(layout: Layout, x: Tensor, others: Sequence[Tensor | None]) -> Kernels
     runs: KernelSizes | None = kernel_sizes(layout)
     if runs is None:
         return WHY_NO_RUNS
-    return Kernels(module, getattr(module, name), runs.sizes, runs.by_group, threads())
+    return Kernels(module, (getattr(module, name), runs.sizes), runs.by_group, threads(), layout)
 
 
 def train_by(
-    kernels: Kernels,
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    epsilon: float,
-    layout: Layout,
-    y: Tensor | None = None,
+    kernels: Kernels, x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """y of a dense x, and mean, rest, variance and scale as one tensor [4, G, C]. A y that is given is written into."""
-    y, statistics = torch.empty_like(x) if y is None else y, _statistics(4, x, layout)
-    first, step = statistics.data_ptr(), statistics.stride(0) * statistics.element_size()
+    """y, and mean, rest, variance and scale as one tensor [4, G, C]."""
+    y, (statistics, rows) = kernels.like(x), _rows(4, x, kernels.layout)
+    x = kernels.dense(x)
     gamma, beta = _dense(gamma, statistics.dtype), _dense(beta, statistics.dtype)
-    kernels.module.train(
-        kernels.kind,
-        kernels.sizes,
-        x.data_ptr(),
-        address(gamma),
-        address(beta),
-        layout.channels,
-        float(epsilon),
-        y.data_ptr(),
-        first,
-        first + step,
-        first + 2 * step,
-        first + 3 * step,
-        kernels.threads,
-    )
+    read = x.data_ptr(), address(gamma), address(beta), kernels.layout.channels, float(epsilon)
+    kernels.module.train(*kernels.head, *read, y.data_ptr(), *rows, kernels.threads)
     return y, statistics
 
 
 def gradients_by(
-    kernels: Kernels,
-    dy: Tensor,
-    x: Tensor,
-    known: Sequence[Tensor],
-    epsilon: float,
-    layout: Layout,
-    dx: Tensor | None = None,
+    kernels: Kernels, dy: Tensor, x: Tensor, known: Sequence[Tensor], epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """dx for a dense x, and Σdy and Σdy·x̂ as one tensor [2, G, C], from the dense mean, rest, variance and scale."""
-    dx, sums = torch.empty_like(x) if dx is None else dx, _statistics(2, x, layout)
-    dy = dy.to(x.dtype).contiguous()
-    first, step = sums.data_ptr(), sums.stride(0) * sums.element_size()
-    kernels.module.gradients(
-        kernels.kind,
-        kernels.sizes,
-        *map(address, (dy, x, *known)),
-        float(epsilon),
-        dx.data_ptr(),
-        first,
-        first + step,
-        kernels.threads,
-    )
+    """dx, and Σdy and Σdy·x̂ as one tensor [2, G, C], from the dense mean, rest, variance and scale."""
+    dx, (sums, rows) = kernels.like(x), _rows(2, x, kernels.layout)
+    dy, x = kernels.dense(dy.to(x.dtype)), kernels.dense(x)
+    read = *map(address, (dy, x, *known)), float(epsilon)
+    kernels.module.gradients(*kernels.head, *read, dx.data_ptr(), *rows, kernels.threads)
     return dx, sums
 
 
@@ -161,33 +144,20 @@ def infer(
     layout = plan_in_memory(tuple(x.shape), x.stride(), tuple(axes), None)
     found = find(layout, x, *given)
     dtype = ops.stat_dtype(x)
-    if found is None or any(v is not None and _unfit(v, dtype, layout) for v in given):
+    unfit = any(v is not None and (v.dtype is not dtype or v.numel() != layout.channels) for v in given)
+    if found is None or unfit:
         return None
     x = x if layout.order is not None else x.contiguous()
     y = torch.empty_like(x)
     gamma, beta, *statistics = (_dense(value, dtype) for value in given)
-    found.module.infer(
-        found.kind,
-        found.sizes,
-        *map(address, (x, gamma, beta)),
-        layout.channels,
-        *map(address, statistics),
-        float(epsilon),
-        y.data_ptr(),
-        found.threads,
-    )
+    read = *map(address, (x, gamma, beta)), layout.channels, *map(address, statistics), float(epsilon)
+    found.module.infer(*found.head, *read, y.data_ptr(), found.threads)
     return y
 
 
 def prefers_operation(x: Tensor) -> bool:
-    """Whether inference should use PyTorch's operation: in traced programs, and if the numbers are not in CPU
-    memory."""
+    """Whether inference should use PyTorch's operation: in traced programs, and if x is not in CPU memory."""
     return torch.compiler.is_compiling() or type(x) not in EXACT_TYPES or is_watched() or not x.is_cpu
-
-
-def _unfit(value: Tensor, dtype: torch.dtype, layout: Layout) -> bool:
-    """Whether the kernels cannot take this statistic or parameter for the layout."""
-    return value.dtype is not dtype or value.numel() != layout.channels
 
 
 def move_averages(
@@ -226,11 +196,6 @@ def move_averages(
 def tell_written(values: Iterable[Tensor]) -> None:
     """Tell PyTorch what was written by address, so that it refuses gradients that need the old numbers."""
     torch.autograd.graph.increment_version(values)
-
-
-def is_recorded(*values: Tensor | None) -> bool:
-    """Whether PyTorch notes what is done with these, for a gradient."""
-    return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in values)
 
 
 def address(value: Tensor | None) -> int:
@@ -274,5 +239,8 @@ def _dense(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return value.to(dtype).contiguous()
 
 
-def _statistics(number: int, x: Tensor, layout: Layout) -> Tensor:
-    return x.new_empty((number, layout.ghosts, layout.channels), dtype=ops.stat_dtype(x))
+def _rows(number: int, x: Tensor, layout: Layout) -> tuple[Tensor, range]:
+    """`number` uninitialized statistics [G, C] as one tensor, and the addresses at which they begin."""
+    rows = x.new_empty((number, layout.ghosts, layout.channels), dtype=ops.stat_dtype(x))
+    first, step = rows.data_ptr(), rows.stride(0) * rows.element_size()
+    return rows, range(first, first + number * step, step)

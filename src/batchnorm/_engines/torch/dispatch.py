@@ -13,9 +13,8 @@ from torch.fx.experimental.symbolic_shapes import has_static_value, statically_k
 from batchnorm import _kernels
 from batchnorm._engines.dispatch import Path
 from batchnorm._engines.torch import aten, cpu_kernels
-from batchnorm._engines.torch.block import plan_block
 from batchnorm._engines.torch.private import in_transform
-from batchnorm._engines.torch.tracing import EXACT_TYPES
+from batchnorm._engines.torch.tracing import EXACT_TYPES, is_recorded
 from batchnorm.layout import Layout, product
 
 __all__ = [
@@ -128,9 +127,9 @@ def plain_step(x: Tensor, layout: Layout) -> Path | None:
 
 
 def at_inference(x: Tensor, layout: Layout) -> tuple[Path, str | None]:
-    if cpu_kernels.prefers_operation(x) and aten.infers(x, plan_block(layout)):
+    if cpu_kernels.prefers_operation(x) and aten.infers(x, aten.plan_block(layout)):
         return "framework", "PyTorch has an operation for inference, which exporters know"
-    why = "a gradient is recorded" if cpu_kernels.is_recorded(x) else cpu_kernels.why_not(layout, x)
+    why = "a gradient is recorded" if is_recorded(x) else cpu_kernels.why_not(layout, x)
     return "native" if why is None else "composed", why
 
 

@@ -11,16 +11,15 @@ import torch
 
 from batchnorm._core.moments import bessel
 from batchnorm._engines.torch import cpu_kernels, ops
-from batchnorm._engines.torch.block import as_own, plan_block
+from batchnorm._engines.torch.aten import batch_norm, plan_block
 from batchnorm._engines.torch.dispatch import prefers_native_inference
 from batchnorm._engines.torch.fused_step import train_natively
 from batchnorm._engines.torch.private import is_watched, version_of
-from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
+from batchnorm._engines.torch.tracing import EXACT_TYPES, is_recorded, is_traced
 from batchnorm.errors import format_error
 from batchnorm.layout import Layout, plan_layout
 
 __all__ = [
-    "batch_norm",
     "check_epsilon",
     "for_gradient",
     "grouped_batch_norm",
@@ -33,47 +32,9 @@ Tensor = torch.Tensor
 # Numbers in a ghost batch of neighbors from which copying groups beside the channels costs more than calling for each.
 LARGE_GROUP = 65_536
 
-FLOAT32 = torch.float32
-
 # Up to this many deviations between the mean and zero, PyTorch's inference operation is accurate to about 1e-6.
 FAR = 16.0
 _distances: WeakKeyDictionary[object, tuple[Any, bool]] = WeakKeyDictionary()
-
-
-def batch_norm(
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    running_mean: Tensor | None,
-    running_variance: Tensor | None,
-    training: bool,
-    momentum: float,
-    epsilon: float,
-) -> Tensor:
-    """What `torch.nn.functional.batch_norm` computes, with its refusals, for inputs that are not empty.
-
-    Without running statistics those of the batch are used and nothing is written. `momentum` is the share of the
-    new; the running variance is the sample's.
-    """
-    if training:
-        if x.numel() == x.size(1):
-            refuse_single(x)
-        check_epsilon(epsilon)
-    if x.dtype is not FLOAT32 and running_mean is not None:
-        # It requires one dtype for parameters and statistics, but layers in 16 bits have two.
-        gamma = None if gamma is None else gamma.to(running_mean.dtype)
-        beta = None if beta is None else beta.to(running_mean.dtype)
-    return torch.batch_norm(
-        x,
-        gamma,
-        beta,
-        running_mean,
-        running_variance,
-        training,
-        momentum,
-        epsilon,
-        torch.backends.cudnn.enabled,
-    )
 
 
 def infer(
@@ -114,7 +75,7 @@ def for_gradient(statistics: tuple[Tensor, ...], *given: Tensor | None) -> tuple
     A training step in between moves the originals. PyTorch's own kernel does not report that, and its layers then
     return a gradient by the moved statistics. Exporters and tracers get the originals.
     """
-    if not cpu_kernels.is_recorded(*given) or is_traced() or is_watched():
+    if not is_recorded(*given) or is_traced() or is_watched():
         return statistics
     return tuple(value.clone() for value in statistics)
 
@@ -154,7 +115,7 @@ def grouped_batch_norm(
         dense = x if layout.order is None else x.permute(layout.order)
         y, statistics = _by_torch(dense, gamma, beta, epsilon, layout)
         # PyTorch's variances are the sample's.
-        y, factor = y if layout.order is None else as_own(y.permute(layout.inverse_order)), 1.0
+        y, factor = y if layout.order is None else ops.as_own(y.permute(layout.inverse_order)), 1.0
     if running_mean is not None and running_variance is not None:
         cpu_kernels.move_averages((running_mean, running_variance), statistics, factor, momentum)
     return y
@@ -165,26 +126,23 @@ def _by_torch(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """y, and the groups' means and sample variances, each [G, C]."""
     groups, channels = layout.ghosts, layout.channels
+    # Averages that keep nothing of their old value are the batch's own statistics.
     statistics = x.new_zeros((2, groups * channels), dtype=ops.stat_dtype(x))
     mean, variance = statistics.unbind()
     if groups > 1 and 0 not in layout.reduced and layout.count * channels >= LARGE_GROUP:
         parts = x.split(layout.split[1])
         part = plan_block(plan_layout(parts[0].shape, layout.axes))
         rows = zip(parts, mean.view(groups, -1), variance.view(groups, -1), strict=True)
-        outputs = [_kernel(part.view(x), gamma, beta, mean, variance, epsilon) for x, mean, variance in rows]
+        outputs = [
+            batch_norm(part.view(x), gamma, beta, mean, variance, True, 1.0, epsilon)
+            for x, mean, variance in rows
+        ]
         y = torch.cat([part.restore(each) for each in outputs])
     else:
         block = plan_block(layout)
         gamma, beta = block.spread(gamma), block.spread(beta)
-        y = block.restore(_kernel(block.view(x), gamma, beta, mean, variance, epsilon))
+        y = block.restore(batch_norm(block.view(x), gamma, beta, mean, variance, True, 1.0, epsilon))
     return y, (mean.view(groups, channels), variance.view(groups, channels))
-
-
-def _kernel(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, mean: Tensor, variance: Tensor, epsilon: float
-) -> Tensor:
-    """Averages that keep nothing of their old value are the batch's own statistics."""
-    return torch.batch_norm(x, gamma, beta, mean, variance, True, 1.0, epsilon, torch.backends.cudnn.enabled)
 
 
 def check_epsilon(epsilon: float) -> None:

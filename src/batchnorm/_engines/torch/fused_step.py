@@ -1,162 +1,113 @@
 """A plain training step and its gradient on the CPU kernels: one call each way, whatever the layout.
 
-`train_natively` is the step of an ordinary program, with an autograd function of its own; compiled programs see the
-same step as operations, in `custom_op`.
+`train_natively` is the step of an ordinary program. A compiled graph holds the same step as the operations
+`batchnorm::train` and `batchnorm::gradients`, if the numbers are in the memory of the CPU. Exported programs hold
+standard operations only, so that whoever loads one needs nothing of ours.
 """
 
-# Compilers that trace Python cannot evaluate the annotations of functions that are made on the way.
-from __future__ import annotations
-
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from batchnorm._core import fused
-from batchnorm._core.affine import fold
-from batchnorm._engines.torch import aten, cpu_kernels
+from batchnorm._core.engine import Moments
+from batchnorm._engines.torch import cpu_kernels, ops
 from batchnorm._engines.torch.composed import composed
+from batchnorm._engines.torch.cpu_kernels import Kernels
 from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
 from batchnorm._engines.torch.numpy_stats import Host
-from batchnorm.layout import Layout
+from batchnorm._engines.torch.private import is_view
+from batchnorm._engines.torch.tracing import is_recorded
+from batchnorm.layout import Layout, plan_in_memory, product
+from batchnorm.options import Ghost
 
-__all__ = ["Step", "parameter_gradients", "train_natively"]
+__all__ = ["train_as_operation", "train_natively"]
 
 Tensor = torch.Tensor
 
 
-class Step(NamedTuple):
-    """What is known of a step besides its arrays.
-
-    Attributes:
-        kernels: the kernels for x, or None, and plain operations do the same.
-        epsilon: is added to the variance.
-        layout: in the order of memory.
-    """
-
-    kernels: cpu_kernels.Kernels | None
-    epsilon: float
-    layout: Layout
-
-    def train(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor]:
-        """y, and mean, rest, variance and scale as one tensor [4, G, C]."""
-        dense = self._in_memory(x)
-        if self.kernels is None:
-            y, moments, scale = fused.train(composed, dense, gamma, beta, self.epsilon, self.layout)
-            statistics = torch.stack((moments.center, moments.offset, moments.variance, scale))
-            return self._as_it_came(y), statistics
-        y = self._room(x)
-        given, statistics = cpu_kernels.train_by(
-            self.kernels, dense, gamma, beta, self.epsilon, self.layout, y
-        )
-        return (self._as_it_came(given) if y is None else y), statistics
-
-    def gradients(
-        self, dy: Tensor, x: Tensor, gamma: Tensor | None, statistics: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """dx, and Σdy and Σdy·x̂ as one tensor [2, G, C]."""
-        found = cpu_kernels.find(self.layout, x, dy, statistics)
-        dense, dy = self._in_memory(x), self._in_memory(dy)
-        if found is None:
-            # PyTorch's kernel takes every kind of tensor.
-            center, offset, variance, _ = statistics
-            dx, *both = aten.backward_of_plain(
-                dy, dense, gamma, center, offset, variance, self.epsilon, self.layout
-            )
-            return self._as_it_came(dx), torch.stack(both)
-        dx = self._room(x)
-        given, sums = cpu_kernels.gradients_by(
-            found, dy, dense, statistics.unbind(), self.epsilon, self.layout, dx
-        )
-        return (self._as_it_came(given) if dx is None else dx), sums
-
-    def sums(self, dy: Tensor, x: Tensor, gamma: Tensor | None, statistics: Tensor) -> Tensor:
-        """Σdy and Σdy·x̂ alone, if dx is not requested."""
-        found = cpu_kernels.find(self.layout, x, dy, statistics)
-        if found is None:
-            return self.gradients(dy, x, gamma, statistics)[1]
-        mean, rest, variance, _ = statistics
-        dense, dy = self._in_memory(x), self._in_memory(dy)
-        both = Host(found, self.layout.reordered).grad_sums(dy, dense, as_numpy(mean), self.layout)
-        sums = torch.stack([as_tensor(value) for value in both])
-        sums[1] = (sums[1] - rest * sums[0]) * torch.rsqrt(variance + self.epsilon)
-        return sums
-
-    def differentiable_gradients(self, dy: Tensor, x: Tensor, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The same, to be derived again to any order: PyTorch's own kernel is wrong from the third on."""
-        dense, dy, layout = self._in_memory(x), self._in_memory(dy), self.layout
-        _, _, _, variance, center, offset = composed.moments(dense, None, layout)
-        gamma = None if gamma is None else gamma.to(variance.dtype)
-        scale, _ = fold(composed.ops, self.epsilon, variance, offset, None, None, gamma, None, layout)
-        known = center, offset, variance, scale
-        dx, *both = fused.gradients(composed, dy, dense, *known, self.epsilon, layout)
-        return self._as_it_came(dx), torch.stack(both)
-
-    def _in_memory(self, x: Tensor) -> Tensor:
-        return (x if self.layout.order is None else x.permute(self.layout.order)).contiguous()
-
-    def _room(self, x: Tensor) -> Tensor | None:
-        """An output with the strides of x, if its memory order is the one that the kernels write; otherwise None."""
-        room = torch.empty_like(x)
-        return room if self.layout.order is not None or room.is_contiguous() else None
-
-    def _as_it_came(self, y: Tensor) -> Tensor:
-        """y in the axes of x."""
-        return y if self.layout.order is None else y.permute(self.layout.inverse_order)
-
-
 def train_natively(
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    epsilon: float,
-    layout: Layout,
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
     """y, and the batch's mean and variance (the population's), each [G, C]; None if no kernel can be used.
 
     `layout` may be in the order of memory.
     """
-    found = cpu_kernels.find(layout, x, gamma, beta)
-    if found is None or (layout.order is None and not x.is_contiguous()):
+    kernels = cpu_kernels.find(layout, x, gamma, beta)
+    if kernels is None or (layout.order is None and not x.is_contiguous()):
         return None
-    step = Step(found, epsilon, layout)
-    if not cpu_kernels.is_recorded(x, gamma, beta):
-        y, statistics = step.train(x, gamma, beta)
-        return y, (statistics[0], statistics[2])
-    # How statistics leave without a gradient.
-    left: list[Tensor] = []
-    y: Tensor = _Train.apply(step, left, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
-    statistics = left.pop()
+    if is_recorded(x, gamma, beta):
+        # How statistics leave without a gradient.
+        left: list[Tensor] = []
+        y: Tensor = _Train.apply(kernels, epsilon, left, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
+        statistics = left.pop()
+    else:
+        y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, epsilon)
     return y, (statistics[0], statistics[2])
 
 
 class _Train(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, step: Step, left: list[Tensor], x: Tensor, gamma: Tensor | None, beta: Tensor | None
+        ctx: Any,
+        kernels: Kernels,
+        epsilon: float,
+        left: list[Tensor],
+        x: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
     ) -> Tensor:
-        y, statistics = step.train(x, gamma, beta)
+        y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, epsilon)
         left.append(statistics)
         ctx.save_for_backward(x, gamma, statistics)
-        ctx.step = step
+        ctx.layout, ctx.epsilon = kernels.layout, epsilon
         ctx.beta_dtype = None if beta is None else beta.dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> Any:
-        (dy,) = outputs
         x, gamma, statistics = ctx.saved_tensors
-        step: Step = ctx.step
-        dx = None
-        if torch.is_grad_enabled():
-            dx, sums = step.differentiable_gradients(dy, x, gamma)
-        elif ctx.needs_input_grad[2]:
-            dx, sums = step.gradients(dy, x, gamma, statistics)
-        else:
-            sums = step.sums(dy, x, gamma, statistics)
-        return None, None, dx, *parameter_gradients(sums, gamma, ctx.beta_dtype)
+        needs_dx: bool = ctx.needs_input_grad[3]
+        dx, sums = _gradients_of(outputs[0], x, gamma, statistics, ctx.epsilon, ctx.layout, needs_dx)
+        return None, None, None, dx, *_parameter_gradients(sums, gamma, ctx.beta_dtype)
 
 
-def parameter_gradients(
+def _gradients_of(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    statistics: Tensor,
+    epsilon: float,
+    layout: Layout,
+    needs_dx: bool = True,
+) -> tuple[Tensor | None, Tensor]:
+    """dx, if it is needed, and Σdy and Σdy·x̂ as one tensor [2, G, C]."""
+    kernels = None if torch.is_grad_enabled() else cpu_kernels.find(layout, x, dy, statistics)
+    if kernels is None:
+        # To be derived again to any order: PyTorch's own kernel is wrong from the third on.
+        return _plain_gradients(dy, x, gamma, epsilon, layout)
+    if needs_dx:
+        return cpu_kernels.gradients_by(kernels, dy, x, statistics.unbind(), epsilon)
+    mean, rest, variance, _ = statistics
+    sums = Host(kernels).grad_sums(dy, x, as_numpy(mean), layout)
+    total, centered = map(as_tensor, sums)
+    return None, torch.stack((total, (centered - rest * total) * torch.rsqrt(variance + epsilon)))
+
+
+def _plain_gradients(
+    dy: Tensor, x: Tensor, gamma: Tensor | None, epsilon: float, layout: Layout
+) -> tuple[Tensor, Tensor]:
+    """The same in plain operations, from the inputs alone."""
+    if layout.order is not None:
+        dy, x = dy.permute(layout.order), x.permute(layout.order)
+    _, moments, scale = fused.train(composed, x, gamma, None, epsilon, layout)
+    known = moments.center, moments.offset, moments.variance, scale
+    dx, *sums = fused.gradients(composed, dy, x, *known, epsilon, layout)
+    return dx if layout.order is None else dx.permute(layout.inverse_order), torch.stack(sums)
+
+
+def _parameter_gradients(
     sums: Tensor, gamma: Tensor | None, beta_dtype: torch.dtype | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Those of gamma and beta, from Σdy and Σdy·x̂ per group."""
@@ -165,3 +116,104 @@ def parameter_gradients(
         None if gamma is None else dgamma.to(gamma.dtype),
         None if beta_dtype is None else dbeta.to(beta_dtype),
     )
+
+
+def train_as_operation(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+) -> tuple[Tensor, Moments[Tensor], Tensor]:
+    """y, the moments and the scale, which are constants of the gradient."""
+    ghost = layout.ghost
+    size, interleaved = (0, False) if ghost is None else (ghost.size, ghost.order == "interleaved")
+    y, statistics = _train(x, gamma, beta, list(layout.axes), size, interleaved, float(epsilon))
+    center, offset, variance, scale = statistics.detach().unbind()
+    total = ops.as_float(layout.count, scale.dtype)
+    return y, Moments(total, total, center + offset, variance, center, offset), scale
+
+
+@torch.library.custom_op("batchnorm::train", mutates_args=())
+def _train(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    axes: Sequence[int],
+    ghost_size: int,
+    interleaved: bool,
+    epsilon: float,
+) -> tuple[Tensor, Tensor]:
+    """y, and center, offset, variance and scale as one tensor [4, G, C]."""
+    layout = _layout_of(x, axes, ghost_size, interleaved)
+    kernels = cpu_kernels.find(layout, x, gamma, beta)
+    if kernels is not None:
+        y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, epsilon)
+    else:
+        dense = x if layout.order is None else x.permute(layout.order)
+        y, moments, scale = fused.train(composed, dense, gamma, beta, epsilon, layout)
+        y = y.permute(layout.inverse_order)
+        statistics = torch.stack((moments.center, moments.offset, moments.variance, scale))
+    return _as_promised(y, x), statistics
+
+
+@torch.library.custom_op("batchnorm::gradients", mutates_args=())
+def _gradients(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    statistics: Tensor,
+    axes: Sequence[int],
+    ghost_size: int,
+    interleaved: bool,
+    epsilon: float,
+) -> tuple[Tensor, Tensor]:
+    """dx, and Σdy and Σdy·x̂ as one tensor [2, G, C]."""
+    layout = _layout_of(x, axes, ghost_size, interleaved)
+    with torch.no_grad():
+        dx, sums = _gradients_of(dy, x, gamma, statistics, epsilon, layout)
+    return _as_promised(dx, x), sums  # pyright: ignore[reportArgumentType]
+
+
+@_train.register_fake
+def _(
+    x: Tensor, gamma: Any, beta: Any, axes: Sequence[int], ghost_size: int, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    del gamma, beta, rest
+    return torch.empty_like(x), _statistics(4, x, axes, ghost_size)
+
+
+@_gradients.register_fake
+def _(
+    dy: Tensor, x: Tensor, gamma: Any, statistics: Tensor, axes: Sequence[int], ghost_size: int, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    del dy, gamma, statistics, rest
+    return torch.empty_like(x), _statistics(2, x, axes, ghost_size)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, gamma, beta, *asked = inputs
+    ctx.save_for_backward(x, gamma, output[1])
+    ctx.asked, ctx.beta_dtype = asked, None if beta is None else beta.dtype
+
+
+def _backward(ctx: Any, dy: Tensor, unused: Tensor | None) -> tuple[Any, ...]:
+    del unused
+    x, gamma, statistics = ctx.saved_tensors
+    dx, sums = _gradients(dy, x, gamma, statistics, *ctx.asked)
+    return dx, *_parameter_gradients(sums, gamma, ctx.beta_dtype), *[None] * len(ctx.asked)
+
+
+_train.register_autograd(_backward, setup_context=_keep)
+
+
+def _layout_of(x: Tensor, axes: Sequence[int], ghost_size: int, interleaved: bool) -> Layout:
+    ghost = Ghost(ghost_size, "interleaved" if interleaved else "contiguous") if ghost_size else None
+    return plan_in_memory(tuple(x.shape), x.stride(), tuple(axes), ghost)
+
+
+def _as_promised(y: Tensor, x: Tensor) -> Tensor:
+    """y with the strides that the compiler was told of, as a tensor of its own."""
+    promised = torch.empty_like(x)
+    return y if y.stride() == promised.stride() and not is_view(y) else promised.copy_(y)
+
+
+def _statistics(number: int, x: Tensor, axes: Sequence[int], ghost_size: int) -> Tensor:
+    groups = x.shape[0] // ghost_size if ghost_size else 1
+    return x.new_empty((number, groups, product(x.shape[axis] for axis in axes)), dtype=ops.stat_dtype(x))

@@ -1,6 +1,6 @@
 """NumPy's functions for what is computed per channel of a step whose large arrays are PyTorch's.
 
-The arrays are small, so the overhead of a call is what counts: each function tries the short way first.
+The arrays are small, so the overhead of a call is what counts: each function here tries the short way first.
 """
 
 import ctypes
@@ -11,41 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from batchnorm._engines.numpy.ops import (
-    append_zeros,
-    as_float,
-    cumulate,
-    first,
-    shape,
-    sqrt,
-    stop_gradient,
-    transpose,
-    where,
-)
-from batchnorm._engines.torch.ops import dtype, stat_dtype
-
-__all__ = [
-    "append_zeros",
-    "as_float",
-    "as_numpy",
-    "as_tensor",
-    "broadcast_to",
-    "cast",
-    "cumulate",
-    "dtype",
-    "first",
-    "maximum",
-    "minimum",
-    "reshape",
-    "shape",
-    "sqrt",
-    "stat_dtype",
-    "stop_gradient",
-    "sum",
-    "transpose",
-    "where",
-    "zeros_like",
-]
+# Those that are not defined again below.
+from batchnorm._engines.numpy.ops import *  # noqa: F403  # pyright: ignore[reportAssignmentType]
+from batchnorm._engines.torch.ops import dtype as dtype
+from batchnorm._engines.torch.ops import stat_dtype as stat_dtype
 
 Array = Any
 

@@ -19,6 +19,7 @@ from batchnorm._engines.torch.autodiff import differentiable
 from batchnorm._engines.torch.composed import composed, sum_over_replicas
 from batchnorm._engines.torch.cpu_kernels import Kernels
 from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
+from batchnorm._engines.torch.tracing import is_recorded
 from batchnorm._kernels.axis_groups import why_not_weights
 from batchnorm.layout import Layout, plan_in_memory
 from batchnorm.options import Options
@@ -36,16 +37,16 @@ def find(layout: Layout, inputs: Inputs[Tensor]) -> "Host | None":
     if kernels is not None and not x.is_contiguous():
         layout = plan_in_memory(tuple(x.shape), x.stride(), layout.axes, layout.ghost)
         kernels = cpu_kernels.find(layout, x)
-    return None if kernels is None else Host(kernels, layout)
+    return None if kernels is None else Host(kernels)
 
 
 def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor | None:
     """(x − mean)·scale + shift without a gradient; None if the kernels cannot be used."""
     given = x, mean, scale, shift
-    kernels = None if cpu_kernels.is_recorded(*given) else cpu_kernels.find(layout, *given)
+    kernels = None if is_recorded(*given) else cpu_kernels.find(layout, *given)
     if kernels is None:
         return None
-    return Host(kernels, layout).apply(x, as_numpy(mean), as_numpy(scale), as_numpy(shift), layout)
+    return Host(kernels).apply(x, as_numpy(mean), as_numpy(scale), as_numpy(shift), layout)
 
 
 def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) -> bool:
@@ -68,18 +69,17 @@ def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) ->
 class Host:
     """The engine of one step, whose kernels were found. Statistics are NumPy's arrays, [G, C].
 
-    `layout` is in the order of memory, in which the kernels see the large arrays; the core passes layouts of the
-    original inputs.
+    The kernels have the layout in the order of memory; the core passes layouts of the original inputs.
     """
 
-    __slots__ = ("dtype", "kernels", "layout")
+    __slots__ = ("dtype", "kernels")
 
     ops = numpy_ops
     composed = composed
 
-    def __init__(self, kernels: Kernels, layout: Layout) -> None:
-        self.kernels, self.layout = kernels, layout
-        self.dtype = np.float64 if kernels.kind == kernels.module.FLOAT64 else np.float32
+    def __init__(self, kernels: Kernels) -> None:
+        self.kernels = kernels
+        self.dtype = np.float64 if kernels.head[0] == kernels.module.FLOAT64 else np.float32
 
     def specialize(self, layout: Layout, inputs: Inputs[Any]) -> None:
         del layout, inputs
@@ -95,45 +95,30 @@ class Host:
                 return Moments(*map(as_numpy, composed.moments(x, weights, layout)))
             by_group = bool(kernels.by_group)
             totals, effective = self._rows(2, layout.ghosts if by_group else 1, 1)
-        statistics, addresses = self._rows(3, layout.ghosts, layout.channels)
-        x = self._dense(x)
-        kernels.module.moments(
-            kernels.kind,
-            kernels.sizes,
-            x.data_ptr(),
-            cpu_kernels.address(spread),
-            by_group,
-            *effective,
-            *addresses,
-            kernels.threads,
-        )
-        mean, rest, variance = statistics
+        (mean, rest, variance), rows = self._rows(3, layout.ghosts, layout.channels)
+        x = kernels.dense(x)
+        read = x.data_ptr(), cpu_kernels.address(spread), by_group
+        kernels.module.moments(*kernels.head, *read, *effective, *rows, kernels.threads)
         return Moments(totals[0], totals[1], mean, variance, mean, rest)
 
     def apply(self, x: Tensor, mean: Array, scale: Array, shift: Array, layout: Layout) -> Tensor:
         """(x − mean)·scale + shift."""
         del layout
-        kernels, y, x = self.kernels, self._like(x), self._dense(x)
-        known = self._known((mean, scale, shift))
+        kernels, known = self.kernels, self._known((mean, scale, shift))
+        y, x = kernels.like(x), kernels.dense(x)
         kernels.module.apply(
-            kernels.kind, kernels.sizes, x.data_ptr(), *map(_address, known), y.data_ptr(), kernels.threads
+            *kernels.head, x.data_ptr(), *map(_address, known), y.data_ptr(), kernels.threads
         )
         return y
 
     def grad_sums(self, dy: Tensor, x: Tensor, mean: Array, layout: Layout) -> tuple[Array, Array]:
         """Σdy and Σdy·(x − mean)."""
-        kernels, dy, x = self.kernels, self._dense(dy.to(x.dtype)), self._dense(x)
+        kernels = self.kernels
+        dy, x = kernels.dense(dy.to(x.dtype)), kernels.dense(x)
         (mean,) = self._known((mean,))
-        (first, second), addresses = self._rows(2, layout.ghosts, layout.channels)
-        kernels.module.grad_sums(
-            kernels.kind,
-            kernels.sizes,
-            dy.data_ptr(),
-            x.data_ptr(),
-            _address(mean),
-            *addresses,
-            kernels.threads,
-        )
+        (first, second), rows = self._rows(2, layout.ghosts, layout.channels)
+        read = dy.data_ptr(), x.data_ptr(), _address(mean)
+        kernels.module.grad_sums(*kernels.head, *read, *rows, kernels.threads)
         return first, second
 
     def grad_input(
@@ -146,24 +131,15 @@ class Host:
         layout: Layout,
     ) -> Tensor:
         """slope·dy + w·(tilt·(x − mean) + offset)."""
-        kernels = self.kernels
-        spread = None if weights is None else self._spread(weights)
+        kernels, spread = self.kernels, None if weights is None else self._spread(weights)
         known = self._known((mean, *terms))
         if weights is not None and spread is None:
             mean, *rest = map(as_tensor, known)
             return composed.grad_input(dy, x, weights, mean, GradTerms(*rest), layout)
-        dx, dy, x = self._like(x), self._dense(dy.to(x.dtype)), self._dense(x)
-        kernels.module.grad_input(
-            kernels.kind,
-            kernels.sizes,
-            dy.data_ptr(),
-            x.data_ptr(),
-            cpu_kernels.address(spread),
-            spread is not None and bool(kernels.by_group),
-            *map(_address, known),
-            dx.data_ptr(),
-            kernels.threads,
-        )
+        by_group = spread is not None and bool(kernels.by_group)
+        dx, dy, x = kernels.like(x), kernels.dense(dy.to(x.dtype)), kernels.dense(x)
+        read = dy.data_ptr(), x.data_ptr(), cpu_kernels.address(spread), by_group, *map(_address, known)
+        kernels.module.grad_input(*kernels.head, *read, dx.data_ptr(), kernels.threads)
         return dx
 
     def grad_weights(
@@ -189,10 +165,7 @@ class Host:
         self, x: Tensor, gamma: Array | None, beta: Array | None, epsilon: float, layout: Layout
     ) -> tuple[Tensor, Moments[Array], Array]:
         """y, the moments and the scale in one call."""
-        given = as_tensor(gamma), as_tensor(beta)
-        y, statistics = cpu_kernels.train_by(
-            self.kernels, self._dense(x), *given, epsilon, self.layout, self._like(x)
-        )
+        y, statistics = cpu_kernels.train_by(self.kernels, x, as_tensor(gamma), as_tensor(beta), epsilon)
         mean, rest, variance, scale = as_numpy(statistics)
         total = float(layout.count)
         return y, Moments(total, total, mean, variance, mean, rest), scale
@@ -202,10 +175,8 @@ class Host:
     ) -> tuple[Tensor, Array, Array]:
         """dx, Σdy and Σdy·x̂ in one call."""
         del layout
-        statistics = (saved.center, saved.offset, saved.variance, saved.scale)
-        known = [as_tensor(value) for value in self._known(statistics)]
-        dx, dy, x = self._like(x), self._dense(dy.to(x.dtype)), self._dense(x)
-        _, sums = cpu_kernels.gradients_by(self.kernels, dy, x, known, epsilon, self.layout, dx)
+        known = self._known((saved.center, saved.offset, saved.variance, saved.scale))
+        dx, sums = cpu_kernels.gradients_by(self.kernels, dy, x, [*map(as_tensor, known)], epsilon)
         return dx, *as_numpy(sums)
 
     def fused_infer(self, *asked: Any) -> None:
@@ -239,32 +210,22 @@ class Host:
 
         return differentiable(forward_on_arrays, backward_on_arrays, reference)
 
-    def _dense(self, x: Tensor) -> Tensor:
-        """In the order of memory, without gaps."""
-        return (x if self.layout.order is None else x.permute(self.layout.order)).contiguous()
-
-    def _like(self, x: Tensor) -> Tensor:
-        """An uninitialized tensor like x, in the same memory order without gaps."""
-        if self.layout.order is None and not x.is_contiguous():
-            return torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        return torch.empty_like(x)
-
     def _spread(self, weights: Tensor) -> Tensor | None:
         """Weights over all positions; None if they differ between channels, or along a part of the second run."""
-        if self.layout.order is not None:
-            weights = weights.permute(self.layout.order)
-        if why_not_weights(weights.shape, self.layout, self.kernels.by_group) is not None:
+        layout = self.kernels.layout
+        if layout.order is not None:
+            weights = weights.permute(layout.order)
+        if why_not_weights(weights.shape, layout, self.kernels.by_group) is not None:
             return None
         dtype = torch.float64 if self.dtype is np.float64 else torch.float32
-        return weights.detach().to(dtype).expand(self.layout.weight_shape).contiguous()
+        return weights.detach().to(dtype).expand(layout.weight_shape).contiguous()
 
     def _known(self, values: Sequence[Array]) -> list[Array]:
         """Statistics as dense [G, C], which some only broadcast to."""
-        shape = self.layout.ghosts, self.layout.channels
-        return [
-            np.ascontiguousarray(numpy_ops.broadcast_to(numpy_ops.cast(value, self.dtype), shape))
-            for value in values
-        ]
+        layout, cast = self.kernels.layout, numpy_ops.cast
+        shape = layout.ghosts, layout.channels
+        spread = [numpy_ops.broadcast_to(cast(value, self.dtype), shape) for value in values]
+        return list(map(np.ascontiguousarray, spread))
 
     def _rows(self, number: int, groups: int, channels: int) -> tuple[Array, range]:
         """`number` uninitialized arrays [groups, channels], and the addresses at which they begin."""

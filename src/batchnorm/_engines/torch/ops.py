@@ -5,9 +5,13 @@ from typing import Any
 
 import torch
 
+from batchnorm._engines.torch.private import is_view, unsafe_view
+from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
+
 __all__ = [
     "append_zeros",
     "as_float",
+    "as_own",
     "broadcast_to",
     "cast",
     "cumulate",
@@ -99,3 +103,20 @@ def as_float(size: Any, dtype: torch.dtype) -> Any:
     if isinstance(size, Tensor):  # as sizes are while torch.jit.trace records
         return size.to(dtype)
     return float(size) if isinstance(size, int) else torch.scalar_tensor(size, dtype=dtype)
+
+
+def as_own(y: Tensor, shape: Sequence[Any] | None = None) -> Tensor:
+    """A new y in this shape, as a tensor that is not a view.
+
+    PyTorch also records in-place operations on a view for its base tensor, and copies whole gradients to do so.
+    Nothing else refers to the base of y.
+    """
+    shape = y.shape if shape is None else shape
+    if is_traced():
+        return y.reshape(shape)
+    if not is_view(y) and y.shape == shape:
+        return y
+    if not y.is_contiguous() and type(y) not in EXACT_TYPES:
+        # Some tensors, such as DTensor, have no views with another memory order.
+        return y.reshape(shape).clone()
+    return unsafe_view(y, shape)

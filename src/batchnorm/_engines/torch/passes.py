@@ -12,10 +12,11 @@ import torch
 
 from batchnorm._core.composed import Composed
 from batchnorm._core.engine import Engine, GradTerms, Inputs, Moments, Saved
-from batchnorm._engines.torch import aten, cpu_kernels, custom_op, numpy_stats
+from batchnorm._engines.torch import aten, cpu_kernels, numpy_stats
 from batchnorm._engines.torch.autodiff import differentiable
 from batchnorm._engines.torch.composed import PlainOperations, composed
 from batchnorm._engines.torch.dispatch import prefers_custom_op
+from batchnorm._engines.torch.fused_step import train_as_operation
 from batchnorm.layout import Layout
 
 __all__ = ["engine"]
@@ -51,7 +52,7 @@ class PyTorch(PlainOperations):
         self, x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
     ) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
         if prefers_custom_op(x):
-            return custom_op.train(x, gamma, beta, epsilon, layout)
+            return train_as_operation(x, gamma, beta, epsilon, layout)
         return aten.fused_train(x, gamma, beta, epsilon, layout)
 
     def fused_infer(

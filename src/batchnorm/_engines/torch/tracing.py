@@ -1,13 +1,24 @@
-"""Whether the program is being traced or transformed: then plain operations are what every system can take."""
+"""Whether the program is being traced or transformed: then plain operations are what every system can take.
+
+In the backward pass, PyTorch's compilers recompute cheap values from the inputs of the graph, but a graph that trains
+has already written into some of these. `batchnorm::snapshot` is an operation that they cannot recompute, so they save
+what it returns.
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
 from batchnorm._engines.torch.private import in_forward_mode, in_transform, is_recording_trace
 
-__all__ = ["EXACT_TYPES", "is_traced", "why_traced"]
+__all__ = ["EXACT_TYPES", "is_recorded", "is_traced", "snapshot", "why_traced"]
+
+Tensor = torch.Tensor
+Key = TypeVar("Key")
 
 # A subclass may keep its numbers elsewhere, and notice nothing of what is written by address.
-EXACT_TYPES = (torch.Tensor, torch.nn.Parameter)
+EXACT_TYPES = (Tensor, torch.nn.Parameter)
 
 
 def is_traced() -> bool:
@@ -26,3 +37,27 @@ def why_traced() -> str | None:
     if is_recording_trace():
         return "torch.jit.trace records the operations, for inputs of other sizes too"
     return None
+
+
+def is_recorded(*values: Tensor | None) -> bool:
+    """Whether PyTorch notes what is done with these, for a gradient."""
+    return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in values)
+
+
+def snapshot(values: dict[Key, Tensor]) -> dict[Key, Tensor]:
+    """Copies of the state that a compiled step reads, taken before the step moves it; in other programs the state."""
+    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    # Inside a transform gradients are part of the same graph, whose writes come last.
+    if not compiled or not torch.is_grad_enabled() or in_transform():
+        return values
+    return dict(zip(values, _snapshot([value.detach() for value in values.values()]), strict=True))
+
+
+@torch.library.custom_op("batchnorm::snapshot", mutates_args=())
+def _snapshot(values: Sequence[Tensor]) -> list[Tensor]:
+    return [value.clone() for value in values]
+
+
+@_snapshot.register_fake
+def _(values: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.empty_like(value) for value in values]
