@@ -11,10 +11,9 @@ from torch.nn.utils import parametrize
 from batchnorm._engines.torch.private import BatchNorm
 from batchnorm.errors import format_error, warn_user
 from batchnorm.torch import _state, _twin
-from batchnorm.torch._configure import configure, describe, plan
 from batchnorm.torch._layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, Layer
 from batchnorm.torch._lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
-from batchnorm.torch._settings import Settings
+from batchnorm.torch._settings import Settings, configure, describe, plan
 
 __all__ = ["convert"]
 
@@ -94,26 +93,44 @@ def convert(model: Model, *, back: bool = False, force: bool = False, **options:
                 f"Pass some of {', '.join(known)}",
             )
         )
-    if back:
-        _tell(_back(model, force, options))
-        return model
+    if back and options:
+        raise ValueError(
+            format_error(
+                f"convert(back=True) was given {', '.join(options)}",
+                "torch.nn's layers have none of our options",
+                "Leave them out",
+            )
+        )
     settings = Settings(**options)
     layers: list[tuple[Any, type]] = []
     left: list[tuple[str, Any, str]] = []
     for path, layer in model.named_modules():
-        found = _ours_for(layer, settings)
+        found = _theirs_for(path, layer, force) if back else _ours_for(layer, settings)
         if isinstance(found, str):
             left.append((path, layer, found))
         elif found is not None:
             layers.append((layer, found))
+    # Nothing changes before all of it is known to be possible.
     for layer, _ in layers:
-        plan(layer, settings)
-    for layer, ours in layers:
-        layer.__class__ = ours
-        # A lazy layer gets its buffers with its sizes.
-        (describe if issubclass(ours, tuple(LAZY)) else configure)(layer, settings)
+        if not back:
+            plan(layer, settings)
+    for layer, cls in layers:
+        (_drop if back else _adopt)(layer, cls, settings)
     _tell(left)
     return model
+
+
+def _adopt(layer: Any, ours: type, settings: Settings) -> None:
+    layer.__class__ = ours
+    # A lazy layer gets its buffers with its sizes.
+    (describe if issubclass(ours, tuple(LAZY)) else configure)(layer, settings)
+
+
+def _drop(layer: Any, theirs: type, _: Settings) -> None:
+    _state.drop(layer, layer.options)
+    for name in _twin.OWN:
+        layer.__dict__.pop(name, None)
+    layer.__class__ = theirs
 
 
 def _ours_for(layer: nn.Module, settings: Settings) -> type | str | None:
@@ -138,6 +155,25 @@ def _ours_for(layer: nn.Module, settings: Settings) -> type | str | None:
     if named and all(isinstance(getattr(layer, each, None), torch.Tensor) for each in RUNNING):
         return f"{type(layer).__name__} is no subclass of torch.nn's layers and normalizes by itself"
     return None
+
+
+def _theirs_for(path: str, layer: nn.Module, force: bool) -> type | str | None:
+    """The class of `torch.nn`'s that a layer goes back to, or why it cannot; None if it is not ours."""
+    if not isinstance(layer, Layer):
+        return None
+    cls = parametrize.type_before_parametrizations(layer)
+    theirs = THEIRS.get(cls) or getattr(cls, "_was", None)
+    if theirs is None:
+        return f"{cls.__name__} is a subclass of ours, and of nothing else"
+    if not force and not _twin.is_kept(layer):
+        raise ValueError(
+            format_error(
+                f"convert(back=True) was asked for, and the layer {path!r} is {layer}",
+                "torch.nn's layer would train differently from this one",
+                "Pass force=True to drop these options and their running statistics",
+            )
+        )
+    return theirs if cls is type(layer) else _parametrized(type(layer), theirs)
 
 
 def _subclass_for(layer: nn.Module, cls: type) -> type | str:
@@ -208,40 +244,3 @@ def _tell(left: list[tuple[str, Any, str]]) -> None:
     each = "; ".join(f"{', '.join(paths)}: {reason}" for reason, paths in reasons.items())
     # At the line that called `convert`.
     warn_user(f"convert left {len(left)} of the model's layers as they are. {each}.")
-
-
-def _back(model: nn.Module, force: bool, options: dict[str, Any]) -> list[tuple[str, Any, str]]:
-    """Make the layers `torch.nn`'s again; returns those that were left, each with its path and the reason."""
-    if options:
-        raise ValueError(
-            format_error(
-                f"convert(back=True) was given {', '.join(options)}",
-                "torch.nn's layers have none of our options",
-                "Leave them out",
-            )
-        )
-    layers: list[tuple[Any, type]] = []
-    left: list[tuple[str, Any, str]] = []
-    for path, layer in model.named_modules():
-        if not isinstance(layer, Layer):
-            continue
-        cls = parametrize.type_before_parametrizations(layer)
-        theirs = THEIRS.get(cls) or getattr(cls, "_was", None)
-        if theirs is None:
-            left.append((path, layer, f"{cls.__name__} is a subclass of ours, and of nothing else"))
-            continue
-        if not force and not _twin.is_kept(layer):
-            raise ValueError(
-                format_error(
-                    f"convert(back=True) was asked for, and the layer {path!r} is {layer}",
-                    "torch.nn's layer would train differently from this one",
-                    "Pass force=True to drop these options and their running statistics",
-                )
-            )
-        layers.append((layer, theirs if cls is type(layer) else _parametrized(type(layer), theirs)))
-    for layer, theirs in layers:
-        _state.drop(layer, layer.options)
-        for name in _twin.OWN:
-            layer.__dict__.pop(name, None)
-        layer.__class__ = theirs
-    return left

@@ -9,14 +9,13 @@ from torch import nn
 from batchnorm._engines.torch import recompute
 from batchnorm._engines.torch.aten import batch_norm
 from batchnorm._engines.torch.dispatch import route_of_layer
-from batchnorm._engines.torch.fast_path import check_epsilon, infer, refuse_single
+from batchnorm._engines.torch.fast_path import check_step, infer
 from batchnorm._engines.torch.private import BatchNorm, buffers_of, in_transform, is_mapped
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm.errors import format_error
 from batchnorm.options import Options
 from batchnorm.torch import _state, _training
-from batchnorm.torch._configure import assigned, configure, options_for
-from batchnorm.torch._settings import Clipping, Settings
+from batchnorm.torch._settings import Clipping, Settings, assigned, configure, options_of
 from batchnorm.torch._twin import twin
 from batchnorm.torch._weights import merge_weights
 
@@ -92,7 +91,7 @@ class Layer(BatchNorm):
         """The options as of now, for the core: programs do assign `momentum`, `eps`, `weight` and `bias`."""
         key = assigned(self)
         if key != self._key:
-            self._key, self._options = key, options_for(self, self.settings)
+            self._key, self._options = key, options_of(self, self.settings)
         return self._options
 
     @property
@@ -102,15 +101,18 @@ class Layer(BatchNorm):
 
     def forward(self, input: Tensor, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         self._check_input_dim(input)
-        batch_counts = self.training or (self.running_mean is None and self.running_var is None)
-        if weight is not None or mask is not None:
-            return self._weighted(input, weight, mask, batch_counts)
-        if not batch_counts:
+        weighted = weight is not None or mask is not None
+        if not self.training and (self.running_mean is not None or self.running_var is not None):
+            if weighted:
+                axes = [axis % input.dim() for axis in self.settings.axes]
+                merge_weights(input.shape, axes, weight, mask, input.dtype)
             return self._infer(input)
         momentum: float | None = self.momentum
         traced = is_traced()
         if traced:
             refuse_shared_statistics(self, input)
+        if weighted:
+            return _training.train(self, input, weight, mask)
         route = route_of_layer(input, self._plain, self._grouped, momentum is not None, traced)
         if route == "operation":
             return self._train_plainly(input, momentum)
@@ -133,9 +135,7 @@ class Layer(BatchNorm):
                     count.add_(1)
                     if momentum is None:
                         momentum = 1.0 / float(count)
-        if input.numel() == input.size(1):
-            refuse_single(input)
-        check_epsilon(self.eps)
+        check_step(input, self.eps, input.numel() == input.size(1))
         return batch_norm(
             input,
             self.weight,
@@ -154,15 +154,6 @@ class Layer(BatchNorm):
         if mean is None or variance is None:
             return batch_norm(input, self.weight, self.bias, mean, variance, False, 0.0, self.eps)
         return infer(self, input, self.weight, self.bias, mean, variance, self.eps)
-
-    def _weighted(self, input: Tensor, weight: Tensor | None, mask: Tensor | None, counts: bool) -> Tensor:
-        if counts:
-            refuse_shared_statistics(self, input)
-            return _training.train(self, input, weight, mask)
-        merge_weights(
-            input.shape, [axis % input.dim() for axis in self.settings.axes], weight, mask, input.dtype
-        )
-        return self._infer(input)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Called by `half()`, `to()` and the like: statistics stay in 32 bits if parameters go to 16."""
@@ -191,26 +182,21 @@ class Layer(BatchNorm):
     ) -> None:
         """A checkpoint of `torch.nn`'s layer loads as well: what it lacks starts from its running statistics."""
         mean, variance = (state_dict.get(prefix + name) for name in ("running_mean", "running_var"))
-        names = _state.buffer_names(self.options)
-        added = {
-            slot: prefix + name for slot, name in names.items() if name not in ("running_mean", "running_var")
-        }
-        if mean is not None and variance is not None and not any(key in state_dict for key in added.values()):
+        added = _state.added(self.options)
+        is_given = any(prefix + name in state_dict for name in added.values())
+        if mean is not None and variance is not None and not is_given:
             values = _state.start(self.options, mean, variance)
-            state_dict.update(
-                {key: values[slot] for slot, key in added.items() if getattr(self, names[slot]) is not None}
-            )
-        self._is_loaded = names.get("biased") is not None and prefix + names["biased"] in state_dict
+            for slot, name in added.items():
+                if getattr(self, name) is not None:
+                    state_dict[prefix + name] = values[slot]
+        self._is_loaded = "biased" in added and prefix + added["biased"] in state_dict
         super()._load_from_state_dict(state_dict, prefix, *rest)
         _state.widen(self, {})  # load_state_dict(..., assign=True) takes the checkpoint's own tensors
 
 
 def refuse_shared_statistics(layer: Any, input: Tensor) -> None:
     """Refuse training under `torch.func.vmap`, where each example would write its own statistics into the one set."""
-    if not in_transform():
-        return
-    moves = layer.training and layer.track_running_stats and layer.running_mean is not None
-    if not moves or recompute.is_frozen():
+    if not in_transform() or layer.running_mean is None or not _state.moves(layer):
         return
     if is_mapped(input) and not is_mapped(layer.running_mean):
         raise RuntimeError(

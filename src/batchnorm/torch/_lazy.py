@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from batchnorm.layout import canonical_axes, product
-from batchnorm.torch._configure import configure
 from batchnorm.torch._layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, Layer
+from batchnorm.torch._settings import configure
 
 __all__ = ["LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d"]
 

@@ -1,8 +1,10 @@
-"""The options of a layer beyond `torch.nn`'s, and all its options as the core's."""
+"""The options of a layer beyond `torch.nn`'s, all its options as the core's, and giving a layer its settings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
+
+from torch import nn
 
 from batchnorm import _kernels
 from batchnorm._faces import names
@@ -13,8 +15,9 @@ from batchnorm._faces.names import reworded
 from batchnorm._faces.switches import check_switches
 from batchnorm.errors import format_error
 from batchnorm.options import Clip, Ghost, Options, Renorm, check_share
+from batchnorm.torch import _state
 
-__all__ = ["Clipping", "Settings", "options_of"]
+__all__ = ["Clipping", "Settings", "assigned", "configure", "describe", "options_of", "plan"]
 
 # The core's names for what the layers' arguments say.
 NAMES = names.NAMES | {"Options.epsilon": "eps"}
@@ -91,16 +94,43 @@ class Settings:
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
 
-def options_of(
-    settings: Settings, momentum: Any, epsilon: float, clip: Clip | None, with_gamma: bool, with_beta: bool
-) -> Options:
-    """All that determines the numbers. `momentum` is the share of the new value; None means a plain average."""
+def plan(layer: Any, settings: Settings) -> Options:
+    """The core's options for a layer of `torch.nn`'s or ours with these settings, the schedule left open.
+
+    Raises:
+        ValueError: they cannot be combined.
+    """
+    if not layer.track_running_stats and (settings.renorm or settings.zero_debias):
+        asked = "renorm" if settings.renorm else "zero_debias"
+        raise ValueError(
+            format_error(
+                f"{asked}=True was asked for with track_running_stats=False",
+                "It compares the batch with the running statistics",
+                f"Leave track_running_stats at True, or {asked} out",
+            )
+        )
+    if layer.momentum is None and settings.zero_debias:
+        raise ValueError(
+            format_error(
+                "zero_debias=True was asked for with momentum=None",
+                "A plain average over the batches has no bias towards its start",
+                "Leave zero_debias out, or pass a momentum such as 0.1",
+            )
+        )
+    return options_of(layer, settings)
+
+
+def options_of(layer: Any, settings: Settings, clip: Clip | None = None) -> Options:
+    """The same, for settings that go together; `clip` are the bounds of a schedule for one step."""
+    if clip is None:
+        clip = Clip() if callable(settings.renorm_clipping) else read_clip(settings.renorm_clipping)
+    momentum = layer.momentum
     if momentum is not None:
         check_share("momentum=%r", momentum, OF_NEW)
     renorm = ghost = None
     try:
         if settings.renorm:
-            renorm = Renorm(clip or Clip(), 1.0 - settings.renorm_momentum, settings.renorm_form)
+            renorm = Renorm(clip, 1.0 - settings.renorm_momentum, settings.renorm_form)
         if settings.size is not None:
             # A plain average weighs all steps alike, however many groups each has.
             averages = "step" if momentum is None else settings.ghost_averages
@@ -109,9 +139,9 @@ def options_of(
             settings.axes,
             # For a plain average it changes with every step.
             decay=0.0 if momentum is None else 1.0 - momentum,
-            epsilon=epsilon,
-            with_gamma=with_gamma,
-            with_beta=with_beta,
+            epsilon=layer.eps,
+            with_gamma=layer.weight is not None,
+            with_beta=layer.bias is not None,
             variance=settings.estimator,
             renorm=renorm,
             ghost=ghost,
@@ -120,3 +150,25 @@ def options_of(
         )
     except (TypeError, ValueError) as error:
         raise reworded(error, NAMES) from None
+
+
+def assigned(layer: Any) -> tuple[Any, ...]:
+    """The attributes that a program may assign and that the options depend on."""
+    return layer.momentum, layer.eps, layer.weight is None, layer.bias is None
+
+
+def configure(layer: Any, settings: Settings) -> None:
+    """Give a layer its settings, and the buffers that they ask for."""
+    describe(layer, settings)
+    _state.register(layer, layer.options)
+
+
+def describe(layer: Any, settings: Settings) -> None:
+    """Give a layer its settings."""
+    options = plan(layer, settings)
+    layer.settings, layer._plain, layer._grouped = settings, settings.is_plain, settings.is_grouped
+    layer._composed_inference = settings.axes != (1,) or settings.fused is False
+    layer._key, layer._options = assigned(layer), options
+    layer._debiased_by, layer._is_loaded = layer.momentum, False
+    # Tracers of torch.fx keep torch.nn's modules whole, and read the module name from the instance.
+    layer.__module__ = nn.BatchNorm1d.__module__

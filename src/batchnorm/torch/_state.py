@@ -9,7 +9,7 @@ import torch
 
 from batchnorm._core import state as core
 from batchnorm._core.engine import Batch
-from batchnorm._engines.torch import engine, numpy_stats
+from batchnorm._engines.torch import engine, numpy_stats, recompute
 from batchnorm._engines.torch.ops import NARROW
 from batchnorm._engines.torch.private import buffers_of
 from batchnorm.errors import format_error
@@ -17,10 +17,11 @@ from batchnorm.options import Options
 
 __all__ = [
     "absent",
+    "added",
     "advance",
     "alone",
-    "buffer_names",
     "drop",
+    "moves",
     "read",
     "register",
     "reset",
@@ -34,17 +35,14 @@ Module = torch.nn.Module
 
 ops = engine.ops
 
-NAMES = {
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-    "biased": "moving_mean_biased",
-    "local_step": "moving_mean_local_step",
-}
+# The buffers of `torch.nn`'s layers, by the slot of the core's state; and those of ours that are not named after it.
+THEIRS = {"moving_mean": "running_mean", "moving_variance": "running_var"}
+NAMES = THEIRS | {"biased": "moving_mean_biased", "local_step": "moving_mean_local_step"}
 
 
-def buffer_names(options: Options) -> dict[str, str]:
-    """The buffer's name for each slot of the core's state."""
-    return {slot: NAMES.get(slot, slot) for slot in core.slots(options)}
+def added(options: Options) -> dict[str, str]:
+    """The buffer's name for each slot that `torch.nn`'s layers do not have."""
+    return {slot: NAMES.get(slot, slot) for slot in core.slots(options) if slot not in THEIRS}
 
 
 def start(options: Options, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
@@ -72,29 +70,29 @@ def register(layer: Module, options: Options) -> None:
     mean, variance = layer.running_mean, layer.running_var
     if isinstance(mean, Tensor) and isinstance(variance, Tensor):
         values = start(options, mean, variance)
-        for slot, name in buffer_names(options).items():
-            if slot not in ("moving_mean", "moving_variance"):
-                layer.register_buffer(name, values[slot])
+        for slot, name in added(options).items():
+            layer.register_buffer(name, values[slot])
 
 
 def drop(layer: Any, options: Options) -> None:
     """Remove what `register` added. If parameters have 16 bits, so do the statistics: torch.nn requires one dtype."""
-    for name in ("running_mean", "running_var"):
+    for name in THEIRS.values():
         value = getattr(layer, name)
         if value is not None and layer.weight is not None and layer.weight.dtype in NARROW:
             setattr(layer, name, value.to(layer.weight.dtype))
-    for slot, name in buffer_names(options).items():
-        if slot not in ("moving_mean", "moving_variance") and hasattr(layer, name):
+    for name in added(options).values():
+        if hasattr(layer, name):
             delattr(layer, name)
 
 
 def reset(layer: Any, options: Options) -> None:
     """Start the added buffers again from the running statistics."""
-    for slot, value in start(options, layer.running_mean, layer.running_var).items():
+    values = start(options, layer.running_mean, layer.running_var)
+    for slot, name in added(options).items():
         # There may be none: a program removed it, or a lazy layer has not created it yet.
-        buffer = getattr(layer, NAMES.get(slot, slot), None)
+        buffer = getattr(layer, name, None)
         if buffer is not None:
-            buffer.copy_(value)
+            buffer.copy_(values[slot])
 
 
 def running(layer: Any) -> tuple[Any, Any]:
@@ -119,6 +117,11 @@ def running(layer: Any) -> tuple[Any, Any]:
             )
         )
     return mean, variance
+
+
+def moves(layer: Any) -> bool:
+    """Whether a step of the layer moves its running statistics."""
+    return layer.training and layer.track_running_stats and not recompute.is_frozen()
 
 
 def alone(options: Options) -> Options:
@@ -146,16 +149,13 @@ def absent(options: Options, x: Tensor, channels: Any, dtype: torch.dtype) -> di
 def _buffers(layer: Module, options: Options) -> dict[str, Any]:
     """Each slot's buffer, or the attribute that a program has put in its place."""
     own = buffers_of(layer)
-    found = {
-        slot: own[name] if name in own else getattr(layer, name)
-        for slot, name in buffer_names(options).items()
-    }
-    missing = [slot for slot, value in found.items() if value is None]
+    names = THEIRS | added(options)
+    found = {slot: own[name] if name in own else getattr(layer, name) for slot, name in names.items()}
+    missing = [names[slot] for slot, value in found.items() if value is None]
     if missing:
-        names = ", ".join(NAMES.get(slot, slot) for slot in missing)
         raise ValueError(
             format_error(
-                f"{type(layer).__name__} was called, and its {names} is None",
+                f"{type(layer).__name__} was called, and its {', '.join(missing)} is None",
                 "The layer's options keep more running statistics than running_mean and running_var",
                 "Set these two to None as well to normalize by the batch alone, or call "
                 "convert(model, back=True, force=True) first for a layer without options",

@@ -12,7 +12,7 @@ from batchnorm._core.engine import Inputs
 from batchnorm._engines.dispatch import require_fused
 from batchnorm._engines.torch import dispatch, engine, recompute
 from batchnorm._engines.torch.aten import FLOATS
-from batchnorm._engines.torch.fast_path import check_epsilon, for_gradient, grouped_batch_norm, refuse_single
+from batchnorm._engines.torch.fast_path import check_step, for_gradient, grouped_batch_norm
 from batchnorm._engines.torch.ops import as_own
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced, snapshot
 from batchnorm._faces.adjustment import call_adjustment
@@ -34,9 +34,6 @@ ops = engine.ops
 
 def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> Tensor:
     """Normalize by the batch, and update the running statistics if the layer tracks them."""
-    if x.dtype not in FLOATS:
-        check_floating(ops, x)
-    check_epsilon(layer.eps)
     dtype = ops.stat_dtype(x)
     known = _state.running(layer)[0] is not None
     options = layer.options if known else _state.alone(layer.options)
@@ -55,19 +52,18 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
         layout = plan_in_memory(x.shape, x.stride(), options.axes, ghost)
     state = _state.read(layer, options, dtype) if known else _state.absent(options, x, layout.channels, dtype)
     given = _parameters(layer, dtype)
-    _check_channels(layer, x, layout, *given, *state.values())
+    _check(layer, x, layout, *given, *state.values())
     order = layout.order
     if order is not None:
         x = x.permute(order)
         weights = None if weights is None else weights.permute(order)
         adjustment = None if adjustment is None else Adjustment(*(a.permute(order) for a in adjustment))
-    if layout.count == 1:
-        refuse_single(x)
+    check_step(x, layer.eps, layout.count == 1)
     require_fused(dispatch, options, layout, x, weights, enough=("native", "framework"))
     state, count = recompute.recall(layer, (state, layer.num_batches_tracked))
     options = _at_step(layer, options, count)
     y, batch = step.train(engine, options, layout.reordered, Inputs(x, *given, weights, state), adjustment)
-    if layer.training and layer.track_running_stats and not recompute.is_frozen():
+    if _state.moves(layer):
         # If they move, nothing was recalled, so what was read is what they hold.
         _state.advance(layer, options, batch, state)
     return y if order is None else as_own(y.permute(layout.inverse_order))
@@ -75,27 +71,21 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
 
 def train_grouped(layer: Any, x: Tensor) -> Tensor:
     """The same by a kernel alone, for layers with ghost batches or other axes and no more."""
-    if x.dtype not in FLOATS:
-        check_floating(ops, x)
-    check_epsilon(layer.eps)
     options = layer.options
     layout = plan_in_memory(x.shape, x.stride(), options.axes, options.ghost if layer.training else None)
     mean, variance = _state.running(layer)
     gamma, beta = _parameters(layer, ops.stat_dtype(x))
-    _check_channels(layer, x, layout, gamma, beta, mean, variance)
-    if layout.count == 1:
-        refuse_single(x)
-    if not layer.training or recompute.is_frozen():
+    _check(layer, x, layout, gamma, beta, mean, variance)
+    check_step(x, layer.eps, layout.count == 1)
+    if not _state.moves(layer):
         mean = variance = None
-    elif layer.track_running_stats and layer.num_batches_tracked is not None:
+    elif layer.num_batches_tracked is not None:
         layer.num_batches_tracked.add_(1)
     return grouped_batch_norm(x, gamma, beta, mean, variance, layer.momentum, layer.eps, layout)
 
 
 def infer(layer: Any, x: Tensor) -> Tensor:
     """Normalize by the running statistics."""
-    if x.dtype not in FLOATS:
-        check_floating(ops, x)
     _state.running(layer)
     # Evaluation needs only the statistics that all layers have.
     options = _state.alone(layer.options)
@@ -104,7 +94,7 @@ def infer(layer: Any, x: Tensor) -> Tensor:
     state = dict(zip(state, for_gradient(tuple(state.values()), x, layer.weight, layer.bias), strict=True))
     layout = plan_layout(_sizes(x, axes), axes, cached=not torch.compiler.is_compiling())
     given = _parameters(layer, ops.stat_dtype(x))
-    _check_channels(layer, x, layout, *given, *state.values())
+    _check(layer, x, layout, *given, *state.values())
     return step.infer(engine, options, layout, Inputs(x, *given, None, state))
 
 
@@ -126,8 +116,10 @@ def _sizes(x: Tensor, axes: Sequence[int]) -> Sequence[Any]:
         return tuple(int(size) if axis in axes else size for axis, size in enumerate(x.shape))
 
 
-def _check_channels(layer: Any, x: Tensor, layout: Layout, *values: Tensor | None) -> None:
-    """Check the tensors that the layer has now: programs that prune a layer assign shorter ones."""
+def _check(layer: Any, x: Tensor, layout: Layout, *values: Tensor | None) -> None:
+    """Check the input, and the tensors that the layer has now: programs that prune a layer assign shorter ones."""
+    if x.dtype not in FLOATS:
+        check_floating(ops, x)
     channels = layout.channels
     for value in values:
         if value is not None and value.dim() and value.size(0) != channels:
@@ -157,8 +149,7 @@ def _at_step(layer: Any, options: Options, count: Tensor | None) -> Options:
     # The step is counted before the gradient is computed, which may need the bounds.
     count = snapshot({"count": count})["count"]
     clip = check_bounds(read_clip(schedule(count)))  # pyright: ignore[reportArgumentType]
-    with_gamma, with_beta = layer.weight is not None, layer.bias is not None
-    return options_of(layer.settings, layer.momentum, layer.eps, clip, with_gamma, with_beta)
+    return options_of(layer, layer.settings, clip)
 
 
 def _call(function: Callable[[Any], Any], x: Tensor, dtype: torch.dtype) -> Adjustment[Tensor]:

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from batchnorm._core.engine import Batch, Gradients, Inputs, Saved
 from batchnorm._engines.torch.tracing import is_recorded, is_traced, snapshot
 
-__all__ = ["by_autograd", "differentiable"]
+__all__ = ["WithGradient", "by_autograd", "differentiable"]
 
 Tensor = torch.Tensor
 Forward = Callable[[Inputs[Tensor]], tuple[Tensor, Batch[Tensor], Saved[Any]]]
@@ -49,49 +49,50 @@ def differentiable(
             return y, batch
         # Whoever owns the state may write into it before the gradient is asked for.
         state = {name: value.clone() for name, value in inputs.state.items()}
-        plan = _Plan(forward, backward, reference, state, fields, [])
-        y: Tensor = _Step.apply(plan, *arrays)  # pyright: ignore[reportAssignmentType]
-        return y, _constant(plan.batches.pop())
+        left: list[Batch[Tensor]] = []
+
+        def inputs_of(arrays: Sequence[Tensor]) -> Inputs[Tensor]:
+            given: dict[str, Any] = dict.fromkeys(Gradients._fields)
+            given.update(zip(fields, arrays, strict=True))
+            return Inputs(**given, state=state)
+
+        def run(*arrays: Tensor) -> tuple[Tensor, Sequence[Tensor], Saved[Any]]:
+            y, batch, saved = forward(inputs_of(arrays))
+            left.append(batch)
+            return y, arrays, saved
+
+        def pull(kept: Sequence[Tensor], saved: Saved[Any], dy: Tensor, _: Any) -> Sequence[Tensor | None]:
+            given = inputs_of(kept)
+            # Somebody may derive the gradient again, from the inputs alone.
+            again = torch.is_grad_enabled() or is_traced()
+            found = reference(given, dy) if again else backward(given, saved, dy)
+            return [getattr(found, name) for name in fields]
+
+        y: Tensor = WithGradient.apply(run, pull, *arrays)  # pyright: ignore[reportAssignmentType]
+        return y, _constant(left.pop())
 
     return step
 
 
-class _Plan(NamedTuple):
-    """What is known of a step besides its arrays, none of which it holds."""
+class WithGradient(torch.autograd.Function):
+    """`run(*arrays)` with the gradients `pull(kept, rest, dy, needed)`. Neither function may hold an array.
 
-    forward: Forward
-    backward: Backward
-    reference: Reference
-    state: dict[str, Tensor]
-    fields: list[str]
-    batches: list[Batch[Tensor]]
+    `run` returns y; the arrays to keep, which PyTorch watches and checkpointing computes again; and what else `pull`
+    needs, which is small. `needed` says of each array whether its gradient is.
+    """
 
-    def inputs(self, arrays: Sequence[Tensor]) -> Inputs[Tensor]:
-        given: dict[str, Any] = dict.fromkeys(Gradients._fields)
-        given.update(zip(self.fields, arrays, strict=True))
-        return Inputs(**given, state=self.state)
-
-
-class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, *arrays: Tensor) -> Tensor:
-        # What the gradient needs besides the inputs is small, and nobody else has it.
-        y, batch, ctx.saved = plan.forward(plan.inputs(arrays))
-        plan.batches.append(batch)
-        ctx.save_for_backward(*arrays)
-        ctx.plan = plan
+    def forward(
+        ctx: Any, run: Callable[..., Any], pull: Callable[..., Any], *arrays: Tensor | None
+    ) -> Tensor:
+        y, kept, ctx.rest = run(*arrays)
+        ctx.save_for_backward(*kept)
+        ctx.pull = pull
         return y
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> Any:
-        plan: _Plan = ctx.plan
-        inputs = plan.inputs(ctx.saved_tensors)
-        if torch.is_grad_enabled() or is_traced():
-            # Somebody may derive the gradient again, from the inputs alone.
-            found = plan.reference(inputs, outputs[0])
-        else:
-            found = plan.backward(inputs, ctx.saved, outputs[0])
-        return None, *(getattr(found, name) for name in plan.fields)
+        return None, None, *ctx.pull(ctx.saved_tensors, ctx.rest, outputs[0], ctx.needs_input_grad[2:])
 
 
 def _constant(batch: Batch[Tensor]) -> Batch[Tensor]:

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from batchnorm._core.composed import Composed
+from batchnorm._core.engine import GradTerms
 from batchnorm._engines.torch import ops
 from batchnorm._engines.torch.autodiff import by_autograd
 from batchnorm.layout import Layout
@@ -16,10 +17,25 @@ Tensor = torch.Tensor
 
 
 class PlainOperations(Composed[Any]):
-    """The passes of every framework, with results that are not views although they have been reshaped."""
+    """The passes of every framework; outputs are not views, although they have been reshaped."""
 
     def apply(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
         return ops.as_own(super().apply(x, mean, scale, shift, layout))
+
+    def grad_weights(
+        self,
+        x: Tensor,
+        weights: Tensor,
+        center: Tensor,
+        offset: Tensor,
+        variance: Tensor,
+        terms: GradTerms[Tensor],
+        layout: Layout,
+    ) -> Tensor | None:
+        """The gradient of the weights, if it is requested: that of a mask hardly ever is."""
+        if not weights.requires_grad:
+            return None
+        return super().grad_weights(x, weights, center, offset, variance, terms, layout)
 
 
 def sum_over_replicas(values: tuple[Any, ...]) -> tuple[Any, ...]:

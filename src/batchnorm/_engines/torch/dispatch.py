@@ -22,7 +22,6 @@ __all__ = [
     "plain_step",
     "prefers_custom_op",
     "prefers_native",
-    "prefers_native_inference",
     "route_of_layer",
     "running",
     "slower_reason",
@@ -35,8 +34,8 @@ Tensor = torch.Tensor
 INSTRUCTIONS = _kernels.instructions()
 AVAILABLE = _kernels.available()
 
-# Smallest input sizes for which our kernels pay off, although calling them from Python costs more: in general, and for
-# channels that are last in memory, for which PyTorch's kernel is faster.
+# Smallest input sizes for which our kernels pay off, although calling them from Python costs more: in general, and in
+# training for channels that are last in memory, for which PyTorch's kernel is faster.
 LARGE_INPUT = 196_608
 LARGE_LAST = 1_048_576
 # The same in a compiled program, whose compiler cannot fuse our operation with its neighbors, and the number of
@@ -78,11 +77,6 @@ def prefers_native(x: Tensor) -> bool:
         return False
     first = x.dim() > 2 and x.is_contiguous()
     return (first or size >= LARGE_LAST) and type(x) in EXACT_TYPES and x.is_cpu and AVAILABLE
-
-
-def prefers_native_inference(x: Tensor) -> bool:
-    """Whether inference of a layer is quicker by the CPU kernels than in one call of PyTorch's."""
-    return x.numel() >= LARGE_INPUT
 
 
 def prefers_custom_op(x: Tensor) -> bool:

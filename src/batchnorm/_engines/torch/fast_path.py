@@ -10,9 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from batchnorm._core.moments import bessel
-from batchnorm._engines.torch import cpu_kernels, ops
+from batchnorm._engines.torch import cpu_kernels, dispatch, ops
 from batchnorm._engines.torch.aten import batch_norm, plan_block
-from batchnorm._engines.torch.dispatch import prefers_native_inference
 from batchnorm._engines.torch.fused_step import train_natively
 from batchnorm._engines.torch.private import is_watched, version_of
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_recorded, is_traced
@@ -20,11 +19,10 @@ from batchnorm.errors import format_error
 from batchnorm.layout import Layout, plan_layout
 
 __all__ = [
-    "check_epsilon",
+    "check_step",
     "for_gradient",
     "grouped_batch_norm",
     "infer",
-    "refuse_single",
 ]
 
 Tensor = torch.Tensor
@@ -54,7 +52,7 @@ def infer(
     """
     traced = is_traced()
     if not cpu_kernels.prefers_operation(x) and (
-        traced or prefers_native_inference(x) or _is_far(owner, mean, variance, epsilon)
+        traced or x.numel() >= dispatch.LARGE_INPUT or _is_far(owner, mean, variance, epsilon)
     ):
         y = cpu_kernels.infer(x, gamma, beta, mean, variance, epsilon, (1,))
         if y is not None:
@@ -145,8 +143,16 @@ def _by_torch(
     return y, (mean.view(groups, channels), variance.view(groups, channels))
 
 
-def check_epsilon(epsilon: float) -> None:
-    """Refuse what torch refuses while training: a variance of zero would divide by zero."""
+def check_step(x: Tensor, epsilon: float, is_single: bool) -> None:
+    """Refuse what torch refuses while training: a variance of zero would divide by zero, or every variance is zero."""
+    if is_single:
+        raise ValueError(
+            format_error(
+                f"Expected more than 1 value per channel when training, got input size {x.size()}",
+                "One number is its own mean, so that its normalized value says nothing",
+                "Use larger batches (drop_last=True in the data loader), larger ghost batches, or eval()",
+            )
+        )
     if epsilon <= 0.0:
         raise ValueError(
             format_error(
@@ -155,14 +161,3 @@ def check_epsilon(epsilon: float) -> None:
                 "Pass a small positive number such as 1e-5",
             )
         )
-
-
-def refuse_single(x: Tensor) -> None:
-    """Raise ValueError: one number per statistic."""
-    raise ValueError(
-        format_error(
-            f"Expected more than 1 value per channel when training, got input size {x.size()}",
-            "One number is its own mean, so that its normalized value says nothing",
-            "Use larger batches (drop_last=True in the data loader), larger ghost batches, or eval()",
-        )
-    )

@@ -13,8 +13,8 @@ import torch
 from batchnorm._core import fused
 from batchnorm._core.engine import Moments
 from batchnorm._engines.torch import cpu_kernels, ops
+from batchnorm._engines.torch.autodiff import WithGradient
 from batchnorm._engines.torch.composed import composed
-from batchnorm._engines.torch.cpu_kernels import Kernels
 from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
 from batchnorm._engines.torch.numpy_stats import Host
 from batchnorm._engines.torch.private import is_view
@@ -37,40 +37,26 @@ def train_natively(
     kernels = cpu_kernels.find(layout, x, gamma, beta)
     if kernels is None or (layout.order is None and not x.is_contiguous()):
         return None
-    if is_recorded(x, gamma, beta):
-        # How statistics leave without a gradient.
-        left: list[Tensor] = []
-        y: Tensor = _Train.apply(kernels, epsilon, left, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
-        statistics = left.pop()
-    else:
+    if not is_recorded(x, gamma, beta):
         y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, epsilon)
-    return y, (statistics[0], statistics[2])
+        return y, (statistics[0], statistics[2])
+    beta_dtype = None if beta is None else beta.dtype
+    # How statistics leave without a gradient.
+    left: list[Tensor] = []
 
-
-class _Train(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        kernels: Kernels,
-        epsilon: float,
-        left: list[Tensor],
-        x: Tensor,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-    ) -> Tensor:
+    def run(x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Any, Tensor]:
         y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, epsilon)
         left.append(statistics)
-        ctx.save_for_backward(x, gamma, statistics)
-        ctx.layout, ctx.epsilon = kernels.layout, epsilon
-        ctx.beta_dtype = None if beta is None else beta.dtype
-        return y
+        return y, (x, gamma), statistics
 
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> Any:
-        x, gamma, statistics = ctx.saved_tensors
-        needs_dx: bool = ctx.needs_input_grad[3]
-        dx, sums = _gradients_of(outputs[0], x, gamma, statistics, ctx.epsilon, ctx.layout, needs_dx)
-        return None, None, None, dx, *_parameter_gradients(sums, gamma, ctx.beta_dtype)
+    def pull(kept: Any, statistics: Tensor, dy: Tensor, needed: Sequence[bool]) -> Sequence[Tensor | None]:
+        x, gamma = kept
+        dx, sums = _gradients_of(dy, x, gamma, statistics, epsilon, kernels.layout, needed[0])
+        return dx, *_parameter_gradients(sums, gamma, beta_dtype)
+
+    y: Tensor = WithGradient.apply(run, pull, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
+    statistics = left.pop()
+    return y, (statistics[0], statistics[2])
 
 
 def _gradients_of(

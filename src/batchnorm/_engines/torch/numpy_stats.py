@@ -19,12 +19,11 @@ from batchnorm._engines.torch.autodiff import differentiable
 from batchnorm._engines.torch.composed import composed, sum_over_replicas
 from batchnorm._engines.torch.cpu_kernels import Kernels
 from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
-from batchnorm._engines.torch.tracing import is_recorded
 from batchnorm._kernels.axis_groups import why_not_weights
 from batchnorm.layout import Layout, plan_in_memory
 from batchnorm.options import Options
 
-__all__ = ["Host", "advance", "apply", "find"]
+__all__ = ["Host", "advance", "find"]
 
 Tensor = torch.Tensor
 Array = Any
@@ -38,15 +37,6 @@ def find(layout: Layout, inputs: Inputs[Tensor]) -> "Host | None":
         layout = plan_in_memory(tuple(x.shape), x.stride(), layout.axes, layout.ghost)
         kernels = cpu_kernels.find(layout, x)
     return None if kernels is None else Host(kernels)
-
-
-def apply(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor | None:
-    """(x − mean)·scale + shift without a gradient; None if the kernels cannot be used."""
-    given = x, mean, scale, shift
-    kernels = None if is_recorded(*given) else cpu_kernels.find(layout, *given)
-    if kernels is None:
-        return None
-    return Host(kernels).apply(x, as_numpy(mean), as_numpy(scale), as_numpy(shift), layout)
 
 
 def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from batchnorm._core.composed import Composed
-from batchnorm._core.engine import Engine, GradTerms, Inputs, Moments, Saved
+from batchnorm._core.engine import Engine, Inputs, Moments, Saved
 from batchnorm._engines.torch import aten, cpu_kernels, numpy_stats
 from batchnorm._engines.torch.autodiff import differentiable
 from batchnorm._engines.torch.composed import PlainOperations, composed
@@ -43,11 +43,6 @@ class PyTorch(PlainOperations):
             return super().moments(x, weights, layout)
         return aten.statistics(x, layout)
 
-    def apply(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
-        """(x − mean)·scale + shift; by the CPU kernel if no gradient is recorded, as at inference."""
-        done = numpy_stats.apply(x, mean, scale, shift, layout)
-        return super().apply(x, mean, scale, shift, layout) if done is None else done
-
     def fused_train(
         self, x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
     ) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
@@ -77,21 +72,6 @@ class PyTorch(PlainOperations):
         self, dy: Tensor, x: Tensor, saved: Saved[Tensor], epsilon: float, layout: Layout
     ) -> tuple[Tensor, Tensor, Tensor] | None:
         return aten.fused_gradients(dy, x, saved, epsilon, layout)
-
-    def grad_weights(
-        self,
-        x: Tensor,
-        weights: Tensor,
-        center: Tensor,
-        offset: Tensor,
-        variance: Tensor,
-        terms: GradTerms[Tensor],
-        layout: Layout,
-    ) -> Tensor | None:
-        """The gradient of the weights, if it is requested: that of a mask hardly ever is."""
-        if not weights.requires_grad:
-            return None
-        return super().grad_weights(x, weights, center, offset, variance, terms, layout)
 
 
 engine = PyTorch(composed.ops, differentiable, composed.add_up)

@@ -21,29 +21,37 @@ Seen = tuple[dict[str, torch.Tensor], torch.Tensor | None]
 
 
 @dataclass(eq=False)
-class _Record:
-    """What each layer read, call by call, in a first run; a replay reads it again in the same order."""
+class _Run(AbstractContextManager[None]):
+    """A run that notes what each layer reads, call by call, or one that replays it in the same order.
 
-    seen: dict[int, list[Seen]] = field(default_factory=dict[int, list[Seen]])
+    It can be entered again: a graph that is kept is recomputed at every backward pass.
 
+    Attributes:
+        seen: what each layer read in the first run, which both runs of a checkpoint share.
+        replays: whether this is another run.
+        calls: the number of calls so far of each layer, if it is.
+    """
 
-@dataclass(eq=False)
-class _Frame:
-    """One run inside a context: recording, or replaying with the number of calls so far of each layer."""
-
-    record: _Record
+    seen: dict[int, list[Seen]]
     replays: bool
     calls: dict[int, int] = field(default_factory=dict[int, int])
 
+    def __enter__(self) -> None:
+        self.calls.clear()
+        _runs.stack.append(self)
 
-class _Frames(threading.local):
-    """The contexts around the current call, outermost first. The gradient may run in a thread of its own."""
+    def __exit__(self, *error: Any) -> None:
+        _runs.stack.remove(self)
+
+
+class _Runs(threading.local):
+    """Those around the current call, outermost first. The gradient may run in a thread of its own."""
 
     def __init__(self) -> None:
-        self.stack: list[_Frame] = []
+        self.stack: list[_Run] = []
 
 
-_frames = _Frames()
+_runs = _Runs()
 
 
 @contextmanager
@@ -62,7 +70,7 @@ def frozen_statistics() -> Generator[None]:
         >>> int(layer.num_batches_tracked)
         0
     """
-    with _entered(_Record(), replays=True):
+    with _Run({}, replays=True):
         yield
 
 
@@ -86,41 +94,15 @@ def checkpoint_contexts() -> tuple[AbstractContextManager[Any], AbstractContextM
         >>> int(layer.num_batches_tracked)
         1
     """
-    record = _Record()
-    return _Contexts(record, replays=False), _Contexts(record, replays=True)
-
-
-class _Contexts(AbstractContextManager[None]):
-    """A context that can be entered again: a graph that is kept is recomputed at every backward pass."""
-
-    def __init__(self, record: _Record, replays: bool) -> None:
-        self.record, self.replays = record, replays
-        self.entered: list[AbstractContextManager[None]] = []
-
-    def __enter__(self) -> None:
-        entered = _entered(self.record, self.replays)
-        entered.__enter__()
-        self.entered.append(entered)
-
-    def __exit__(self, *error: Any) -> None:
-        self.entered.pop().__exit__(*error)
-
-
-@contextmanager
-def _entered(record: _Record, replays: bool) -> Generator[None]:
-    frame = _Frame(record, replays)
-    _frames.stack.append(frame)
-    try:
-        yield
-    finally:
-        _frames.stack.remove(frame)
+    seen: dict[int, list[Seen]] = {}
+    return _Run(seen, replays=False), _Run(seen, replays=True)
 
 
 def is_frozen() -> bool:
     """Whether the running statistics must stay as they are."""
     if torch.compiler.is_compiling():
         return False
-    return bool(_frames.stack) and any(frame.replays for frame in _frames.stack)
+    return any(run.replays for run in _runs.stack)
 
 
 def recall(layer: torch.nn.Module, current: Seen) -> Seen:
@@ -129,40 +111,37 @@ def recall(layer: torch.nn.Module, current: Seen) -> Seen:
     Raises:
         RuntimeError: a compiled program would run renorm again on averages that have moved.
     """
-    seen = current
     if torch.compiler.is_compiling():
-        if "renorm_mean" in current[0] and torch.compiler.is_dynamo_compiling():
-            _refuse_compiled_checkpoint(layer)
-        return seen
-    for frame in reversed(_frames.stack):
-        if frame.replays and frame.record.seen:
-            call = frame.calls.get(id(layer), 0)
-            frame.calls[id(layer)] = call + 1
-            calls = frame.record.seen.get(id(layer), [])
-            if call >= len(calls):
-                raise RuntimeError(
-                    format_error(
-                        f"{layer} was called in a recomputation more often than in the first run",
-                        "Each call reads again what it read then",
-                        "Checkpoint functions that do the same each time they run",
-                    )
-                )
-            seen = calls[call]
-            break
-    for frame in _frames.stack:
-        if not frame.replays:
+        _refuse_compiled_checkpoint(layer, current)
+        return current
+    replayed = next((run for run in reversed(_runs.stack) if run.replays and run.seen), None)
+    seen = current if replayed is None else _next_seen(replayed, layer)
+    for run in _runs.stack:
+        if not run.replays:
             state, step = seen
-            kept = (
-                {slot: value.clone() for slot, value in state.items()},
-                None if step is None else step.clone(),
-            )
-            frame.record.seen.setdefault(id(layer), []).append(kept)
+            kept = {slot: value.clone() for slot, value in state.items()}
+            run.seen.setdefault(id(layer), []).append((kept, None if step is None else step.clone()))
     return seen
 
 
-def _refuse_compiled_checkpoint(layer: torch.nn.Module) -> None:
+def _next_seen(run: _Run, layer: torch.nn.Module) -> Seen:
+    call, calls = run.calls.get(id(layer), 0), run.seen.get(id(layer), [])
+    run.calls[id(layer)] = call + 1
+    if call < len(calls):
+        return calls[call]
+    raise RuntimeError(
+        format_error(
+            f"{layer} was called in a recomputation more often than in the first run",
+            "Each call reads again what it read then",
+            "Checkpoint functions that do the same each time they run",
+        )
+    )
+
+
+def _refuse_compiled_checkpoint(layer: torch.nn.Module, current: Seen) -> None:
     # Unless the graph must be whole, the compiler then leaves the block to Python, and the gradient is right.
-    if in_compiled_checkpoint():
+    renorm = "renorm_mean" in current[0] and torch.compiler.is_dynamo_compiling()
+    if renorm and in_compiled_checkpoint():
         raise RuntimeError(
             format_error(
                 f"{type(layer).__name__} with renorm=True was called in a checkpointed block of a compiled program",
