@@ -12,7 +12,7 @@ import torch
 from batchnorm._core.engine import Inputs
 from batchnorm._core.state import advance, initial_state
 from batchnorm._core.step import infer, train
-from batchnorm._engines.torch import engine, fast_path, ops
+from batchnorm._engines.torch import engine, fused_step, ops
 from batchnorm.layout import plan_layout
 from batchnorm.options import Clip, Ghost, Options, Renorm
 from properties.cases import Case, batches_of, initial_of
@@ -150,13 +150,13 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize("least", [fast_path.LARGE_GROUP, 1], ids=["one call", "a call per group"])
+@pytest.mark.parametrize("least", [fused_step.LARGE_GROUP, 1], ids=["one call", "a call per group"])
 @pytest.mark.parametrize(("shape", "axes", "ghost"), LAYOUTS, ids=str)
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_the_kernel_on_any_layout_is_the_core(
     monkeypatch, shape, axes, ghost, dtype: str, least: int
 ) -> None:
-    monkeypatch.setattr(fast_path, "LARGE_GROUP", least)
+    monkeypatch.setattr(fused_step, "LARGE_GROUP", least)
     options = Options(axes, decay=0.9, epsilon=1e-3, variance="sample", ghost=ghost, fused=False)
     case = Case(options, shape, dtype, steps=1)
     (batch,) = batches_of(case)
@@ -164,7 +164,7 @@ def test_the_kernel_on_any_layout_is_the_core(
     (expected,) = Torch("eager").train(options, initial_of(case), [batch])
     given = {name: value.requires_grad_() for name, value in tensors_of(batch).items()}
     layout = plan_layout(shape, axes, ghost)
-    y = fast_path.grouped_batch_norm(
+    y = fused_step.grouped_batch_norm(
         given["dx"], given["dgamma"], given["dbeta"], mean, variance, 0.1, 1e-3, layout
     )
     gradients = torch.autograd.grad(y, list(given.values()), tensor_of(batch.dy))

@@ -14,8 +14,8 @@ from batchnorm._core.moments import bessel
 from batchnorm._core.padding import is_filled
 from batchnorm._engines.torch import cpu_kernels, engine, numpy_stats, recompute
 from batchnorm._engines.torch.aten import FLOATS
-from batchnorm._engines.torch.fast_path import for_gradient, infer
 from batchnorm._engines.torch.fused_step import train_natively
+from batchnorm._engines.torch.inference import for_gradient, infer
 from batchnorm._engines.torch.ops import stat_dtype
 from batchnorm.keras._static_backend import StaticBackend
 from batchnorm.keras.private import in_stateless_scope

@@ -9,7 +9,7 @@ from torch import nn
 from batchnorm._engines.torch import recompute
 from batchnorm._engines.torch.aten import batch_norm
 from batchnorm._engines.torch.dispatch import route_of_layer
-from batchnorm._engines.torch.fast_path import check_step, infer
+from batchnorm._engines.torch.inference import infer
 from batchnorm._engines.torch.private import BatchNorm, buffers_of, in_transform, is_mapped
 from batchnorm._engines.torch.tracing import is_traced
 from batchnorm.errors import format_error
@@ -135,7 +135,7 @@ class Layer(BatchNorm):
                     count.add_(1)
                     if momentum is None:
                         momentum = 1.0 / float(count)
-        check_step(input, self.eps, input.numel() == input.size(1))
+        _training.check_step(input, self.eps, input.numel() == input.size(1))
         return batch_norm(
             input,
             self.weight,

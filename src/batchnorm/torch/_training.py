@@ -12,7 +12,8 @@ from batchnorm._core.engine import Inputs
 from batchnorm._engines.dispatch import require_fused
 from batchnorm._engines.torch import dispatch, engine, recompute
 from batchnorm._engines.torch.aten import FLOATS
-from batchnorm._engines.torch.fast_path import check_step, for_gradient, grouped_batch_norm
+from batchnorm._engines.torch.fused_step import grouped_batch_norm
+from batchnorm._engines.torch.inference import for_gradient
 from batchnorm._engines.torch.ops import as_own
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced, snapshot
 from batchnorm._faces.adjustment import call_adjustment
@@ -25,7 +26,7 @@ from batchnorm.torch import _state
 from batchnorm.torch._settings import options_of
 from batchnorm.torch._weights import merge_weights
 
-__all__ = ["infer", "train", "train_grouped"]
+__all__ = ["check_step", "infer", "train", "train_grouped"]
 
 Tensor = torch.Tensor
 
@@ -72,7 +73,7 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
 def train_grouped(layer: Any, x: Tensor) -> Tensor:
     """The same by a kernel alone, for layers with ghost batches or other axes and no more."""
     options = layer.options
-    layout = plan_in_memory(x.shape, x.stride(), options.axes, options.ghost if layer.training else None)
+    layout = plan_layout(x.shape, options.axes, options.ghost if layer.training else None)
     mean, variance = _state.running(layer)
     gamma, beta = _parameters(layer, ops.stat_dtype(x))
     _check(layer, x, layout, gamma, beta, mean, variance)
@@ -96,6 +97,26 @@ def infer(layer: Any, x: Tensor) -> Tensor:
     given = _parameters(layer, ops.stat_dtype(x))
     _check(layer, x, layout, *given, *state.values())
     return step.infer(engine, options, layout, Inputs(x, *given, None, state))
+
+
+def check_step(x: Tensor, epsilon: float, is_single: bool) -> None:
+    """Refuse what torch refuses while training: a variance of zero would divide by zero, or every variance is zero."""
+    if is_single:
+        raise ValueError(
+            format_error(
+                f"Expected more than 1 value per channel when training, got input size {x.size()}",
+                "One number is its own mean, so that its normalized value says nothing",
+                "Use larger batches (drop_last=True in the data loader), larger ghost batches, or eval()",
+            )
+        )
+    if epsilon <= 0.0:
+        raise ValueError(
+            format_error(
+                f"batch_norm eps must be positive during training, but got {epsilon}",
+                "It keeps the square root away from zero where the numbers of a channel are equal",
+                "Pass a small positive number such as 1e-5",
+            )
+        )
 
 
 def _parameters(layer: Any, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:

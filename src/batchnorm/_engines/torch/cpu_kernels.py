@@ -16,7 +16,7 @@ from batchnorm._engines.torch.tracing import EXACT_TYPES, is_recorded, why_trace
 from batchnorm._kernels import load, why_missing
 from batchnorm._kernels.axis_groups import WHY_NO_RUNS, KernelSizes, kernel_sizes, why_not_weights
 from batchnorm._kernels.torch import threads
-from batchnorm.layout import Layout, plan_in_memory
+from batchnorm.layout import Layout, plan_in_memory, plan_layout
 
 __all__ = [
     "Kernels",
@@ -99,6 +99,8 @@ def _look(layout: Layout, x: Tensor, others: Sequence[Tensor | None]) -> Kernels
         return f"they have no {x.dtype}"
     if x.numel() == 0:
         return "the input is empty"
+    if not x.is_contiguous():
+        layout = plan_in_memory(tuple(x.shape), x.stride(), layout.axes, layout.ghost)
     runs: KernelSizes | None = kernel_sizes(layout)
     if runs is None:
         return WHY_NO_RUNS
@@ -141,14 +143,12 @@ def infer(
     given = (gamma, beta, mean, variance)
     if is_recorded(x, *given):
         return None
-    layout = plan_in_memory(tuple(x.shape), x.stride(), tuple(axes), None)
+    layout, dtype = plan_layout(x.shape, axes), ops.stat_dtype(x)
     found = find(layout, x, *given)
-    dtype = ops.stat_dtype(x)
     unfit = any(v is not None and (v.dtype is not dtype or v.numel() != layout.channels) for v in given)
     if found is None or unfit:
         return None
-    x = x if layout.order is not None else x.contiguous()
-    y = torch.empty_like(x)
+    y, x = found.like(x), found.dense(x)
     gamma, beta, *statistics = (_dense(value, dtype) for value in given)
     read = *map(address, (x, gamma, beta)), layout.channels, *map(address, statistics), float(epsilon)
     found.module.infer(*found.head, *read, y.data_ptr(), found.threads)

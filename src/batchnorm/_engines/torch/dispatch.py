@@ -13,8 +13,7 @@ from torch.fx.experimental.symbolic_shapes import has_static_value, statically_k
 from batchnorm import _kernels
 from batchnorm._engines.dispatch import Path
 from batchnorm._engines.torch import aten, cpu_kernels
-from batchnorm._engines.torch.private import in_transform
-from batchnorm._engines.torch.tracing import EXACT_TYPES, is_recorded
+from batchnorm._engines.torch.tracing import EXACT_TYPES, in_compiled_step, is_recorded
 from batchnorm.layout import Layout, product
 
 __all__ = [
@@ -76,7 +75,7 @@ def prefers_native(x: Tensor) -> bool:
     if size < LARGE_INPUT:
         return False
     first = x.dim() > 2 and x.is_contiguous()
-    return (first or size >= LARGE_LAST) and type(x) in EXACT_TYPES and x.is_cpu and AVAILABLE
+    return (first or size >= LARGE_LAST) and x.is_cpu and AVAILABLE
 
 
 def prefers_custom_op(x: Tensor) -> bool:
@@ -86,9 +85,7 @@ def prefers_custom_op(x: Tensor) -> bool:
     """
     return (
         AVAILABLE
-        and torch.compiler.is_compiling()
-        and not torch.compiler.is_exporting()
-        and not in_transform()
+        and in_compiled_step()
         and type(x) in EXACT_TYPES
         and x.device.type == "cpu"
         and x.dtype in aten.FLOATS

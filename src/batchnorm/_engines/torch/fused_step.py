@@ -1,8 +1,9 @@
-"""A plain training step and its gradient on the CPU kernels: one call each way, whatever the layout.
+"""A plain training step and its gradient: one call each way, whatever the layout.
 
-`train_natively` is the step of an ordinary program. A compiled graph holds the same step as the operations
-`batchnorm::train` and `batchnorm::gradients`, if the numbers are in the memory of the CPU. Exported programs hold
-standard operations only, so that whoever loads one needs nothing of ours.
+The core gives the same numbers; what this saves is the time of some forty operations on small tensors, which for small
+inputs is most of it. `grouped_batch_norm` is the step of an ordinary program, by our kernels or PyTorch's. A compiled
+graph holds it as the operations `batchnorm::train` and `batchnorm::gradients`, if the numbers are in the memory of the
+CPU. Exported programs hold standard operations only, so that whoever loads one needs nothing of ours.
 """
 
 from collections.abc import Sequence
@@ -12,30 +13,87 @@ import torch
 
 from batchnorm._core import fused
 from batchnorm._core.engine import Moments
+from batchnorm._core.moments import bessel
 from batchnorm._engines.torch import cpu_kernels, ops
+from batchnorm._engines.torch.aten import batch_norm, plan_block
 from batchnorm._engines.torch.autodiff import WithGradient
 from batchnorm._engines.torch.composed import composed
 from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
 from batchnorm._engines.torch.numpy_stats import Host
 from batchnorm._engines.torch.private import is_view
 from batchnorm._engines.torch.tracing import is_recorded
-from batchnorm.layout import Layout, plan_in_memory, product
+from batchnorm.layout import Layout, plan_in_memory, plan_layout, product
 from batchnorm.options import Ghost
 
-__all__ = ["train_as_operation", "train_natively"]
+__all__ = ["grouped_batch_norm", "train_as_operation", "train_natively"]
 
 Tensor = torch.Tensor
+
+
+# Numbers in a ghost batch of neighbors from which copying groups beside the channels costs more than calling for each.
+LARGE_GROUP = 65_536
+
+
+def grouped_batch_norm(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    running_mean: Tensor | None,
+    running_variance: Tensor | None,
+    momentum: float,
+    epsilon: float,
+    layout: Layout,
+) -> Tensor:
+    """A training step on any layout: ghost groups are treated like further channels, in one call for all.
+
+    The running statistics take the average of the groups' means and sample variances.
+    """
+    done = train_natively(x, gamma, beta, epsilon, layout)
+    if done is not None:
+        y, statistics = done
+        factor: Any = bessel(ops, float(layout.count))
+    else:
+        layout = plan_in_memory(tuple(x.shape), x.stride(), layout.axes, layout.ghost)
+        dense = x if layout.order is None else x.permute(layout.order)
+        y, statistics = _by_torch(dense, gamma, beta, epsilon, layout)
+        # PyTorch's variances are the sample's.
+        y, factor = y if layout.order is None else ops.as_own(y.permute(layout.inverse_order)), 1.0
+    if running_mean is not None and running_variance is not None:
+        cpu_kernels.move_averages((running_mean, running_variance), statistics, factor, momentum)
+    return y
+
+
+def _by_torch(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """y, and the groups' means and sample variances, each [G, C]."""
+    groups, channels = layout.ghosts, layout.channels
+    # Averages that keep nothing of their old value are the batch's own statistics.
+    statistics = x.new_zeros((2, groups * channels), dtype=ops.stat_dtype(x))
+    mean, variance = statistics.unbind()
+    if groups > 1 and 0 not in layout.reduced and layout.count * channels >= LARGE_GROUP:
+        parts = x.split(layout.split[1])
+        part = plan_block(plan_layout(parts[0].shape, layout.axes))
+        rows = zip(parts, mean.view(groups, -1), variance.view(groups, -1), strict=True)
+        outputs = [
+            batch_norm(part.view(x), gamma, beta, mean, variance, True, 1.0, epsilon)
+            for x, mean, variance in rows
+        ]
+        y = torch.cat([part.restore(each) for each in outputs])
+    else:
+        block = plan_block(layout)
+        gamma, beta = block.spread(gamma), block.spread(beta)
+        y = block.restore(batch_norm(block.view(x), gamma, beta, mean, variance, True, 1.0, epsilon))
+    return y, (mean.view(groups, channels), variance.view(groups, channels))
 
 
 def train_natively(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
-    """y, and the batch's mean and variance (the population's), each [G, C]; None if no kernel can be used.
-
-    `layout` may be in the order of memory.
-    """
+    """y, and the batch's mean and variance (the population's), each [G, C]; None if no kernel can be used."""
     kernels = cpu_kernels.find(layout, x, gamma, beta)
-    if kernels is None or (layout.order is None and not x.is_contiguous()):
+    # Numbers with gaps between them would have to be copied.
+    if kernels is None or (kernels.layout.order is None and not x.is_contiguous()):
         return None
     if not is_recorded(x, gamma, beta):
         y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, epsilon)
@@ -51,7 +109,7 @@ def train_natively(
 
     def pull(kept: Any, statistics: Tensor, dy: Tensor, needed: Sequence[bool]) -> Sequence[Tensor | None]:
         x, gamma = kept
-        dx, sums = _gradients_of(dy, x, gamma, statistics, epsilon, kernels.layout, needed[0])
+        dx, sums = _gradients_of(dy, x, gamma, statistics, epsilon, layout, needed[0])
         return dx, *_parameter_gradients(sums, gamma, beta_dtype)
 
     y: Tensor = WithGradient.apply(run, pull, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
@@ -85,12 +143,10 @@ def _plain_gradients(
     dy: Tensor, x: Tensor, gamma: Tensor | None, epsilon: float, layout: Layout
 ) -> tuple[Tensor, Tensor]:
     """The same in plain operations, from the inputs alone."""
-    if layout.order is not None:
-        dy, x = dy.permute(layout.order), x.permute(layout.order)
     _, moments, scale = fused.train(composed, x, gamma, None, epsilon, layout)
     known = moments.center, moments.offset, moments.variance, scale
     dx, *sums = fused.gradients(composed, dy, x, *known, epsilon, layout)
-    return dx if layout.order is None else dx.permute(layout.inverse_order), torch.stack(sums)
+    return dx, torch.stack(sums)
 
 
 def _parameter_gradients(
@@ -132,9 +188,7 @@ def _train(
     if kernels is not None:
         y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, epsilon)
     else:
-        dense = x if layout.order is None else x.permute(layout.order)
-        y, moments, scale = fused.train(composed, dense, gamma, beta, epsilon, layout)
-        y = y.permute(layout.inverse_order)
+        y, moments, scale = fused.train(composed, x, gamma, beta, epsilon, layout)
         statistics = torch.stack((moments.center, moments.offset, moments.variance, scale))
     return _as_promised(y, x), statistics
 
@@ -191,7 +245,7 @@ _train.register_autograd(_backward, setup_context=_keep)
 
 def _layout_of(x: Tensor, axes: Sequence[int], ghost_size: int, interleaved: bool) -> Layout:
     ghost = Ghost(ghost_size, "interleaved" if interleaved else "contiguous") if ghost_size else None
-    return plan_in_memory(tuple(x.shape), x.stride(), tuple(axes), ghost)
+    return plan_layout(x.shape, axes, ghost)
 
 
 def _as_promised(y: Tensor, x: Tensor) -> Tensor:

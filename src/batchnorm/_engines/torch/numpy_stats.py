@@ -20,7 +20,7 @@ from batchnorm._engines.torch.composed import composed, sum_over_replicas
 from batchnorm._engines.torch.cpu_kernels import Kernels
 from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
 from batchnorm._kernels.axis_groups import why_not_weights
-from batchnorm.layout import Layout, plan_in_memory
+from batchnorm.layout import Layout
 from batchnorm.options import Options
 
 __all__ = ["Host", "advance", "find"]
@@ -33,9 +33,6 @@ def find(layout: Layout, inputs: Inputs[Tensor]) -> "Host | None":
     """The engine for a step on these inputs, or None if the kernels cannot be used."""
     x, gamma, beta, weights, state = inputs[:5]
     kernels = cpu_kernels.find(layout, x, gamma, beta, weights, *state.values())
-    if kernels is not None and not x.is_contiguous():
-        layout = plan_in_memory(tuple(x.shape), x.stride(), layout.axes, layout.ghost)
-        kernels = cpu_kernels.find(layout, x)
     return None if kernels is None else Host(kernels)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from batchnorm._engines.torch.private import in_forward_mode, in_transform, is_recording_trace
 
-__all__ = ["EXACT_TYPES", "is_recorded", "is_traced", "snapshot", "why_traced"]
+__all__ = ["EXACT_TYPES", "in_compiled_step", "is_recorded", "is_traced", "snapshot", "why_traced"]
 
 Tensor = torch.Tensor
 Key = TypeVar("Key")
@@ -39,6 +39,14 @@ def why_traced() -> str | None:
     return None
 
 
+def in_compiled_step() -> bool:
+    """Whether the program is compiled, but neither exported nor inside a transform.
+
+    Inside of one, gradients are part of the same graph, whose writes come last.
+    """
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not in_transform()
+
+
 def is_recorded(*values: Tensor | None) -> bool:
     """Whether PyTorch notes what is done with these, for a gradient."""
     return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in values)
@@ -46,9 +54,7 @@ def is_recorded(*values: Tensor | None) -> bool:
 
 def snapshot(values: dict[Key, Tensor]) -> dict[Key, Tensor]:
     """Copies of the state that a compiled step reads, taken before the step moves it; in other programs the state."""
-    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-    # Inside a transform gradients are part of the same graph, whose writes come last.
-    if not compiled or not torch.is_grad_enabled() or in_transform():
+    if not in_compiled_step() or not torch.is_grad_enabled():
         return values
     return dict(zip(values, _snapshot([value.detach() for value in values.values()]), strict=True))
 

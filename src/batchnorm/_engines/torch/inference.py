@@ -1,0 +1,74 @@
+"""Inference by running statistics: the quickest way that loses no digits, and statistics that a gradient may keep."""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from batchnorm._engines.torch import cpu_kernels, dispatch
+from batchnorm._engines.torch.aten import batch_norm
+from batchnorm._engines.torch.private import is_watched, version_of
+from batchnorm._engines.torch.tracing import EXACT_TYPES, is_recorded, is_traced
+
+__all__ = ["for_gradient", "infer"]
+
+Tensor = torch.Tensor
+
+# Up to this many deviations between the mean and zero, PyTorch's inference operation is accurate to about 1e-6.
+FAR = 16.0
+_distances: WeakKeyDictionary[object, tuple[Any, bool]] = WeakKeyDictionary()
+
+
+def infer(
+    owner: object,
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    epsilon: float,
+) -> Tensor:
+    """Normalize by running statistics, along axis 1. `owner` is the layer that they belong to.
+
+    PyTorch's operation on a CPU multiplies before it subtracts. Ours, which subtracts first, is used on large inputs
+    and if a mean is so far from zero that PyTorch's would lose digits, unless a gradient is recorded. Training may
+    move the statistics before a gradient is requested.
+    """
+    traced = is_traced()
+    if not cpu_kernels.prefers_operation(x) and (
+        traced or x.numel() >= dispatch.LARGE_INPUT or _is_far(owner, mean, variance, epsilon)
+    ):
+        y = cpu_kernels.infer(x, gamma, beta, mean, variance, epsilon, (1,))
+        if y is not None:
+            return y
+        if traced or _is_far(owner, mean, variance, epsilon):
+            along = (1, -1, *[1] * (x.dim() - 2))
+            scale = torch.rsqrt(variance + epsilon)
+            scale = scale if gamma is None else scale * gamma
+            y = (x.to(scale.dtype) - mean.reshape(along)) * scale.reshape(along)
+            return (y if beta is None else y + beta.reshape(along)).to(x.dtype)
+    mean, variance = for_gradient((mean, variance), x, gamma, beta)
+    return batch_norm(x, gamma, beta, mean, variance, False, 0.0, epsilon)
+
+
+def for_gradient(statistics: tuple[Tensor, ...], *given: Tensor | None) -> tuple[Tensor, ...]:
+    """Running statistics that a gradient may keep: copies, if PyTorch records one for what is given.
+
+    A training step in between moves the originals. PyTorch's own kernel does not report that, and its layers then
+    return a gradient by the moved statistics. Exporters and tracers get the originals.
+    """
+    if not is_recorded(*given) or is_traced() or is_watched():
+        return statistics
+    return tuple(value.clone() for value in statistics)
+
+
+def _is_far(owner: object, mean: Tensor, variance: Tensor, epsilon: float) -> bool:
+    """Whether a mean is further from zero than a few deviations. It is computed when the statistics have changed."""
+    if type(mean) not in EXACT_TYPES or mean.is_inference() or variance.is_inference():
+        return False
+    known = (id(mean), version_of(mean), id(variance), version_of(variance), epsilon)
+    if _distances.get(owner, (None,))[0] != known:
+        with torch.no_grad():
+            far = (mean * torch.rsqrt(variance + epsilon)).abs().amax()
+            _distances[owner] = known, bool(far > FAR)
+    return _distances[owner][1]
