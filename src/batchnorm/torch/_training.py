@@ -73,7 +73,12 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
 def train_grouped(layer: Any, x: Tensor) -> Tensor:
     """The same by a kernel alone, for layers with ghost batches or other axes and no more."""
     options = layer.options
-    layout = plan_layout(x.shape, options.axes, options.ghost if layer.training else None)
+    ghost = options.ghost if layer.training else None
+    # The order of memory is left to the kernels; where it is that of the axes, this plans the same in less time.
+    if x.is_contiguous():
+        layout = plan_in_memory(x.shape, x.stride(), options.axes, ghost)
+    else:
+        layout = plan_layout(x.shape, options.axes, ghost)
     mean, variance = _state.running(layer)
     gamma, beta = _parameters(layer, ops.stat_dtype(x))
     _check(layer, x, layout, gamma, beta, mean, variance)

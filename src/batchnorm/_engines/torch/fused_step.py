@@ -16,8 +16,8 @@ from batchnorm._core.engine import Moments
 from batchnorm._core.moments import bessel
 from batchnorm._engines.torch import cpu_kernels, ops
 from batchnorm._engines.torch.aten import batch_norm, plan_block
-from batchnorm._engines.torch.autodiff import WithGradient
 from batchnorm._engines.torch.composed import composed
+from batchnorm._engines.torch.cpu_kernels import Kernels
 from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
 from batchnorm._engines.torch.numpy_stats import Host
 from batchnorm._engines.torch.private import is_view
@@ -95,26 +95,43 @@ def train_natively(
     # Numbers with gaps between them would have to be copied.
     if kernels is None or (kernels.layout.order is None and not x.is_contiguous()):
         return None
-    if not is_recorded(x, gamma, beta):
+    if is_recorded(x, gamma, beta):
+        # How statistics leave without a gradient.
+        left: list[Tensor] = []
+        y: Tensor = _Train.apply(kernels, epsilon, layout, left, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
+        statistics = left.pop()
+    else:
         y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, epsilon)
-        return y, (statistics[0], statistics[2])
-    beta_dtype = None if beta is None else beta.dtype
-    # How statistics leave without a gradient.
-    left: list[Tensor] = []
+    return y, (statistics[0], statistics[2])
 
-    def run(x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Any, Tensor]:
+
+class _Train(torch.autograd.Function):
+    """As `WithGradient` in `autodiff`, without the functions that would be made for each step."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kernels: Kernels,
+        epsilon: float,
+        layout: Layout,
+        left: list[Tensor],
+        x: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+    ) -> Tensor:
         y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, epsilon)
         left.append(statistics)
-        return y, (x, gamma), statistics
+        ctx.save_for_backward(x, gamma)
+        ctx.rest = statistics, epsilon, layout
+        ctx.beta_dtype = None if beta is None else beta.dtype
+        return y
 
-    def pull(kept: Any, statistics: Tensor, dy: Tensor, needed: Sequence[bool]) -> Sequence[Tensor | None]:
-        x, gamma = kept
-        dx, sums = _gradients_of(dy, x, gamma, statistics, epsilon, layout, needed[0])
-        return dx, *_parameter_gradients(sums, gamma, beta_dtype)
-
-    y: Tensor = WithGradient.apply(run, pull, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
-    statistics = left.pop()
-    return y, (statistics[0], statistics[2])
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Any:
+        (x, gamma), (statistics, epsilon, layout) = ctx.saved_tensors, ctx.rest
+        needs_dx: bool = ctx.needs_input_grad[4]
+        dx, sums = _gradients_of(outputs[0], x, gamma, statistics, epsilon, layout, needs_dx)
+        return None, None, None, None, dx, *_parameter_gradients(sums, gamma, ctx.beta_dtype)
 
 
 def _gradients_of(

@@ -102,7 +102,7 @@ def is_frozen() -> bool:
     """Whether the running statistics must stay as they are."""
     if torch.compiler.is_compiling():
         return False
-    return any(run.replays for run in _runs.stack)
+    return bool(_runs.stack) and any(run.replays for run in _runs.stack)
 
 
 def recall(layer: torch.nn.Module, current: Seen) -> Seen:
