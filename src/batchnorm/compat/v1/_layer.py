@@ -264,10 +264,8 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
             others = {slot: getattr(self, slot) for slot in slots(options) if slot not in FINAL}
             before = snapshot(others)
             gamma, beta = (None if value is None else flat(value) for value in (self.gamma, self.beta))
-        read = state | before
-        call = Call(
-            x, gamma, beta, read if training is False else recall(read), training, weights, adjustment
-        )
+        read = state | before if training is False else recall(state | before)
+        call = Call(x, gamma, beta, read, training, weights, adjustment)
         if dtype != ops.stat_dtype(x):  # a subclass may keep its variables in another one
             call = _cast(call, ops.stat_dtype(x))
         step = partial(normalize, options, call)
