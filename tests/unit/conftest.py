@@ -85,9 +85,9 @@ def either(request) -> Any:
 @pytest.fixture
 def compile_all(monkeypatch, no_kernels) -> dict[Any, Any]:
     """TensorFlow compiles passes for arrays of any size, into an empty cache, which is returned."""
-    from batchnorm._engines.tensorflow import compiled
+    from batchnorm._engines.tensorflow import compiled, dispatch
 
-    loops: dict[Any, Any] = {}
-    monkeypatch.setattr(compiled, "LEAST_ELEMENTS", 0)
-    monkeypatch.setattr(compiled, "_kernels", loops)
-    return loops
+    functions: dict[Any, Any] = {}
+    monkeypatch.setattr(dispatch, "LARGE_INPUT", 0)
+    monkeypatch.setattr(compiled, "_functions", functions)
+    return functions

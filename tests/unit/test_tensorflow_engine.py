@@ -10,7 +10,7 @@ from batchnorm._core import fused
 from batchnorm._core.engine import Inputs
 from batchnorm._core.step import infer, train
 from batchnorm._engines import numpy as reference
-from batchnorm._engines.tensorflow import compiled, engine, loops
+from batchnorm._engines.tensorflow import compiled, dispatch, engine
 from batchnorm.layout import plan_layout
 from batchnorm.options import Ghost, Options, Renorm
 from tolerances import assert_close, chained
@@ -33,8 +33,7 @@ def test_many_groups_of_few(name, renorm, dtype, compile_all):
     arguments = step_inputs(case, dtype)
     options = Options(axes=case.axes, ghost=case.ghost, renorm=renorm)
     got = steps(options, *arguments)
-    functions = {key[0] for key in compile_all}
-    assert {loops.deviations, loops.products} <= functions
+    assert {compiled._deviations, compiled._grad_sums} <= {key[0] for key in compile_all}
     x, gamma, beta, _, dy = map(exact, arguments)
     ones = np.ones_like(gamma)
     state = dict.fromkeys(("moving_mean", "moving_variance", "moving_stddev"), ones)
@@ -79,9 +78,8 @@ def test_large_mean(name, mean, way, monkeypatch, request):
     case = LARGE[name]
     is_native = way.endswith("native")
     request.getfixturevalue("native_ops" if is_native else "no_kernels")
-    monkeypatch.setattr(compiled, "_kernels", {})
-    if way == "plain":
-        monkeypatch.setattr(compiled, "LEAST_ELEMENTS", 10**9)
+    monkeypatch.setattr(compiled, "_functions", {})
+    monkeypatch.setattr(dispatch, "LARGE_INPUT", 10**9 if way == "plain" else 100_000)
     random = np.random.default_rng(2)
     layout = plan_layout(case.shape, case.axes, case.ghost)
     # Numbers that get larger all along, so that no part of them is like the whole.
@@ -91,7 +89,7 @@ def test_large_mean(name, mean, way, monkeypatch, request):
     options = Options(axes=case.axes, ghost=case.ghost)
     ones = tf.ones([layout.channels])
     y, _, variance, *_ = steps(options, tf.constant(x), ones, 0.0 * ones, weights, tf.ones_like(x))
-    assert bool(compiled._kernels) == (way != "plain" and not is_native)
+    assert bool(compiled._functions) == (way != "plain" and not is_native)
     moments = reference.composed.moments(x.astype(np.float64), None, layout)
     want = reference.composed.apply(
         x.astype(np.float64),

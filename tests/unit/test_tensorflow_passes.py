@@ -108,7 +108,7 @@ def check(case: Case, kind: str, dtype: str, unknown: bool = False) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_plain_passes(name, kind, dtype, no_kernels):
     check(CASES[name], kind, dtype)
-    assert not compiled._kernels
+    assert not compiled._functions
 
 
 PASSES = {"moments", "apply", "grad_sums", "grad_input"}
@@ -153,7 +153,7 @@ def test_compiled_passes_on_odd_weights(kind, compile_all):
 
 
 def test_shapes_beyond_the_most_are_not_compiled(compile_all, monkeypatch):
-    monkeypatch.setattr(compiled, "MOST_KERNELS", 3)
+    monkeypatch.setattr(compiled, "MOST_FUNCTIONS", 3)
     check(CASES["images"], "positions", "float32")
     check(CASES["ghosts"], "none", "float32")
     assert len(compile_all) == 3

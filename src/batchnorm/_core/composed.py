@@ -22,6 +22,7 @@ __all__ = [
     "moments",
     "share",
     "to_view",
+    "weight_view",
 ]
 
 
@@ -103,7 +104,7 @@ def moments(
         total = effective = ops.as_float(layout.count, dtype)
         divisor = max(total, 1.0) if isinstance(total, (int, float)) else ops.maximum(total, 1.0)
     else:
-        w = _weight_view(ops, weights, layout, dtype)
+        w = weight_view(ops, weights, layout, dtype)
         total, square = ops.sum(w, layout.reduced), ops.sum(w * w, layout.reduced)
         alive = total > 0.0
         divisor = ops.where(alive, total, 1.0)
@@ -165,7 +166,7 @@ def grad_input(
     mean, slope, tilt, offset = (_against(ops, value, layout) for value in (mean, *terms))
     through_statistics = tilt * (viewed - mean) + offset
     if weights is not None:
-        through_statistics = _weight_view(ops, weights, layout, dtype) * through_statistics
+        through_statistics = weight_view(ops, weights, layout, dtype) * through_statistics
     return _from_view(ops, ops.cast(slope * dy + through_statistics, ops.dtype(x)), layout)
 
 
@@ -210,7 +211,7 @@ def _grouped(ops: Ops[A], statistic: A, layout: Layout) -> A:
     return ops.reshape(statistic, (layout.ghosts, layout.channels))
 
 
-def _weight_view(ops: Ops[A], weights: A, layout: Layout, dtype: Any) -> A:
+def weight_view(ops: Ops[A], weights: A, layout: Layout, dtype: Any) -> A:
     """Weights, of the rank of x and broadcasting to it, against the view."""
     weights = ops.cast(weights, dtype)
     if _per_channel(ops, weights, layout):

@@ -38,6 +38,8 @@ __all__ = [
 
 Tensor = Any
 
+# Smallest input size for which a loop that XLA compiles pays off; of an unknown size it may.
+LARGE_INPUT = 250_000
 DTYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16)
 # As the ops' attribute tells them; 0 stands for no ghost batches.
 GHOST_ORDERS: dict[int, Literal["contiguous", "interleaved"]] = {1: "contiguous", 2: "interleaved"}
@@ -73,14 +75,14 @@ def takes_one_op(
     return None if layout.count == 0 or tf.is_tensor(options.epsilon) else find(x, None, layout)
 
 
-def takes_loops() -> bool:
-    """Whether passes that our ops cannot take are loops, rather than plain operations.
+def takes_loops(x: Tensor) -> bool:
+    """Whether passes over x that our ops cannot take are loops, rather than plain operations.
 
-    Not if TensorFlow runs on other devices than CPUs: multiplying by ones, as the loops do, would round there. And not
-    if a compiler sees everything: it fuses several operations into one loop by itself, and turns TensorFlow's fused
-    operation into a product and a sum, which lose digits if the mean is far from zero.
+    Not for small inputs. Not if TensorFlow runs on other devices than CPUs. And not if a compiler sees everything: it
+    fuses several operations into one loop by itself, but compiles loops inside a larger program badly.
     """
-    return is_cpu() and not is_confined()
+    size = x.shape.num_elements()
+    return (size is None or size >= LARGE_INPUT) and is_cpu() and not is_confined()
 
 
 def unsupported_reason(

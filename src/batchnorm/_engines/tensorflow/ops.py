@@ -14,7 +14,7 @@ __all__ = [
     "broadcast_to",
     "cast",
     "cumulate",
-    "divisor",
+    "divide",
     "dtype",
     "first",
     "maximum",
@@ -25,6 +25,7 @@ __all__ = [
     "stat_dtype",
     "stop_gradient",
     "sum",
+    "sum_in_chains",
     "transpose",
     "where",
     "zeros_like",
@@ -32,6 +33,7 @@ __all__ = [
 
 # How many rows a CPU sums faster by multiplying by ones; over more, rounding errors would pile up.
 SHORT = range(2, 1025)
+MOST_BROADCAST = 5
 
 sqrt = tf.sqrt
 maximum = tf.maximum
@@ -60,8 +62,24 @@ def sum(x: Any, axes: Sequence[int]) -> Any:
     # One axis at a time, the last one first: for several at once TensorFlow makes a single chain of additions, which
     # takes longer and has a far larger error.
     for axis in sorted(axes, reverse=True):
-        x = tf.reduce_sum(_shorten(x) if axis == 0 else x, axis)
+        x = sum_in_chains(x, axis)
     return x
+
+
+def sum_in_chains(x: Any, axis: int) -> Any:
+    """Sums along one axis: of numbers far apart first, if a single chain of additions would be inaccurate."""
+    length = x.shape.as_list()[axis]  # an int, even if TensorFlow 1 would give a Dimension
+    # Along the last axis TensorFlow adds up several chains by itself.
+    parts = 1 if length is None or axis == x.shape.rank - 1 else _divisor(length)
+    if parts > 1:
+        x = tf.reduce_sum(divide(x, axis, parts), axis)
+    return tf.reduce_sum(x, axis)
+
+
+def divide(x: Any, axis: int, parts: int) -> Any:
+    """x with an axis of that many parts before one of their length."""
+    sizes = shape(x)
+    return reshape(x, (*sizes[:axis], parts, sizes[axis] // parts, *sizes[axis + 1 :]))
 
 
 def transpose(x: Any, order: Sequence[int]) -> Any:
@@ -83,7 +101,13 @@ def reshape(x: Any, shape: Sequence[Any]) -> Any:
 
 
 def broadcast_to(x: Any, shape: Sequence[Any]) -> Any:
-    return x if _is_known(shape) and x.shape == tuple(shape) else tf.broadcast_to(x, list(shape))
+    if _is_known(shape) and x.shape == tuple(shape):
+        return x
+    if len(shape) > MOST_BROADCAST and x.shape.rank == len(shape):
+        # TensorFlow repeats along no more dimensions at once, counting neighbors as one.
+        some = len(shape) // 2
+        x = tf.broadcast_to(x, [*tf.unstack(tf.shape(x))[:some], *shape[some:]])
+    return tf.broadcast_to(x, list(shape))
 
 
 def cumulate(x: Any) -> Any:
@@ -120,17 +144,8 @@ def as_float(size: Any, dtype: Any) -> Any:
     return float(size) if isinstance(size, int) else tf.cast(size, dtype)
 
 
-def _shorten(x: Any) -> Any:
-    """Sums of rows far apart, if there are so many rows that a single chain of additions would be inaccurate."""
-    length = x.shape.as_list()[0]  # an int, even if TensorFlow 1 would give a Dimension
-    if length is None or x.shape.rank == 1 or divisor(length) == 1:
-        return x
-    parts = divisor(length)
-    return tf.reduce_sum(reshape(x, (parts, length // parts, *shape(x)[1:])), 0)
-
-
 @lru_cache(maxsize=1024)
-def divisor(length: int) -> int:
+def _divisor(length: int) -> int:
     """The largest divisor that is still a short chain, if the length is a long one; else 1."""
     return 1 if length < SHORT.stop else max(d for d in range(1, SHORT.stop) if length % d == 0)
 

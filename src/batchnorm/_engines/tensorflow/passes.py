@@ -1,4 +1,4 @@
-"""The TensorFlow engine: each pass by our ops, by compiled loops or in plain operations, as `dispatch` decides."""
+"""The TensorFlow engine: each pass by our ops, compiled by XLA or in plain operations, as `dispatch` decides."""
 
 from dataclasses import dataclass
 from numbers import Real
@@ -6,7 +6,8 @@ from typing import Any
 
 from batchnorm._core.composed import Composed
 from batchnorm._core.engine import GradTerms, Moments, Saved
-from batchnorm._engines.tensorflow import blockwise, custom_ops
+from batchnorm._engines.tensorflow import custom_ops
+from batchnorm._engines.tensorflow.compiled import compiled
 from batchnorm._engines.tensorflow.composed import PlainOperations, composed
 from batchnorm._engines.tensorflow.dispatch import find, takes_loops
 from batchnorm._engines.tensorflow.inference import fused_infer
@@ -29,19 +30,19 @@ class TensorFlow(PlainOperations):
         kernels = find(x, weights, layout)
         if kernels is not None:
             return custom_ops.moments(kernels, x, weights, layout)
-        return _other_passes().moments(x, weights, layout)
+        return _other_passes(x).moments(x, weights, layout)
 
     def apply(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
         kernels = find(x, None, layout)
         if kernels is not None:
             return custom_ops.apply(kernels, x, mean, scale, shift, layout)
-        return _other_passes().apply(x, mean, scale, shift, layout)
+        return _other_passes(x).apply(x, mean, scale, shift, layout)
 
     def grad_sums(self, dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         kernels = find(x, None, layout)
         if kernels is not None:
             return custom_ops.grad_sums(kernels, dy, x, mean, layout)
-        return _other_passes().grad_sums(dy, x, mean, layout)
+        return _other_passes(x).grad_sums(dy, x, mean, layout)
 
     def grad_input(
         self,
@@ -55,7 +56,7 @@ class TensorFlow(PlainOperations):
         kernels = find(x, weights, layout)
         if kernels is not None:
             return custom_ops.grad_input(kernels, dy, x, weights, mean, terms, layout)
-        return _other_passes().grad_input(dy, x, weights, mean, terms, layout)
+        return _other_passes(x).grad_input(dy, x, weights, mean, terms, layout)
 
     def fused_train(
         self, x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: Any, layout: Layout
@@ -91,9 +92,9 @@ class TensorFlow(PlainOperations):
         return fused_infer(x, gamma, beta, mean, variance, epsilon, layout)
 
 
-def _other_passes() -> Any:
+def _other_passes(x: Tensor) -> Composed[Any]:
     """What computes a pass that our ops cannot take."""
-    return blockwise if takes_loops() else composed
+    return compiled if takes_loops(x) else composed
 
 
 engine = TensorFlow(composed.ops, composed.differentiate, composed.add_up)
