@@ -27,6 +27,11 @@ __all__ = [
 
 # The ranks of the inputs of Keras 2's fused kernel.
 FUSED_RANKS = (4, 5)
+# Fields of Options in the order in which `options_of` gives them, after those of Ghost and Renorm.
+FIELDS = (
+    *("axes", "decay", "epsilon", "with_gamma", "with_beta", "variance", "debias_mean", "synchronized"),
+    "fused",
+)
 # The types of arguments that stay what they are.
 KNOWN = frozenset((bool, int, float, str, tuple, type(None)))
 
@@ -61,17 +66,18 @@ def options_of(layer: Any) -> Options:
     clipping = layer.renorm_clipping if layer.renorm else None
     bounds = None if clipping is None else [_read_bound(clipping.get(name)) for name in BOUNDS]
     asked = (
-        axes_of(layer.axis),
-        layer.momentum,
-        layer.renorm_momentum if layer.renorm else None,
-        layer.epsilon,
-        bool(layer.scale),
-        bool(layer.center),
-        layer.variance,
         layer.virtual_batch_size,
         layer.ghost_order,
         layer.ghost_remainder,
         layer.ghost_averages,
+        layer.renorm_momentum if layer.renorm else None,
+        # FIELDS
+        axes_of(layer.axis),
+        layer.momentum,
+        layer.epsilon,
+        bool(layer.scale),
+        bool(layer.center),
+        layer.variance,
         bool(layer.zero_debias_moving_mean),
         bool(layer.synchronized),
         layer.wants_kernel,
@@ -85,38 +91,12 @@ def options_of(layer: Any) -> Options:
     return options
 
 
-def _options(
-    axes: tuple[int, ...],
-    momentum: Any,
-    renorm_momentum: Any,
-    epsilon: float,
-    with_gamma: bool,
-    with_beta: bool,
-    variance: Any,
-    ghost_size: Any,
-    ghost_order: Any,
-    ghost_remainder: Any,
-    ghost_averages: Any,
-    debias_mean: bool,
-    synchronized: bool,
-    fused: bool | None,
-    *bounds: Any,
-) -> Options:
+def _options(size: Any, order: Any, remainder: Any, averages: Any, renorm_decay: Any, *rest: Any) -> Options:
+    fields, bounds = dict(zip(FIELDS, rest, strict=False)), rest[len(FIELDS) :]
     try:
-        ghost = Ghost(1 if ghost_size is None else ghost_size, ghost_order, ghost_remainder, ghost_averages)
-        return Options(
-            axes=axes,
-            decay=momentum,
-            epsilon=epsilon,
-            with_gamma=with_gamma,
-            with_beta=with_beta,
-            variance=variance,
-            renorm=Renorm(Clip(*bounds), renorm_momentum) if bounds else None,
-            ghost=None if ghost_size is None else ghost,
-            debias_mean=debias_mean,
-            synchronized=synchronized,
-            fused=fused,
-        )
+        ghost = Ghost(1 if size is None else size, order, remainder, averages)
+        renorm = Renorm(Clip(*bounds), renorm_decay) if bounds else None
+        return Options(ghost=None if size is None else ghost, renorm=renorm, **fields)
     except (TypeError, ValueError) as error:
         raise reworded(error, NAMES) from None
 

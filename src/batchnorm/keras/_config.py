@@ -1,5 +1,6 @@
 """Configurations: what ours adds to the stock layer's, and how those of tf_keras are read."""
 
+import inspect
 from typing import Any
 
 import keras
@@ -7,7 +8,7 @@ import keras
 from batchnorm.errors import format_error, warn_user
 from batchnorm.keras.private import loads_whole_h5
 
-__all__ = ["DEFAULTS", "plain", "translate"]
+__all__ = ["DEFAULTS", "plain", "serialize_adjustment", "translate"]
 
 # The options that the stock layer lacks. A configuration names those that are used, so that a layer which
 # asks for nothing beyond the stock layer has the configuration of one.
@@ -31,6 +32,23 @@ def plain(value: Any) -> Any:
         array: Any = keras.ops.convert_to_numpy(value.value)
         return {VARIABLE: array.tolist()}
     return list(value) if isinstance(value, list | tuple) else value
+
+
+def serialize_adjustment(function: Any) -> dict[str, Any]:
+    """What a configuration needs to bring the function back; nothing, and a warning, where Keras cannot."""
+    if function is None:
+        return {}
+    named = function if inspect.isfunction(function) else type(function)
+    if keras.saving.get_registered_name(named) != named.__name__:
+        return {"adjustment": keras.saving.serialize_keras_object(function)}
+    warn_user(
+        format_error(
+            f"A layer with adjustment={function!r} is being saved or copied",
+            "Keras cannot bring this function back, so the configuration leaves it out",
+            "Register it with keras.saving.register_keras_serializable, or pass it again after loading",
+        ),
+    )
+    return {}
 
 
 def translate(config: dict[str, Any]) -> dict[str, Any]:

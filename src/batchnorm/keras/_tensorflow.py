@@ -11,7 +11,7 @@ from batchnorm._core.engine import Batch, Inputs
 from batchnorm._engines.tensorflow import engine, ops
 from batchnorm._tf1 import recompute
 from batchnorm.errors import format_error
-from batchnorm.keras._static_backend import StaticBackend
+from batchnorm.keras._backend import StaticBackend
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 

@@ -17,7 +17,7 @@ from batchnorm._engines.torch.aten import FLOATS
 from batchnorm._engines.torch.fused_step import train_natively
 from batchnorm._engines.torch.inference import for_gradient, infer
 from batchnorm._engines.torch.ops import stat_dtype
-from batchnorm.keras._static_backend import StaticBackend
+from batchnorm.keras._backend import StaticBackend
 from batchnorm.keras.private import in_stateless_scope
 from batchnorm.layout import Layout
 from batchnorm.options import Options

@@ -1,12 +1,15 @@
-"""The mask and the sample weights of a call as one array of weights."""
+"""What a call takes besides its inputs: the mask and the sample weights as one array, and the adjustment."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
+from batchnorm._core.adjustment import Adjustment
+from batchnorm._faces.adjustment import call_adjustment, check_dtype
 from batchnorm._faces.weights import FIRST_AXES, check_fit, check_values, multiply
 
-__all__ = ["check_weights", "merge_weights"]
+__all__ = ["adjustment_for", "check_weights", "merge_weights"]
 
 Tensor = Any
 OF_MASKS = (
@@ -41,3 +44,14 @@ def merge_weights(
         for _ in range(len(inputs.shape) - len(weights.shape)):
             weights = keras.ops.expand_dims(weights, -1)
     return multiply(masked, weights)
+
+
+def adjustment_for(function: Callable[[Any], Any], shape: Any, rank: int, dtype: str) -> Adjustment[Any]:
+    """The factor and the offset for a batch of this shape, as tensors of the statistics' dtype."""
+
+    def convert(value: Any) -> Any:
+        if keras.ops.is_tensor(value):
+            check_dtype(keras.backend.standardize_dtype(value.dtype), dtype)
+        return keras.ops.convert_to_tensor(value, dtype)
+
+    return call_adjustment(function, shape, rank, convert)

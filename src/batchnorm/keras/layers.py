@@ -16,11 +16,9 @@ from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm._faces.switches import check_switches
 from batchnorm._faces.weights import multiply
 from batchnorm.keras import _arguments, _config, _variables
-from batchnorm.keras._adjustment import adjustment_for, serialize_adjustment
-from batchnorm.keras._backend import backend
-from batchnorm.keras._legacy import warn_beside_keras_2
+from batchnorm.keras._backend import backend, warn_beside_keras_2
 from batchnorm.keras._moments import ask_moments, overrides_moments, own_moments, remember_own
-from batchnorm.keras._weights import check_weights, merge_weights
+from batchnorm.keras._weights import adjustment_for, check_weights, merge_weights
 from batchnorm.layout import Layout, canonical_axes, plan_layout
 from batchnorm.options import Ghost, Options
 
@@ -223,7 +221,7 @@ class BatchNormalization(keras.layers.Layer):
         config |= {name: value for name, value in added.items() if value != _config.DEFAULTS[name]}
         if self.virtual_batch_size is not None:
             config["ghost_order"] = self.ghost_order
-        return config | serialize_adjustment(self.adjustment)
+        return config | _config.serialize_adjustment(self.adjustment)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "BatchNormalization":
