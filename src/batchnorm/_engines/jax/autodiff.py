@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from batchnorm._core.engine import Batch, Gradients, Inputs, Saved
-from batchnorm._engines.jax.sharded import sharded_by_compiler
-from batchnorm._engines.jax.varying import as_varying, varying_axes
+from batchnorm._engines.jax.sharded import as_varying, sharded_by_compiler, varying_axes
 
 __all__ = ["differentiable"]
 

@@ -11,7 +11,7 @@ import jax
 from batchnorm import _kernels
 from batchnorm._engines.dispatch import Path
 from batchnorm._engines.jax.primitive import TYPES
-from batchnorm._engines.jax.varying import varying_axes
+from batchnorm._engines.jax.sharded import varying_axes
 from batchnorm._kernels.axis_groups import WHY_NO_RUNS, kernel_runs, kernel_sizes, why_not_weights
 from batchnorm._kernels.jax import why_missing
 from batchnorm.layout import Layout

@@ -23,32 +23,12 @@ from batchnorm._core.moments import finite
 from batchnorm._engines.jax.sharded import sharded_by_compiler
 from batchnorm.layout import Layout
 
-__all__ = ["Fusing", "Plain"]
+__all__ = ["Fusing"]
 
 
 @dataclass(frozen=True)
-class Plain(Composed[A]):
-    """The composed engine for arrays that may be sharded."""
-
-    def fused_infer(
-        self, x: A, gamma: A | None, beta: A | None, mean: A, variance: A, epsilon: Any, layout: Layout
-    ) -> A:
-        """In plain operations, which XLA fuses with those before and after, so a kernel would gain nothing."""
-
-        def function(inputs: Inputs[A]) -> A:
-            x, gamma, beta, _, state, scalars = inputs
-            own: Any = epsilon if scalars is None else scalars["epsilon"]
-            scale, shift = fold(self.ops, own, state["variance"], None, None, None, gamma, beta, layout)
-            return apply(self.ops, x, state["mean"], scale, shift, layout)
-
-        scalars = None if isinstance(epsilon, Real) else {"epsilon": epsilon}
-        inputs = Inputs(x, gamma, beta, None, {"mean": mean, "variance": variance}, scalars)
-        return sharded_by_compiler(function, inputs, with_statistics=False)
-
-
-@dataclass(frozen=True)
-class Fusing(Plain[A]):
-    """The same with reductions that share no factor."""
+class Fusing(Composed[A]):
+    """The composed engine with reductions that share no factor, for arrays that may be sharded."""
 
     @property
     def composed(self) -> "Fusing[A]":
@@ -84,3 +64,18 @@ class Fusing(Plain[A]):
         centered = viewed + ops.reshape(-mean, layout.stat_view)
         first, second = ops.sum(dy, layout.reduced), ops.sum(dy * centered, layout.reduced)
         return ops.reshape(first, shape), ops.reshape(second, shape)
+
+    def fused_infer(
+        self, x: A, gamma: A | None, beta: A | None, mean: A, variance: A, epsilon: Any, layout: Layout
+    ) -> A:
+        """In plain operations, which XLA fuses with those before and after, so a kernel would gain nothing."""
+
+        def function(inputs: Inputs[A]) -> A:
+            x, gamma, beta, _, state, scalars = inputs
+            own: Any = epsilon if scalars is None else scalars["epsilon"]
+            scale, shift = fold(self.ops, own, state["variance"], None, None, None, gamma, beta, layout)
+            return apply(self.ops, x, state["mean"], scale, shift, layout)
+
+        scalars = None if isinstance(epsilon, Real) else {"epsilon": epsilon}
+        inputs = Inputs(x, gamma, beta, None, {"mean": mean, "variance": variance}, scalars)
+        return sharded_by_compiler(function, inputs, with_statistics=False)
