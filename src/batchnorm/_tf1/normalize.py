@@ -11,7 +11,7 @@ from batchnorm._core.engine import Batch, Inputs
 from batchnorm._core.step import infer, train
 from batchnorm._engines.tensorflow import engine, graph_step, ops
 from batchnorm._engines.tensorflow.dispatch import find, takes_one_op
-from batchnorm._engines.tensorflow.inference import MOST_BROADCAST, is_image
+from batchnorm._engines.tensorflow.inference import is_image
 from batchnorm._faces.adjustment import call_adjustment, check_dtype
 from batchnorm._tf1.scalars import in_dtype
 from batchnorm.errors import format_error
@@ -128,7 +128,7 @@ def _batch_of(averages: Any, counts: bool) -> Batch[Any]:
 
 def infer_by(options: Options, call: Call) -> Any:
     """y by the moving statistics."""
-    bare = options.fused is not False and call.x.shape.rank <= MOST_BROADCAST
+    bare = options.fused is not False and call.x.shape.rank <= ops.MOST_BROADCAST
     layout = plan_layout(_known_sizes(call.x) if bare else ops.shape(call.x), options.axes)
     return infer(engine, options, layout, Inputs(call.x, call.gamma, call.beta, None, dict(call.state)))
 

@@ -17,12 +17,10 @@ from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.context import is_confined
 from batchnorm.layout import Layout
 
-__all__ = ["MOST_BROADCAST", "fused_infer", "fused_normalize", "is_image"]
+__all__ = ["fused_infer", "fused_normalize", "is_image"]
 
 Tensor = Any
 
-# A product repeats along no more dimensions, counting neighbors as one.
-MOST_BROADCAST = 5
 # Of FusedBatchNormV3, by rank; with the channels first, it is slow on a CPU.
 DATA_FORMATS = {4: "NHWC", 5: "NDHWC"}
 
@@ -45,7 +43,7 @@ def fused_infer(
     scale = tf.math.rsqrt(variance + epsilon)
     if gamma is not None:
         scale = scale * gamma
-    if layout.permutation is not None and len(layout.shape) > MOST_BROADCAST:
+    if layout.permutation is not None and len(layout.shape) > ops.MOST_BROADCAST:
         offset = tf.zeros_like(mean) if beta is None else beta
         return composed.apply(ops, x, mean, scale, offset, layout)
     channels = [size if axis in layout.axes else 1 for axis, size in enumerate(layout.shape)]

@@ -33,6 +33,7 @@ __all__ = [
 
 # How many rows a CPU sums faster by multiplying by ones; over more, rounding errors would pile up.
 SHORT = range(2, 1025)
+# Dimensions that TensorFlow repeats a value along at once, at most, counting neighbors as one.
 MOST_BROADCAST = 5
 
 sqrt = tf.sqrt
@@ -104,7 +105,6 @@ def broadcast_to(x: Any, shape: Sequence[Any]) -> Any:
     if _is_known(shape) and x.shape == tuple(shape):
         return x
     if len(shape) > MOST_BROADCAST and x.shape.rank == len(shape):
-        # TensorFlow repeats along no more dimensions at once, counting neighbors as one.
         some = len(shape) // 2
         x = tf.broadcast_to(x, [*tf.unstack(tf.shape(x))[:some], *shape[some:]])
     return tf.broadcast_to(x, list(shape))
