@@ -1,6 +1,6 @@
 """Which of three ways a pass takes on TensorFlow's tensors, and why it is not a faster one.
 
-Our ops on the CPU kernels; or loops that XLA compiles one by one; or plain operations, which run anywhere.
+Our ops on the CPU kernels; or passes that XLA compiles one by one; or plain operations, which run anywhere.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -31,14 +31,14 @@ __all__ = [
     "plain_step",
     "running",
     "slower_reason",
-    "takes_loops",
+    "takes_compiled",
     "takes_one_op",
     "unsupported_reason",
 ]
 
 Tensor = Any
 
-# Smallest input size for which a loop that XLA compiles pays off; of an unknown size it may.
+# Numbers in the smallest input for which passes that XLA compiles are faster.
 LARGE_INPUT = 250_000
 DTYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16)
 # As the ops' attribute tells them; 0 stands for no ghost batches.
@@ -75,11 +75,11 @@ def takes_one_op(
     return None if layout.count == 0 or tf.is_tensor(options.epsilon) else find(x, None, layout)
 
 
-def takes_loops(x: Tensor) -> bool:
-    """Whether passes over x that our ops cannot take are loops, rather than plain operations.
+def takes_compiled(x: Tensor) -> bool:
+    """Whether XLA compiles the passes over x that our ops cannot take; otherwise they are plain operations.
 
-    Not for small inputs. Not if TensorFlow runs on other devices than CPUs. And not if a compiler sees everything: it
-    fuses several operations into one loop by itself, but compiles loops inside a larger program badly.
+    Not for small inputs, nor if TensorFlow runs on other devices than CPUs. And not if XLA compiles the whole program:
+    it fuses the operations of a pass by itself, and does worse with a compiled function inside a larger one.
     """
     size = x.shape.num_elements()
     return (size is None or size >= LARGE_INPUT) and is_cpu() and not is_confined()

@@ -9,7 +9,7 @@ from batchnorm._core.engine import GradTerms, Moments, Saved
 from batchnorm._engines.tensorflow import custom_ops
 from batchnorm._engines.tensorflow.compiled import compiled
 from batchnorm._engines.tensorflow.composed import PlainOperations, composed
-from batchnorm._engines.tensorflow.dispatch import find, takes_loops
+from batchnorm._engines.tensorflow.dispatch import find, takes_compiled
 from batchnorm._engines.tensorflow.inference import fused_infer
 from batchnorm.layout import Layout
 
@@ -94,7 +94,7 @@ class TensorFlow(PlainOperations):
 
 def _other_passes(x: Tensor) -> Composed[Any]:
     """What computes a pass that our ops cannot take."""
-    return compiled if takes_loops(x) else composed
+    return compiled if takes_compiled(x) else composed
 
 
 engine = TensorFlow(composed.ops, composed.differentiate, composed.add_up)
