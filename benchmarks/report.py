@@ -56,7 +56,7 @@ Training steps of networks with stochastic gradient descent. Everything but the 
 - Keras: MobileNetV2 of `keras.applications` in `fit`, four batches per call on TensorFlow and one on JAX, compiled as
   Keras does by default.
 - TensorFlow: a residual network and a perceptron of ten layers, built with tf_slim in TensorFlow 1 graphs, with our
-  function as their `normalizer_fn`. The perceptron's `is_training` is a placeholder, and its input has no fixed batch.
+  function as their `normalizer_fn`. The perceptron's `is_training` is a placeholder, and its batch size is not fixed.
 - JAX: three blocks of a 3x3 convolution, batch normalization and ReLU.
 
 Before timing, the losses of the first {steps} steps were compared with ours.

@@ -19,8 +19,8 @@ from markers import declared
 
 HERE = Path(__file__).parent
 MARKERS = {file: declared(file) for file in HERE.rglob("test_*.py")}
-# Tests run what XLA compiles a few times, which is not worth optimizing. Those of optimized code ask for it. XLA in JAX
-# and in TensorFlow must know each option, or it ends the process: pyproject.toml bounds their releases.
+# Tests run what XLA compiles only a few times, which is not worth optimizing; tests of optimized code ask for it. The
+# XLA of JAX and that of TensorFlow end the process if they do not know an option: pyproject.toml bounds their releases.
 COMPILE_QUICKLY = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -30,7 +30,7 @@ LEFT_OUT = {
     for file, markers in MARKERS.items()
     if (missing := [module for module in markers.get("needs", ()) if find_spec(module) is None])
 }
-# Markers whose files share one worker.
+# The files with the same one of these markers share one worker.
 PIECES = ("originals", "forks")
 collect_ignore = [str(file) for file in LEFT_OUT]
 

@@ -4,7 +4,8 @@
 
 gives what `subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)` gives, without the seconds
 that the import takes. The process that forks has imported the modules and done nothing else, so there are no devices
-and no pools of threads yet. Each set of modules and variables has one, started on first use and kept to the end.
+and no pools of threads yet. Each set of modules and variables has one such process, started on
+first use and kept to the end.
 
 A test that is about the import itself, or about what it prints, starts a process of its own.
 """
@@ -63,10 +64,10 @@ def close_all():
 
 def main(modules):
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what an import prints is no answer
+    os.dup2(2, 1)  # keeps what imports print out of the answers
     for name in modules:
         import_module(name)
-    gc.freeze()  # so that a fork does not copy what the collector would visit
+    gc.freeze()  # so that the collector does not make forks copy these objects
     while (request := read_message(requests)) is not None:
         child = os.fork()
         if not child:

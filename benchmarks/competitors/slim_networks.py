@@ -46,7 +46,7 @@ def _step(slim: Any, norm: Any, case: Case, data: Data) -> Step:
     with tf.Graph().as_default():
         is_rows, labels = len(case.shape) == 2, tf.constant(make_labels(case))
         x = v1.placeholder(tf.float32, [None if is_rows else case.shape[0], *case.shape[1:]])
-        # The perceptron's training is decided by each run, as in programs that use one graph for everything.
+        # Each run decides whether the perceptron trains, as in programs that use one graph for everything.
         training: Any = v1.placeholder_with_default(True, []) if is_rows else True
         with slim.arg_scope(
             [slim.conv2d, slim.fully_connected],

@@ -17,7 +17,7 @@ class Call {
   const Recipe& recipe() const { return recipe_; }
   const bn_sizes* runs() const { return &sizes_.runs; }
   int64_t channels() const { return sizes_.channels; }
-  // Numbers to a statistic.
+  // How many numbers each statistic is taken over.
   int64_t count() const { return sizes_.runs.outer * sizes_.runs.middle * sizes_.runs.inner; }
   bool failed() const { return failed_; }
 

@@ -3,8 +3,8 @@
 // T is the type of large arrays and U that of statistics, which are [ghosts, channels]. gamma, beta and weights may be
 // absent: each is a list of one tensor or none. The list has types of its own, as an empty one could not tell U.
 //
-// The ops named Plain do everything that a layer without options needs in a graph of TensorFlow 1, which runs node
-// by node: each node more costs time at small sizes. Their statistics are [channels].
+// The ops named Plain do everything that a layer without options needs in a TensorFlow 1 graph, which runs node
+// by node, so each further node costs time at small sizes. Their statistics are [channels].
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -69,8 +69,8 @@ void train(Call& call) {
                        out[2], out[3], out[4], threads()));
 }
 
-// What the moving averages take, as [3, channels]: the mean, the variance, times N / (N - 1) if it is to be that of a
-// sample, and N. In one array, since each is passed through the nodes of two conditions.
+// What the moving averages take, as [3, channels]: the mean, the variance (times N / (N - 1) if of_sample) and N. They
+// are one array, since each array passes through the nodes of two conditions.
 template <typename U>
 void tell_averages(const Call& call, const void* mean, const void* variance, void* averages) {
   const int64_t channels = call.channels();
@@ -82,7 +82,8 @@ void tell_averages(const Call& call, const void* mean, const void* variance, voi
   std::fill_n(out, channels, U(count));
 }
 
-// The gradient of plain_infer by all that it reads, from dy_sum and dy_centered_sum, which become those of beta and gamma.
+// The gradients of plain_infer with respect to its inputs per channel, and the scale for that of x. `sums` and
+// `centered` hold the sums of dy and dy * (x - mean), and become the gradients of beta and gamma.
 template <typename U>
 void finish_infer_gradients(const Call& call, const void* variance, const void* gamma, void* sums, void* centered,
                             void* scale, void* dmean, void* dvariance) {
@@ -170,9 +171,9 @@ void plain_infer_gradients(Call& call) {
   call.finish(status);
 }
 
-// Shapes. What a C shape function may ask of an op is its inputs' shapes and no attribute, so the sizes of statistics
-// are left open; whoever builds a graph knows them and says so. But what TensorFlow's optimizer finds out about a graph
-// is told by these functions alone, and where it knows the shape of statistics, it computes nothing that is zero anyway.
+// Shapes. A C shape function may ask for the shapes of an op's inputs but not for its attributes, so the sizes of
+// statistics are left open; whoever builds a graph knows them and sets them. But TensorFlow's optimizer learns shapes
+// from these functions alone, and if it knows the shape of statistics, it leaves out what is zero anyway.
 
 enum Kind { kLarge, kStatistic, kPerChannel, kAverages };
 
@@ -306,7 +307,7 @@ const bool registered = [] {
       {"y: T", "mean: U", "rest: U", "variance: U", "scale: U", "averages: U"},
       {kGamma, kBeta, kEpsilon, "of_sample: int = 0"},
       set_shapes<0, kLarge, kPerChannel, kPerChannel, kPerChannel, kPerChannel, kAverages>);
-  // gamma is there for the derivative of this op alone.
+  // gamma is there only for the derivative of this op.
   add_op<plain_gradients>("BatchnormKernelsPlainGradients",
                           {"dy: T", "x: T", "mean: U", "rest: U", "variance: U", "scale: U", "gamma: gamma_types"},
                           {"dx: T", "dbeta: U", "dgamma: U"}, {kGamma, kEpsilon},

@@ -23,8 +23,8 @@ struct Recipe {
   int64_t ghost_size = 0;  // examples in a ghost
   bool weighted = false;
   bool weights_by_group = false;
-  bool scaled = false;    // there is a gamma
-  bool centered = false;  // there is a beta
+  bool scaled = false;     // there is a gamma
+  bool centered = false;   // there is a beta
   bool of_sample = false;  // the averages take N / (N - 1) times the variance
   double epsilon = 0;
 };
@@ -40,7 +40,7 @@ struct Sizes {
 // Read the attributes of an op; those it lacks keep their defaults.
 void read_recipe(TF_OpKernelConstruction* construction, Recipe* recipe, TF_Status* status);
 
-// The sizes for an input of this shape; empty, or what is wrong.
+// Finds the sizes for an input of this shape. Returns what is wrong, or an empty string.
 std::string find_sizes(const Recipe& recipe, const TF_Tensor* x, Sizes* sizes);
 
 }  // namespace batchnorm::tf

@@ -192,8 +192,8 @@ def batch_norm(
             statistics normalize.
         weights: how much each number counts in the statistics, not negative; 0 leaves it out. An array whose axes
             are the first axes of x, with the same sizes or 1: [batch], or up to the rank of x. Numbers without weight
-            are normalized all the same, and must be finite. Negative weights and NaN are refused, except where this
-            could not be seen without waiting for a device, or in a program that is being traced.
+            are normalized all the same, and must be finite. Negative weights and NaN are refused, unless the
+            program is being traced or the check would have to wait for a device.
         adjustment: factor and offset applied before gamma and beta while training; each broadcasts to x.
         axis_name: for JAX and `Options(synchronized=True)`: the mapped axes over which statistics are taken, as in
             `jax.lax.psum`.

@@ -312,7 +312,7 @@ def test_rows_are_inferred_by_few_operations_that_keep_a_large_mean(options, dty
         y = batch_norm(x, is_training=v1.placeholder_with_default(False, []) if dynamic else False, **options)
         assert y.shape.as_list() == [None, 3]
         kinds = [op.type for op in made.get_operations()]
-        # oneDNN takes longer for a small one than for everything else.
+        # With oneDNN, a small one takes longer than all other operations together.
         assert "FusedBatchNormV3" not in kinds
         if not dynamic:
             assert sum(kinds.count(kind) for kind in ("Add", "AddV2", "Sub", "Mul", "Rsqrt")) <= 6

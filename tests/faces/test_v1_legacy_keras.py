@@ -14,7 +14,7 @@ PROGRAM = Path(__file__).parents[1] / "programs" / "v1_legacy_keras.py"
 
 
 def last_line(*command):
-    """What a program prints last, where TensorFlow's Keras is Keras 2."""
+    """The last line that a program prints if TensorFlow's Keras is Keras 2."""
     ran = forked.run(["tensorflow"], *command, env={"TF_USE_LEGACY_KERAS": "1"})
     assert ran.returncode == 0, ran.stderr[-3000:]
     return ran.stdout.splitlines()[-1]

@@ -88,7 +88,7 @@ class Api:
     def graph_session(self):
         """A fresh graph, and a function that opens a one-thread session on it once the graph is complete."""
         config = self.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
-        # The graph optimizer takes longer than the graphs. Ours go through it, as in programs; the originals need not.
+        # Optimizing the graphs takes longer than running them. Ours are, as in programs; the originals need not be.
         config.graph_options.rewrite_options.disable_meta_optimizer = not self.is_ours
         with self.tf.Graph().as_default() as graph, contextlib.ExitStack() as stack:
             yield graph, lambda: stack.enter_context(self.v1.Session(graph=graph, config=config))

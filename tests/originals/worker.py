@@ -81,7 +81,7 @@ def main(side, mode):
         from originals.sides import Api
 
         api = Api(side, mode)
-        # TensorFlow is millions of objects that stay, which the collector of cycles would walk again and again.
+        # TensorFlow keeps millions of objects, which the garbage collector would walk again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000)

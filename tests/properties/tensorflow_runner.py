@@ -60,7 +60,7 @@ class TensorFlow:
 
 @lru_cache(maxsize=100)
 def graph_of(step: Callable[..., Any], options: Options, told: Any, held: Any) -> Callable[..., Any]:
-    """One graph for all cases of these options that tell it the same of their shapes."""
+    """One graph for all cases of these options with the same signatures."""
     run = tf.function(partial(step, options), autograph=False)
     return run.get_concrete_function(dict(told), dict(held))
 

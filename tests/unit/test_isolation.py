@@ -50,7 +50,7 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("framework", IMPORTS)
 def test_imports_bring_no_other_framework(framework: str) -> None:
     pytest.importorskip(framework)
-    # All in one process: what the framework or one of ours brings is there.
+    # All in one process, which prints what the framework imports, and then what is there after ours.
     told = f"print(*(f for f in {FRAMEWORKS} if f in sys.modules))"
     done = python(f"import sys, {framework}; {told}\nimport {', '.join(IMPORTS[framework])}; {told}")
     assert done.returncode == 0, done.stderr

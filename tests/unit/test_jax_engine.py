@@ -30,7 +30,7 @@ OPTIONS = {
     "renorm": Options((-1,), renorm=HELD),
     "renorm and ghosts": Options((-1,), renorm=HELD, ghost=Ghost(3)),
 }
-# What XLA does if nothing else is asked for, as in a user's program; tests/conftest.py asks for less.
+# What XLA does by default, as in a user's program; tests/conftest.py asks for less.
 OPTIMIZED = {
     "xla_backend_optimization_level": 3,
     "xla_llvm_disable_expensive_passes": False,

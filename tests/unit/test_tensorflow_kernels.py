@@ -201,5 +201,7 @@ def test_a_batch_that_ghosts_do_not_divide_is_refused_with_both_numbers():
         lambda x: batchnorm.batch_norm(x, params, state, options, training=True)[0],
         input_signature=[tf.TensorSpec([None, 3])],
     )
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"batches of 4 .* which is 10\. .* multiple of 4"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"batches of 4 .* which is 10\. .* multiple of 4"
+    ):
         step(np.zeros([10, 3], "float32"))

@@ -1,4 +1,4 @@
-"""Weights that are negative or NaN: refused if they are known, and by no face whose original computes with them."""
+"""Weights that are negative or NaN: refused if they are known, except by APIs whose originals compute with them."""
 
 import importlib
 
@@ -10,7 +10,9 @@ from batchnorm import Options
 
 X = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
 OPTIONS = Options(decay=0.5, epsilon=1e-3)
-REFUSED = r"^{} with the value (-0\.5|nan) was given\. It says how much .*\. Pass finite numbers that are not"
+REFUSED = (
+    r"^{} containing (-0\.5|nan) was given\. A weight says how much .*\. Pass finite numbers that are not"
+)
 WRONG = [(1.0, -0.5, 1.0, 1.0), (1.0, float("nan"), 0.0, 1.0)]
 MADE = {
     "numpy": lambda numpy, values: numpy.asarray(values, "float32"),
@@ -53,7 +55,7 @@ def test_it_takes_all_others(weights) -> None:
 
 
 def test_it_refuses_negative_integers() -> None:
-    with pytest.raises(ValueError, match=r"^An array of weights with the value -1 was given"):
+    with pytest.raises(ValueError, match=r"^An array of weights containing -1 was given"):
         step(X, np.array([2, -1, 0, 1]))
 
 
@@ -103,7 +105,7 @@ def test_pytorchs_layer_refuses_them(values) -> None:
             layer.train(training)(x, weight=weights)
     assert layer.num_batches_tracked == 0
     layer.train()(x, weight=weights.relu().nan_to_num().to(torch.float64))
-    layer(x, mask=-torch.ones(4))  # a mask only says whether
+    layer(x, mask=-torch.ones(4))  # a mask is only true or false
 
 
 @pytest.mark.parametrize("values", WRONG, ids=["negative", "nan"])

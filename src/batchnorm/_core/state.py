@@ -28,7 +28,7 @@ __all__ = [
     "slots",
 ]
 
-# The slots that count steps, not channels: local_step and the weights of debiased averages.
+# The slots that are scalars, not [C]: the count of steps and the weights of debiased averages.
 SCALARS = ("local_step", "renorm_mean_weight", "renorm_stddev_weight")
 
 

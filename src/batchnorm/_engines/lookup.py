@@ -139,10 +139,10 @@ FRAMEWORKS = (
 
 
 def host_values(array: object) -> Any:
-    """The numbers of an array as NumPy's, if they are known while the program runs and in the memory of the CPU.
+    """The numbers of an array as a NumPy array, if they are known now and in CPU memory; otherwise None.
 
-    None for all others: those of accelerators, for which the program would wait, those that are being traced, and what
-    is no array of a known framework.
+    None for arrays on accelerators, which the program would have to wait for, arrays that are being traced, and
+    anything that is not an array of a known framework.
     """
     for framework in FRAMEWORKS:
         if framework.owns(array):

@@ -1,4 +1,4 @@
-"""Keras 2's fused kernel: which layers could have it, whatever the rank of their inputs."""
+"""Which layers could use Keras 2's fused kernel, whatever the rank of their inputs."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from batchnorm.errors import format_error
 
 __all__ = ["fused_hindrances", "refuse_fused"]
 
-# The axis as it is written.
+# The values of `axis` that it allows, as the layer was given them.
 AXES = (-4, -3, -1, 1, 3, 4)
-# None for a layer whose first input decides.
+# The dtypes in which it computes; None if the first input decides.
 DTYPES = (None, "float16", "bfloat16", "float32")
 
 
 def fused_hindrances(layer: Any) -> list[str]:
-    """What about a Keras or v1 layer, as it is now, rules the kernel out."""
+    """Which options of a Keras or v1 layer, as they are now, rule the kernel out."""
     axes = axes_of(layer.axis)
     hindrances = {
         "renorm": layer.renorm,
@@ -28,7 +28,7 @@ def fused_hindrances(layer: Any) -> list[str]:
 
 
 def refuse_fused(layer: Any) -> None:
-    """Raise ValueError if something rules the kernel out."""
+    """Raise ValueError if an option rules the kernel out."""
     found = fused_hindrances(layer)
     if found:
         raise ValueError(

@@ -11,7 +11,7 @@ __all__ = ["CLIPPING", "NAMES", "reworded"]
 FIELD = re.compile(r"\b(Options|Renorm|Ghost|Clip)\((\w+)=((?:[^()]|\([^()]*\))*)\)")
 # The bounds, which every face takes in one mapping.
 CLIPPING = {f"Clip.{name}": f"renorm_clipping[{name!r}]" for name in BOUNDS}
-# What most faces call the core's fields. A face puts the names in their place that it has instead.
+# What most faces call the core's fields. A face that uses other names replaces these entries.
 NAMES = {
     "Options.axes": "axis",
     "Options.decay": "momentum",

@@ -1,4 +1,4 @@
-"""How the moving statistics start, if a layer is given initializers."""
+"""The initial moving statistics of layers that take initializers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +13,9 @@ def initializers(
 
     Args:
         mean: the moving mean's initializer.
-        variance: the moving variance's.
+        variance: the moving variance's initializer.
         root_of: makes an initializer of deviations from one of variances.
-        debiased: whether renorm, if any, is of the debiased form, whose averages all start at zero.
+        debiased: whether the layer uses renorm's debiased form, whose averages all start at zero.
     """
     starts = {"moving_mean": mean, "moving_variance": variance}
     if not debiased:

@@ -1,4 +1,4 @@
-"""Weights and masks: the axes of the input that theirs stand for, their numbers, and the product of both."""
+"""Weights and masks: which axes of the input theirs stand for, which values are valid, and the product of both."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -53,9 +53,9 @@ def check_fit(
 
 
 def check_values(name: str, weights: Any) -> None:
-    """Refuse weights that mean nothing, if they are known: no program should wait for this, nor compile it.
+    """Refuse weights that are negative or NaN, if they are known: no program should wait for this check or compile it.
 
-    They would do harm silently: if there is a NaN, or the sum is negative, the batch counts as one without weight.
+    They would do harm silently: if the sum is negative or NaN, the batch counts as one without weight.
 
     Raises:
         ValueError: one is negative or not a number.
@@ -68,9 +68,9 @@ def check_values(name: str, weights: Any) -> None:
     if not least >= 0:
         raise ValueError(
             format_error(
-                f"{name} with the value {least} was given",
-                "It says how much each number counts in the statistics, which cannot be less than nothing",
-                "Pass finite numbers that are not negative, and 0 for what should not count",
+                f"{name} containing {least} was given",
+                "A weight says how much a number counts in the statistics, so it cannot be negative or NaN",
+                "Pass finite numbers that are not negative, and 0 for numbers that should not count",
             )
         )
 

@@ -25,7 +25,7 @@ __all__ = ["Call", "Contribution", "adjustment_for", "infer_by", "normalize", "p
 UNKNOWN = math.nan
 
 
-# What a batch contributes to the averages, as tensors where it is asked: in a branch of a condition, or outside.
+# Returns what a batch contributes to the averages, as tensors of the graph or branch in which it is called.
 Contribution = Callable[[], Batch[Any]]
 
 
@@ -66,7 +66,7 @@ def train_if(
     train: Callable[[], tuple[Any, Batch[Any]]],
     train_in_one_op: Callable[[], tuple[Any, Any, Layout] | None] = lambda: None,
 ) -> tuple[Any, Contribution]:
-    """The same if training is decided at run time: by `train_in_one_op`, or by `train` if that returns None."""
+    """The same if training is decided at run time: with `train_in_one_op`, or with `train` if that returns None."""
     in_one_op: Layout | None = None
 
     def train_branch() -> tuple[Any, ...]:
@@ -121,7 +121,7 @@ def _train_in_one_op(options: Options, call: Call) -> tuple[Any, Any, Layout] | 
 
 
 def _batch_of(averages: Any, counts: bool) -> Batch[Any]:
-    """The batch's contribution from [3, C]. If it `counts`, whether the batch is empty is known only at run time."""
+    """The batch's contribution, from [3, C]. With `counts`, whether it is empty is known only at run time."""
     mean, variance, total = tf.unstack(averages, num=3)
     return Batch(mean, variance, variance, None, total=total if counts else None)
 
@@ -134,9 +134,9 @@ def infer_by(options: Options, call: Call) -> Any:
 
 
 def _infer_in_one_op(options: Options, call: Call, layout: Layout) -> Any:
-    """y by the moving statistics, beside a training step in one op.
+    """y by the moving statistics, in one op as the training step is.
 
-    Not of images, if TensorFlow has an operation that converters fold into the convolution before it.
+    Images are left to TensorFlow's own operation, which converters fold into the convolution before it.
     """
     kernels = None if is_image(call.x, layout) else find(call.x, None, layout)
     if kernels is None:

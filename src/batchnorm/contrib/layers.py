@@ -82,7 +82,7 @@ def batch_norm(
         trainable: whether gamma and beta are trained. Where the original ran the v1 layer (and only there), False
             also leaves the moving statistics alone.
         batch_weights: one weight for each example, which counts that often in all statistics. As in the original,
-            negative weights are not refused, though they mean nothing; docs/differences.md says what becomes of them.
+            negative weights are not refused, though they make no sense; docs/differences.md says what they do.
         fused: False keeps to TensorFlow's plain operations.
         data_format: "NHWC", channels last, or "NCHW", channels second, at any rank.
         zero_debias_moving_mean: the moving mean averages over the steps so far, whatever its initial value.

@@ -197,8 +197,8 @@ class BatchNorm(nnx.Module):
             use_running_average: takes precedence over the module's own.
             mask: booleans that broadcast to x as in NumPy; False leaves a number out of the statistics.
             weights: how much each number counts in the statistics, not negative: [batch], or any shape whose axes are
-                the first ones of x, of the same size or 1. Negative weights and NaN are refused if they are in the
-                memory of one CPU and not traced.
+                the first ones of x, of the same size or 1. Negative weights and NaN are refused if the array is
+                in the memory of one CPU and not traced.
 
         Returns:
             y in the shape of x.

@@ -19,7 +19,7 @@ OF_MASKS = (
 
 
 def check_weights(inputs: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> None:
-    """Refuse a mask or weights that do not fit the inputs, and weights that mean nothing, at inference as well."""
+    """Refuse a mask or weights that do not fit the inputs, and negative or NaN weights, at inference as well."""
     shape = tuple(inputs.shape)
     places = range(len(shape))
     if mask is not None:

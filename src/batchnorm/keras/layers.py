@@ -81,7 +81,7 @@ class BatchNormalization(keras.layers.Layer):
             statistics.
         sample_weight: how much each example or position counts in the statistics, not negative: [batch], or
             any shape whose axes broadcast to the first ones of the inputs. Negative weights and NaN are refused in
-            eager calls on a CPU; a compiled program does not look at them.
+            eager calls on a CPU; compiled programs do not check.
 
     Returns:
         The normalized inputs, in their shape and the layer's compute dtype.

@@ -110,7 +110,7 @@ def convert(model: Model, *, back: bool = False, force: bool = False, **options:
             left.append((path, layer, found))
         elif found is not None:
             layers.append((layer, found))
-    # Nothing changes before all of it is known to be possible.
+    # First check every layer, so that an error leaves the model as it was.
     for layer, _ in layers:
         if not back:
             plan(layer, settings)

@@ -282,7 +282,7 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
         input: [N, C, H, W], of any memory format, which is kept.
         weight: how much each position counts in the statistics, not negative (γ is `self.weight`): [N],
             [N, H, W], or any shape of the input's rank that broadcasts to it. In training only. Negative weights and
-            NaN are refused if they are in the memory of the CPU and nothing traces the program.
+            NaN are refused if they are in CPU memory and the program is not being traced.
         mask: the same as booleans; False leaves a position out of the statistics.
 
     Returns:

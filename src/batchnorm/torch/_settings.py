@@ -121,7 +121,7 @@ def plan(layer: Any, settings: Settings) -> Options:
 
 
 def options_of(layer: Any, settings: Settings, clip: Clip | None = None) -> Options:
-    """The same, for settings that go together; `clip` are the bounds of a schedule for one step."""
+    """The same, for settings that go together; `clip` holds a schedule's bounds for one step."""
     if clip is None:
         clip = Clip() if callable(settings.renorm_clipping) else read_clip(settings.renorm_clipping)
     momentum = layer.momentum

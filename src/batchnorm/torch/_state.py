@@ -35,7 +35,7 @@ Module = torch.nn.Module
 
 ops = engine.ops
 
-# The buffers of `torch.nn`'s layers, by the slot of the core's state; and those of ours that are not named after it.
+# The buffers of `torch.nn`'s layers, by slot of the core's state, and ours that are not named after their slot.
 THEIRS = {"moving_mean": "running_mean", "moving_variance": "running_var"}
 NAMES = THEIRS | {"biased": "moving_mean_biased", "local_step": "moving_mean_local_step"}
 

@@ -74,7 +74,7 @@ def train_grouped(layer: Any, x: Tensor) -> Tensor:
     """The same by a kernel alone, for layers with ghost batches or other axes and no more."""
     options = layer.options
     ghost = options.ghost if layer.training else None
-    # The order of memory is left to the kernels; where it is that of the axes, this plans the same in less time.
+    # The kernels find the order of memory themselves. For a contiguous x both plans are the same; this one is faster.
     if x.is_contiguous():
         layout = plan_in_memory(x.shape, x.stride(), options.axes, ghost)
     else:
@@ -105,7 +105,7 @@ def infer(layer: Any, x: Tensor) -> Tensor:
 
 
 def check_step(x: Tensor, epsilon: float, is_single: bool) -> None:
-    """Refuse what torch refuses while training: a variance of zero would divide by zero, or every variance is zero."""
+    """Refuse what torch refuses in training: single numbers, whose variance is zero, and an eps of zero or less."""
     if is_single:
         raise ValueError(
             format_error(
@@ -118,7 +118,7 @@ def check_step(x: Tensor, epsilon: float, is_single: bool) -> None:
         raise ValueError(
             format_error(
                 f"batch_norm eps must be positive during training, but got {epsilon}",
-                "It keeps the square root away from zero where the numbers of a channel are equal",
+                "It keeps the square root away from zero if the numbers of a channel are equal",
                 "Pass a small positive number such as 1e-5",
             )
         )

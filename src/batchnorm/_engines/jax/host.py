@@ -1,4 +1,4 @@
-"""What is known of an array here and now, without waiting for an accelerator."""
+"""The numbers of an array, if they are known without waiting for an accelerator."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ __all__ = ["host_values"]
 
 
 def host_values(array: Any) -> Any:
-    """The numbers of an array as NumPy's, if it is in the memory of one CPU and not traced; otherwise None."""
+    """The numbers as a NumPy array, if they are in the memory of one CPU and not traced; otherwise None."""
     if isinstance(array, Tracer) or not array.is_fully_addressable:
         return None
     devices = array.devices()

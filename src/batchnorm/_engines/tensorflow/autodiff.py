@@ -149,7 +149,7 @@ def _in_graph(value: Tensor) -> Tensor:
 
 
 def near(value: Tensor) -> Tensor:
-    """The same, as a tensor of the graph that is being built."""
+    """The value as a tensor of the graph that is being built."""
     here = value is None or getattr(value, "graph", None) is tf.compat.v1.get_default_graph()
     return value if here else tf.identity(value)
 

@@ -66,7 +66,7 @@ def find(x: Tensor, weights: Tensor | None, layout: Layout) -> Kernels | None:
 def takes_one_op(
     x: Tensor, options: Options, layout: Layout, weights: Tensor | None, adjusted: bool
 ) -> Kernels | None:
-    """The ops if a TensorFlow 1 graph is being built and the training step needs no more than one; None otherwise."""
+    """The ops, if a TensorFlow 1 graph is being built and one op can do the training step; otherwise None."""
     if tf.executing_eagerly() or is_function() or options.fused is False:
         return None
     bare = options.renorm is None and options.ghost is None and not options.debias_mean

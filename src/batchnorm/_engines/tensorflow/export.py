@@ -178,7 +178,7 @@ def _train(attributes: Any, layout: Layout, x: Tensor, *parameters: Tensor) -> A
 
 
 def _parameters(attributes: Any, given: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """gamma and beta; None for one that the op does not have."""
+    """gamma and beta, each None if the op does not have it."""
     rest = list(given)
     gamma = rest.pop(0) if attributes["gamma_types"].list.type else None
     return gamma, rest.pop(0) if attributes["beta_types"].list.type else None

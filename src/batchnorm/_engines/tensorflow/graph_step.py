@@ -1,6 +1,6 @@
-"""Steps without options as one op each in a TensorFlow 1 graph; their gradients are registered with TensorFlow.
+"""Steps without options, each as one op in a TensorFlow 1 graph; their gradients are registered with TensorFlow.
 
-Such a graph runs node by node, so that each node around an op costs time at small sizes.
+Such a graph runs node by node, so each node around an op costs time at small sizes.
 """
 
 from contextlib import suppress
@@ -34,7 +34,7 @@ def train(
 ) -> tuple[Tensor, Tensor]:
     """A training step: y, and what the moving averages take, [3, C]. gamma and beta, if any, are [C].
 
-    The averages take the mean, the variance, N / (N − 1) times as large if it is to be that of a sample, and N.
+    The averages take the mean, the variance (times N / (N − 1) if `of_sample`) and N.
     """
     done = kernels.ops.batchnorm_kernels_plain_train(
         x,
@@ -60,7 +60,7 @@ def infer(
     epsilon: float,
     layout: Layout,
 ) -> Tensor:
-    """y by given statistics, [C] as gamma and beta are."""
+    """y by given statistics, which are [C], as are gamma and beta."""
     y = kernels.ops.batchnorm_kernels_plain_infer(
         x,
         mean,
@@ -91,7 +91,7 @@ def _train_gradient(op: Any, dy: Tensor, *_: Tensor) -> list[Tensor]:
 
 
 def _train_second_gradient(op: Any, *upstream: Tensor) -> list[Tensor | None]:
-    """The gradient of that gradient, all of it by way of dy, x and gamma: the statistics count as made from x."""
+    """The gradient of that gradient. It goes to dy, x and gamma alone, as the statistics are computed from x."""
     dy, x, *_, gamma = [*op.inputs, *([None] if not op.get_attr("gamma_types") else [])]
     sources = [None if value is None else tf.identity(near(value)) for value in (dy, x, gamma)]
     dy, x, gamma = sources
@@ -106,7 +106,7 @@ def _train_second_gradient(op: Any, *upstream: Tensor) -> list[Tensor | None]:
 
 
 def _infer_gradient(op: Any, dy: Tensor) -> list[Tensor]:
-    """The gradient of `infer` by all that it reads."""
+    """The gradient of `infer` with respect to all its inputs."""
     x, mean, variance, *parameters = (near(value) for value in op.inputs)
     gamma = parameters[: len(op.get_attr("gamma_types"))]
     attributes = {"epsilon_bits": op.get_attr("epsilon_bits"), **_runs_of(op)}

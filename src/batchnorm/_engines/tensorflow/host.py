@@ -1,4 +1,4 @@
-"""What is known of a tensor here and now, without waiting for an accelerator."""
+"""The numbers of a tensor, if they are known without waiting for an accelerator."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ __all__ = ["host_values"]
 
 
 def host_values(value: Any) -> Any:
-    """The numbers of an eager tensor or variable as NumPy's, if they are in the memory of a CPU; otherwise None."""
+    """The numbers of an eager tensor or variable as a NumPy array, if they are in CPU memory; otherwise None."""
     if not tf.executing_eagerly():
         return None
     tensor: Any = tf.convert_to_tensor(value)

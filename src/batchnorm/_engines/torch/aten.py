@@ -111,11 +111,11 @@ def batch_norm(
 ) -> Tensor:
     """What `torch.nn.functional.batch_norm` computes, for inputs that it does not refuse.
 
-    Without running statistics those of the batch are used and nothing is written. `momentum` is the share of the
-    new; the running variance is the sample's. Gradients are PyTorch's own, to the second order.
+    Without running statistics, it uses the batch's and writes nothing. `momentum` is the share of the new value; the
+    running variance takes the sample's. Gradients are PyTorch's own, to the second order.
     """
     if x.dtype is not FLOAT32 and mean is not None:
-        # It requires one dtype for parameters and statistics, but layers in 16 bits have two.
+        # PyTorch requires one dtype for parameters and statistics, but layers in 16 bits have two.
         gamma = None if gamma is None else gamma.to(mean.dtype)
         beta = None if beta is None else beta.to(mean.dtype)
     cudnn = torch.backends.cudnn.enabled

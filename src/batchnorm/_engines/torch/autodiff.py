@@ -63,7 +63,7 @@ def differentiable(
 
         def pull(kept: Sequence[Tensor], saved: Saved[Any], dy: Tensor, _: Any) -> Sequence[Tensor | None]:
             given = inputs_of(kept)
-            # Somebody may derive the gradient again, from the inputs alone.
+            # The gradient may be differentiated again, so it must be computed from the inputs alone.
             again = torch.is_grad_enabled() or is_traced()
             found = reference(given, dy) if again else backward(given, saved, dy)
             return [getattr(found, name) for name in fields]
@@ -75,10 +75,10 @@ def differentiable(
 
 
 class WithGradient(torch.autograd.Function):
-    """`run(*arrays)` with the gradients `pull(kept, rest, dy, needed)`. Neither function may hold an array.
+    """`run(*arrays)` with the gradients `pull(kept, rest, dy, needed)`. Neither function may hold any of the arrays.
 
-    `run` returns y; the arrays to keep, which PyTorch watches and checkpointing computes again; and what else `pull`
-    needs, which is small. `needed` says of each array whether its gradient is.
+    `run` returns y, the arrays to keep (which PyTorch watches and checkpointing computes again), and the small rest
+    that `pull` needs. `needed` says for each array whether its gradient is needed.
     """
 
     @staticmethod

@@ -17,7 +17,7 @@ Tensor = torch.Tensor
 
 
 class PlainOperations(Composed[Any]):
-    """The passes of every framework; outputs are not views, although they have been reshaped."""
+    """The passes that all frameworks share; outputs are never views, even if they were reshaped."""
 
     def apply(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
         return ops.as_own(super().apply(x, mean, scale, shift, layout))

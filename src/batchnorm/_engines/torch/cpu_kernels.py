@@ -48,7 +48,7 @@ class Kernels(NamedTuple):
         head: their first arguments: what the module calls the dtype, and the sizes of the layout's runs.
         by_group: whether weights differ along the second run.
         threads: how many threads may work.
-        layout: of the inputs, in the order of memory, in which the kernels see large arrays.
+        layout: that of the inputs in the order of memory, which is how the kernels see large arrays.
     """
 
     module: Any
@@ -58,7 +58,7 @@ class Kernels(NamedTuple):
     layout: Layout
 
     def dense(self, x: Tensor) -> Tensor:
-        """In the order of memory, without gaps."""
+        """x in the order of memory, without gaps."""
         return (x if self.layout.order is None else x.permute(self.layout.order)).contiguous()
 
     def like(self, x: Tensor) -> Tensor:

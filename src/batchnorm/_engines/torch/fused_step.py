@@ -1,9 +1,9 @@
 """A plain training step and its gradient: one call each way, whatever the layout.
 
-The core gives the same numbers; what this saves is the time of some forty operations on small tensors, which for small
-inputs is most of it. `grouped_batch_norm` is the step of an ordinary program, by our kernels or PyTorch's. A compiled
-graph holds it as the operations `batchnorm::train` and `batchnorm::gradients`, if the numbers are in the memory of the
-CPU. Exported programs hold standard operations only, so that whoever loads one needs nothing of ours.
+The core gives the same numbers. This saves some forty operations on small tensors, which take most of the time if the
+input is small. `grouped_batch_norm` is the step of an ordinary program, by our kernels or PyTorch's. A compiled graph
+holds the step as the operations `batchnorm::train` and `batchnorm::gradients`, if the numbers are in CPU memory.
+Exported programs hold standard operations only, so that they load without this package.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,8 @@ __all__ = ["grouped_batch_norm", "train_as_operation", "train_natively"]
 Tensor = torch.Tensor
 
 
-# Numbers in a ghost batch of neighbors from which copying groups beside the channels costs more than calling for each.
+# From this many numbers in a ghost batch of neighboring examples, moving the groups next to the channels costs more
+# than one call for each group.
 LARGE_GROUP = 65_536
 
 
@@ -44,7 +45,7 @@ def grouped_batch_norm(
     epsilon: float,
     layout: Layout,
 ) -> Tensor:
-    """A training step on any layout: ghost groups are treated like further channels, in one call for all.
+    """A training step on any layout, in which ghost groups are treated like further channels.
 
     The running statistics take the average of the groups' means and sample variances.
     """
@@ -68,7 +69,7 @@ def _by_torch(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """y, and the groups' means and sample variances, each [G, C]."""
     groups, channels = layout.ghosts, layout.channels
-    # Averages that keep nothing of their old value are the batch's own statistics.
+    # With a momentum of 1, running averages become the batch's own statistics.
     statistics = x.new_zeros((2, groups * channels), dtype=ops.stat_dtype(x))
     mean, variance = statistics.unbind()
     if groups > 1 and 0 not in layout.reduced and layout.count * channels >= LARGE_GROUP:
@@ -96,7 +97,7 @@ def train_natively(
     if kernels is None or (kernels.layout.order is None and not x.is_contiguous()):
         return None
     if is_recorded(x, gamma, beta):
-        # How statistics leave without a gradient.
+        # The statistics leave the function in this list, and so have no gradient.
         left: list[Tensor] = []
         y: Tensor = _Train.apply(kernels, epsilon, layout, left, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
         statistics = left.pop()
@@ -106,7 +107,7 @@ def train_natively(
 
 
 class _Train(torch.autograd.Function):
-    """As `WithGradient` in `autodiff`, without the functions that would be made for each step."""
+    """Like `WithGradient` in `autodiff`, but without making functions for each step."""
 
     @staticmethod
     def forward(
@@ -146,7 +147,7 @@ def _gradients_of(
     """dx, if it is needed, and Σdy and Σdy·x̂ as one tensor [2, G, C]."""
     kernels = None if torch.is_grad_enabled() else cpu_kernels.find(layout, x, dy, statistics)
     if kernels is None:
-        # To be derived again to any order: PyTorch's own kernel is wrong from the third on.
+        # These can be differentiated to any order: PyTorch's own kernel is wrong from the third on.
         return _plain_gradients(dy, x, gamma, epsilon, layout)
     if needs_dx:
         return cpu_kernels.gradients_by(kernels, dy, x, statistics.unbind(), epsilon)

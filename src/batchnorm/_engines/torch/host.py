@@ -1,4 +1,4 @@
-"""What is known of a tensor here and now, without waiting for an accelerator."""
+"""The numbers of a tensor, if they are known without waiting for an accelerator."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ __all__ = ["host_values"]
 
 
 def host_values(value: torch.Tensor) -> Any:
-    """The numbers of a tensor as NumPy's, if it is in the memory of the CPU and not traced; otherwise None."""
+    """The numbers as a NumPy array, if they are in CPU memory and not traced; otherwise None."""
     if not has_raw_memory(value):
         return None
     # NumPy has no bfloat16.

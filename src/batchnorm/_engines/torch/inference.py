@@ -30,9 +30,9 @@ def infer(
 ) -> Tensor:
     """Normalize by running statistics, along axis 1. `owner` is the layer that they belong to.
 
-    PyTorch's operation on a CPU multiplies before it subtracts. Ours, which subtracts first, is used on large inputs
-    and if a mean is so far from zero that PyTorch's would lose digits, unless a gradient is recorded. Training may
-    move the statistics before a gradient is requested.
+    PyTorch's operation on a CPU multiplies before it subtracts. If a mean is so far from zero that this would lose
+    digits, our kernel runs instead, or plain operations if a gradient is recorded: both subtract first. Our kernel
+    also takes large inputs, unless a gradient is recorded.
     """
     traced = is_traced()
     if not cpu_kernels.prefers_operation(x) and (
@@ -52,10 +52,10 @@ def infer(
 
 
 def for_gradient(statistics: tuple[Tensor, ...], *given: Tensor | None) -> tuple[Tensor, ...]:
-    """Running statistics that a gradient may keep: copies, if PyTorch records one for what is given.
+    """Running statistics that a gradient may keep: copies, if PyTorch records one for the given tensors.
 
-    A training step in between moves the originals. PyTorch's own kernel does not report that, and its layers then
-    return a gradient by the moved statistics. Exporters and tracers get the originals.
+    A training step before the backward pass moves the originals. PyTorch's own kernel does not report that, and its
+    layers then compute the gradient from the moved statistics. Exporters and tracers get the originals.
     """
     if not is_recorded(*given) or is_traced() or is_watched():
         return statistics
@@ -63,7 +63,7 @@ def for_gradient(statistics: tuple[Tensor, ...], *given: Tensor | None) -> tuple
 
 
 def _is_far(owner: object, mean: Tensor, variance: Tensor, epsilon: float) -> bool:
-    """Whether a mean is further from zero than a few deviations. It is computed when the statistics have changed."""
+    """Whether a mean is more than FAR deviations from zero, computed again only if the statistics have changed."""
     if type(mean) not in EXACT_TYPES or mean.is_inference() or variance.is_inference():
         return False
     known = (id(mean), version_of(mean), id(variance), version_of(variance), epsilon)

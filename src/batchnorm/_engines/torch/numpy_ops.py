@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# Those that are not defined again below.
+# All functions that are not redefined below.
 from batchnorm._engines.numpy.ops import *  # noqa: F403  # pyright: ignore[reportAssignmentType]
 from batchnorm._engines.torch.ops import dtype as dtype
 from batchnorm._engines.torch.ops import stat_dtype as stat_dtype

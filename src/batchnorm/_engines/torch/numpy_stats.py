@@ -54,9 +54,9 @@ def advance(options: Options, state: Mapping[str, Tensor], batch: Batch[Any]) ->
 
 
 class Host:
-    """The engine of one step, whose kernels were found. Statistics are NumPy's arrays, [G, C].
+    """The engine of one step for which kernels were found. Statistics are NumPy arrays, [G, C].
 
-    The kernels have the layout in the order of memory; the core passes layouts of the original inputs.
+    The kernels hold the layout in the order of memory; the core passes the layout of the original inputs.
     """
 
     __slots__ = ("dtype", "kernels")

@@ -106,10 +106,9 @@ def as_float(size: Any, dtype: torch.dtype) -> Any:
 
 
 def as_own(y: Tensor, shape: Sequence[Any] | None = None) -> Tensor:
-    """A new y in this shape, as a tensor that is not a view.
+    """y in this shape, as a tensor that is not a view. y must be new: nothing else may refer to its base.
 
     PyTorch also records in-place operations on a view for its base tensor, and copies whole gradients to do so.
-    Nothing else refers to the base of y.
     """
     shape = y.shape if shape is None else shape
     if is_traced():

@@ -24,12 +24,12 @@ Seen = tuple[dict[str, torch.Tensor], torch.Tensor | None]
 class _Run(AbstractContextManager[None]):
     """A run that notes what each layer reads, call by call, or one that replays it in the same order.
 
-    It can be entered again: a graph that is kept is recomputed at every backward pass.
+    It can be entered more than once: a graph that is kept is recomputed at every backward pass.
 
     Attributes:
         seen: what each layer read in the first run, which both runs of a checkpoint share.
-        replays: whether this is another run.
-        calls: the number of calls so far of each layer, if it is.
+        replays: whether this run replays the first.
+        calls: how often each layer has been called so far, if it replays.
     """
 
     seen: dict[int, list[Seen]]
@@ -45,7 +45,7 @@ class _Run(AbstractContextManager[None]):
 
 
 class _Runs(threading.local):
-    """Those around the current call, outermost first. The gradient may run in a thread of its own."""
+    """The runs around the current call, outermost first. The gradient may run in a thread of its own."""
 
     def __init__(self) -> None:
         self.stack: list[_Run] = []

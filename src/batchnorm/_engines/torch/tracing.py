@@ -42,18 +42,18 @@ def why_traced() -> str | None:
 def in_compiled_step() -> bool:
     """Whether the program is compiled, but neither exported nor inside a transform.
 
-    Inside of one, gradients are part of the same graph, whose writes come last.
+    Inside a transform, gradients are part of the same graph, whose writes come last.
     """
     return torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not in_transform()
 
 
 def is_recorded(*values: Tensor | None) -> bool:
-    """Whether PyTorch notes what is done with these, for a gradient."""
+    """Whether PyTorch records what is done with these values, for a gradient."""
     return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in values)
 
 
 def snapshot(values: dict[Key, Tensor]) -> dict[Key, Tensor]:
-    """Copies of the state that a compiled step reads, taken before the step moves it; in other programs the state."""
+    """Copies of the state that a compiled step reads, taken before the step moves it; otherwise the state itself."""
     if not in_compiled_step() or not torch.is_grad_enabled():
         return values
     return dict(zip(values, _snapshot([value.detach() for value in values.values()]), strict=True))

@@ -232,7 +232,7 @@ class BatchNormalization(Hooks, Layer):  # pyright: ignore[reportUntypedBaseClas
             inputs: floating tensor of known rank, with known sizes on the channel axes.
             training: True, False, 1, 0, a boolean scalar tensor, or None for the graph's learning phase.
             mask: weights of the positions, with the input's shape without its last axis; positions of weight zero
-                are left out of the statistics. Negative weights mean nothing and, as in the original, are not refused.
+                are left out of the statistics. As in the original, negative weights are not refused.
 
         Returns:
             The normalized tensor, in the shape of the input.
