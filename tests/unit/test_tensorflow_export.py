@@ -273,6 +273,29 @@ def test_gradients_of_both_orders(control_flow, switch, parameters):
         np.testing.assert_allclose(value, want, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("switch", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [{"fused": False}, {"virtual_batch_size": 2}, {"renorm": True}],
+    ids=lambda options: next(iter(options)),
+)
+def test_second_gradients_of_composed_steps_in_a_condition(control_flow, switch, options):
+    results = []
+    for dynamic in (True, False):
+        with tf.Graph().as_default(), v1.Session() as session:
+            x = v1.placeholder("float64", [None, 6])
+            training: Any = v1.placeholder_with_default(switch, []) if dynamic else switch
+            y = layers.batch_normalization(x, training=training, **options)
+            sources = [x, *v1.trainable_variables()]
+            first = tf.gradients(tf.sin(y), sources)
+            penalty = sum(tf.reduce_sum(value**3) for value in first)
+            second = tf.gradients(penalty, sources, unconnected_gradients="zero")
+            session.run(v1.global_variables_initializer())
+            results.append(session.run([*first, *second], {x: X}))
+    for value, want in zip(*results, strict=True):
+        np.testing.assert_allclose(value, want, rtol=1e-9, atol=1e-9)
+
+
 def ones(shape: Any, dtype: Any = None, partition_info: Any = None) -> Any:
     del partition_info
     return tf.linspace(tf.constant(0.5, dtype), tf.constant(2.0, dtype), shape[0])

@@ -54,6 +54,20 @@ def test_it_takes_all_others(weights) -> None:
     step(np.zeros((0, 3), "float32"), np.ones((0,)))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_nan_of_a_foreign_dtype_is_refused_without_a_warning() -> None:
+    dtype = pytest.importorskip("ml_dtypes").bfloat16
+    with pytest.raises(ValueError, match=REFUSED.format("An array of weights")):
+        step(X, np.full(4, np.nan, dtype))
+
+
+def test_torch_takes_weights_that_numpy_cannot_hold() -> None:
+    torch = pytest.importorskip("torch")
+    weights = torch.tensor([1.0, 0.0, 2.0, 1.0])
+    y, _ = step(torch.tensor(X), weights.to(torch.float8_e4m3fn))
+    np.testing.assert_array_equal(y, step(torch.tensor(X), weights)[0])
+
+
 def test_it_refuses_negative_integers() -> None:
     with pytest.raises(ValueError, match=r"^An array of weights containing -1 was given"):
         step(X, np.array([2, -1, 0, 1]))

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from batchnorm._engines.lookup import host_values
 from batchnorm.errors import format_error
 
@@ -63,9 +61,12 @@ def check_values(name: str, weights: Any) -> None:
     values = host_values(weights)
     if values is None or values.dtype.kind in "bu" or values.size == 0:
         return
+    import numpy as np  # here, because importing the package does not bring NumPy
+
     with np.errstate(invalid="ignore"):  # NumPy warns of NaN in 16-bit dtypes that are not its own
         least = values.min()  # NaN if there is one
-    if not least >= 0:
+        is_valid = bool(least >= 0)
+    if not is_valid:
         raise ValueError(
             format_error(
                 f"{name} containing {least} was given",

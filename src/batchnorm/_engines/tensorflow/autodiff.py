@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from batchnorm._core.engine import Batch, Gradients, Inputs, Saved, State
 from batchnorm._engines.tensorflow.private import (
+    control_flow_context,
     could_possibly_record,
     pack_tangents,
     record_operation,
@@ -143,9 +144,13 @@ def _in_graph(value: Tensor) -> Tensor:
     """The same, as a tensor of the graph that is being built, if one is.
 
     Each graph would capture an eager tensor anew. And inside a branch of a loop's body, TensorFlow finds no tensor of
-    another graph again when it differentiates the loop.
+    another graph again when it differentiates the loop. In a branch of a TensorFlow 1 condition, the value is the one
+    that the branch has switched: past the switch, a derivative would have no value when the other branch runs.
     """
-    return value if value is None or tf.executing_eagerly() else near(value)
+    if value is None or tf.executing_eagerly():
+        return value
+    switched = control_flow_context(tf.compat.v1.get_default_graph()) is not None
+    return tf.identity(value) if switched else near(value)
 
 
 def near(value: Tensor) -> Tensor:
