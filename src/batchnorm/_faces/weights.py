@@ -61,12 +61,10 @@ def check_values(name: str, weights: Any) -> None:
     values = host_values(weights)
     if values is None or values.dtype.kind in "bu" or values.size == 0:
         return
-    import numpy as np  # here, because importing the package does not bring NumPy
-
-    with np.errstate(invalid="ignore"):  # NumPy warns of NaN in 16-bit dtypes that are not its own
-        least = values.min()  # NaN if there is one
-        is_valid = bool(least >= 0)
-    if not is_valid:
+    if values.dtype.kind not in "fi":  # NumPy warns of NaN in dtypes that are not its own
+        values = values.astype("float32")
+    least = values.min()  # NaN if there is one
+    if not least >= 0:
         raise ValueError(
             format_error(
                 f"{name} containing {least} was given",
