@@ -29,7 +29,8 @@ CHECK_FRAMEWORKS := $(addprefix tests/,unit/test_torch_engine.py faces/test_torc
 check: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(CHECK_CORE) -k "not tensorflow and not torch and not jax"
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(CHECK_FRAMEWORKS)
-	$(BIN)/python -m pytest tests/unit/test_jax_kernels.py -k "forward_mode_and_second_order and interleaved"
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit/test_jax_kernels.py tests/unit/test_tensorflow_export.py \
+		-k "forward_mode_and_second_order and interleaved or gradients_of_both_orders and both"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks docs examples
