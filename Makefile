@@ -20,7 +20,8 @@ test: lint types unit sanitize
 # the live originals and recorded numbers, the properties on the other engines, programs in processes of their own,
 # compilers and exports, the examples in the docs, the demo, and the sanitizers.
 CHECK_CORE := tests/test_oracle.py $(addprefix tests/unit/test_,combinations.py contributing.py errors.py imports.py \
-	kernel_conversions.py kernels.py kernels_weights.py layout.py markers.py options.py public_surface.py state.py) \
+	kernel_conversions.py kernels.py kernels_weights.py layout.py markers.py options.py public_surface.py state.py \
+	weight_values.py) \
 	$(addprefix tests/properties/test_,against_oracle.py edges.py finite_differences.py ghosts_and_renorm.py \
 	invariance.py pairs.py replicas.py unequal_ghosts.py weights.py)
 CHECK_FRAMEWORKS := $(addprefix tests/,unit/test_torch_engine.py faces/test_torch_layers.py \
@@ -30,7 +31,8 @@ check: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(CHECK_CORE) -k "not tensorflow and not torch and not jax"
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(CHECK_FRAMEWORKS)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit/test_jax_kernels.py tests/unit/test_tensorflow_export.py \
-		-k "forward_mode_and_second_order and interleaved or gradients_of_both_orders and both"
+		tests/faces/test_contrib_numbers.py \
+		-k "forward_mode_and_second_order and interleaved or gradients_of_both_orders and both or three_steps"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks docs examples
