@@ -45,6 +45,8 @@ def main() -> None:
                 progress.advance(task)
             # After each, so that nothing is lost if a later one is stopped.
             _write(rows, asked)
+    if not rows:
+        raise SystemExit("benchmarks: none of the chosen frameworks has such a row")
     Console().print(table(rows))
     print(f"written to {asked.output}, with a picture beside it")
 

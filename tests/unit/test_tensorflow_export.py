@@ -252,7 +252,8 @@ def control_flow(request):
 )
 def test_gradients_of_both_orders(control_flow, switch, parameters):
     results = []
-    statistics = {"moving_mean_initializer": ones, "moving_variance_initializer": ones}
+    mean = v1.constant_initializer(0.3)
+    statistics = {"moving_mean_initializer": mean, "moving_variance_initializer": ones}
     for fused in (None, False):
         with tf.Graph().as_default() as graph, v1.Session() as session:
             x = v1.placeholder("float64", [None, 6])

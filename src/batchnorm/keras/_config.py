@@ -35,7 +35,7 @@ def plain(value: Any) -> Any:
 
 
 def serialize_adjustment(function: Any) -> dict[str, Any]:
-    """What a configuration needs to bring the function back; nothing, and a warning, where Keras cannot."""
+    """What a configuration needs to bring the function back; nothing, and a warning, if Keras cannot."""
     if function is None:
         return {}
     named = function if inspect.isfunction(function) else type(function)

@@ -20,7 +20,7 @@ from batchnorm._core.engine import GradTerms, Moments
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.composed import composed
 from batchnorm._engines.tensorflow.custom_ops import epsilon_of, layout_of
-from batchnorm._engines.tensorflow.inference import fused_infer
+from batchnorm._engines.tensorflow.inference import fused_infer, infer_gradients
 from batchnorm._engines.tensorflow.private import op_definition, protos, wrap_meta_graph, wrap_serialization
 from batchnorm.layout import Layout
 
@@ -240,9 +240,8 @@ def _plain_gradients(attributes: Any, layout: Layout, dy: Tensor, x: Tensor, *sa
 def _plain_infer_gradients(
     attributes: Any, layout: Layout, dy: Tensor, x: Tensor, mean: Tensor, variance: Tensor, *gamma: Tensor
 ) -> Any:
-    scale, beta = gamma[0] if gamma else tf.ones_like(mean), tf.zeros_like(mean)
-    y = fused_infer(x, scale, beta, mean, variance, epsilon_of(attributes["epsilon_bits"].i), layout)
-    return tf.gradients(y, [x, beta, scale, mean, variance], grad_ys=dy)
+    epsilon = epsilon_of(attributes["epsilon_bits"].i)
+    return infer_gradients(dy, x, gamma[0] if gamma else None, mean, variance, epsilon, layout)
 
 
 def _weights(weights: Sequence[Tensor], layout: Layout) -> Tensor | None:

@@ -14,7 +14,7 @@ from batchnorm._engines.tensorflow.autodiff import near
 from batchnorm._engines.tensorflow.composed import composed
 from batchnorm._engines.tensorflow.custom_ops import epsilon_bits, epsilon_of, large, layout_of
 from batchnorm._engines.tensorflow.dispatch import Kernels
-from batchnorm._engines.tensorflow.inference import fused_infer
+from batchnorm._engines.tensorflow.inference import infer_gradients
 from batchnorm._kernels.tensorflow import load
 from batchnorm.layout import Layout
 
@@ -123,10 +123,7 @@ def _infer_second_gradient(op: Any, *upstream: Tensor) -> list[Tensor | None]:
     """The gradient of that gradient."""
     dy, x, mean, variance, *gamma = sources = [tf.identity(near(value)) for value in op.inputs]
     layout, epsilon = layout_of(x, **_runs_of(op)), epsilon_of(op.get_attr("epsilon_bits"))
-    ones, zeros = tf.ones_like(mean), tf.zeros_like(mean)
-    scale = gamma[0] if gamma else ones
-    y = fused_infer(x, scale, zeros, mean, variance, epsilon, layout)
-    targets = tf.gradients(y, [x, zeros, scale, mean, variance], grad_ys=dy)
+    targets = infer_gradients(dy, x, gamma[0] if gamma else None, mean, variance, epsilon, layout)
     return tf.gradients(targets, sources, grad_ys=list(upstream))
 
 

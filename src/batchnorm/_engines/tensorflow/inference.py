@@ -17,7 +17,7 @@ from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.context import is_confined
 from batchnorm.layout import Layout
 
-__all__ = ["fused_infer", "fused_normalize", "is_image"]
+__all__ = ["fused_infer", "fused_normalize", "infer_gradients", "is_image"]
 
 Tensor = Any
 
@@ -49,6 +49,21 @@ def fused_infer(
     channels = [size if axis in layout.axes else 1 for axis, size in enumerate(layout.shape)]
     y = (ops.cast(x, dtype) - ops.reshape(mean, channels)) * ops.reshape(scale, channels)
     return ops.cast(y if beta is None else y + ops.reshape(beta, channels), x.dtype)
+
+
+def infer_gradients(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    epsilon: float,
+    layout: Layout,
+) -> list[Tensor]:
+    """The gradients of `fused_infer`, by TensorFlow, with respect to x, beta, gamma, mean and variance."""
+    scale, beta = tf.ones_like(mean) if gamma is None else gamma, tf.zeros_like(mean)
+    y = fused_infer(x, scale, beta, mean, variance, epsilon, layout)
+    return tf.gradients(y, [x, beta, scale, mean, variance], grad_ys=dy)
 
 
 def is_image(x: Tensor, layout: Layout) -> bool:

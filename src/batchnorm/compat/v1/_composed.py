@@ -39,7 +39,7 @@ def normalize_by_hooks(
     y, batch, corrections = _train(layer, options, call, mask)
     if call.training is True:
         return y, lambda: batch
-    # As in the original, what a hook creates is outside the condition, where the program may use it further.
+    # As in the original, what a hook creates is outside the condition, so that the program can use it elsewhere.
     inferred = _corrected(call, corrections)
     # Only y is chosen: a condition runs everything that it captures, and the batch's statistics may wait for updates.
     y = tf.cond(call.training, lambda: tf.identity(y), lambda: infer_by(options, inferred))
