@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from oracle_activations import activation
 from oracle_records import (
     Array,
     Spec,
@@ -45,10 +46,22 @@ class Pass:
     beta: Array
     a_s: Array
     a_b: Array
+    residual: Array
+    activation: tuple[str | None, float]
+
+    @property
+    def u(self) -> Array:
+        affine = self.gamma * (self.a_s * (self.r * self.x_hat + self.d) + self.a_b) + self.beta
+        return affine + self.residual
 
     @property
     def y(self) -> Array:
-        return self.gamma * (self.a_s * (self.r * self.x_hat + self.d) + self.a_b) + self.beta
+        return activation(*self.activation, self.u)[0]
+
+    @property
+    def slope(self) -> Array:
+        """The derivative of y by u."""
+        return activation(*self.activation, self.u)[1]
 
 
 def init_state(spec: Spec, shape: tuple[int, ...], mean: object = None, variance: object = None) -> State:
@@ -82,21 +95,29 @@ def train_step(
     beta: Array | None = None,
     weights: Array | None = None,
     adjustment: Pair | None = None,
+    residual: Array | None = None,
 ) -> tuple[Array, State]:
     """(y, state after the step). `weights` align with x from the left, `adjustment` from the right."""
     x = np.asarray(x, np.float64)
     if x.size == 0:
         return x, state
-    step = forward(spec, state, x, gamma, beta, weights, adjustment)
+    step = forward(spec, state, x, gamma, beta, weights, adjustment, residual=residual)
     return unlift(spec, step.y, x.shape), _advance(spec, state, step, weighted=weights is not None)
 
 
 @np.errstate(divide="ignore", invalid="ignore")
-def infer(spec: Spec, state: State, x: Array, gamma: Array | None = None, beta: Array | None = None) -> Array:
+def infer(
+    spec: Spec,
+    state: State,
+    x: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    residual: Array | None = None,
+) -> Array:
     """y with the moving statistics: no groups, weights, adjustment or correction."""
     x = np.asarray(x, np.float64)
     spec = replace(spec, ghost_size=None)
-    return unlift(spec, forward(spec, state, x, gamma, beta, training=False).y, x.shape)
+    return unlift(spec, forward(spec, state, x, gamma, beta, training=False, residual=residual).y, x.shape)
 
 
 def forward(
@@ -109,6 +130,7 @@ def forward(
     adjustment: Pair | None = None,
     training: bool = True,
     frozen: Pair | None = None,
+    residual: Array | None = None,
 ) -> Pass:
     """Inference is the case in which no element has weight. `frozen` gives r and d; None computes them."""
     check_ghosts(spec, x.shape)
@@ -153,6 +175,8 @@ def forward(
         beta=lift_kept(spec, beta, x.shape) if spec.with_beta and beta is not None else np.zeros(1),
         a_s=lift(spec, np.broadcast_to(np.asarray(a_s, np.float64), x.shape)),
         a_b=lift(spec, np.broadcast_to(np.asarray(a_b, np.float64), x.shape)),
+        residual=lift(spec, np.zeros(x.shape) if residual is None else np.asarray(residual, np.float64)),
+        activation=(spec.activation, spec.slope),
     )
 
 

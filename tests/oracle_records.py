@@ -32,6 +32,8 @@ class Spec:
     renorm_decay: float = 0.99
     debias_mean: bool = False
     legacy_renorm: bool = False
+    activation: str | None = None
+    slope: float = 0.0
 
     def __post_init__(self) -> None:
         for field, allowed in (

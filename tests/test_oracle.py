@@ -14,6 +14,7 @@ import oracle
 import oracle_cases as rules
 from golden_data import Case
 from oracle import Spec, State
+from oracle_activations import activation
 from tolerances import assert_close, golden_tolerance
 
 # The recordings are only as good as they are complete.
@@ -172,6 +173,19 @@ def test_synchronized_replicas_are_one_batch(record) -> None:
 
 CLIP = {"rmin": 0.7, "rmax": 1.4, "dmax": 0.5}
 # name: spec, shape of x, of the weights and of the adjustment (None: neither)
+ACTIVATIONS_AT = {  # act(1) and act(-1), by hand or from a table of the normal distribution
+    "relu": (1.0, 0.0),
+    "relu6": (1.0, 0.0),
+    "leaky_relu": (1.0, -0.2),
+    "hard_tanh": (1.0, -1.0),
+    "hard_swish": (4 / 6, -2 / 6),
+    "silu": (0.731058578630, -0.268941421370),
+    "gelu": (0.841344746069, -0.158655253931),
+    "gelu_tanh": (0.841191990608, -0.158808009392),
+    "sigmoid": (0.731058578630, 0.268941421370),
+    "tanh": (0.761594155956, -0.761594155956),
+}
+
 DIFFERENTIABLE = {
     "plain": (Spec((-1,)), (5, 3), None, None),
     "no-affine": (Spec((1,), with_gamma=False, with_beta=False), (4, 3, 2), None, None),
@@ -187,7 +201,23 @@ DIFFERENTIABLE = {
     "renorm": (Spec((-1,), renorm=True), (5, 3), None, None),
     "clipped": (Spec((-1,), renorm=True, renorm_clip=CLIP, ghost_size=3), (6, 3), (6,), (3,)),
     "legacy": (Spec((-1,), renorm=True, renorm_clip=CLIP, legacy_renorm=True), (5, 3), None, None),
+    **{name: (Spec((-1,), activation=name, slope=0.2), (6, 3), (6,), (6, 1)) for name in ACTIVATIONS_AT},
 }
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS_AT)
+def test_activations_have_their_known_values(name: str) -> None:
+    found, _ = activation(name, 0.2, np.array([1.0, -1.0, 0.0]))
+    assert_close(
+        found, [*ACTIVATIONS_AT[name], 0.5 if name == "sigmoid" else 0.0], "float64", name, within=1e-11
+    )
+
+
+def test_a_residual_is_added_before_the_activation() -> None:
+    x, z = np.array([[-1.0], [1.0]]), np.array([[3.0], [-0.5]])
+    spec = Spec((-1,), epsilon=0.0, activation="relu")
+    y, _ = oracle.train_step(spec, oracle.init_state(spec, x.shape), x, residual=z)
+    assert_close(y, [[2.0], [0.5]], "float64", "y")
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -205,8 +235,11 @@ def test_gradients_are_slopes(name: str, training: bool) -> None:
     # one step first: renorm's averages then differ from the moving ones
     state = oracle.train_step(spec, state, random.randn(*shape), gamma, beta, weights, pair)[1]
     at = spec, state, random.randn(*shape) * 2 + 1, gamma, beta, random.randn(*shape), weights, pair, training
+    if spec.activation is not None:
+        at += (random.randn(*shape),)
     exact, slopes = oracle.gradients(*at), oracle.numeric_gradients(*at)
     assert set(exact) == set(slopes)
+    assert ("dresidual" in exact) == (spec.activation is not None)
     assert ("dweights" in exact) == (training and weights is not None)
     assert ("dscale_adjustment" in exact) == ("dbias_adjustment" in exact) == (training and pair is not None)
     for what, slope in slopes.items():

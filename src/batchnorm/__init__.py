@@ -16,11 +16,13 @@ Importing `batchnorm` itself imports none of them, and no framework.
 """
 
 from batchnorm._version import __version__
+from batchnorm.activation import Activation
 from batchnorm.explanation import Explanation, explain
 from batchnorm.functional import batch_norm, init
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
 __all__ = [
+    "Activation",
     "Clip",
     "Explanation",
     "Ghost",

@@ -5,6 +5,7 @@ from typing import Any
 
 from batchnorm._core.engine import Ops
 from batchnorm._engines.lookup import NUMPY, Framework
+from batchnorm._faces.residual import check_same_shape
 from batchnorm._faces.weights import FIRST_AXES, check_fit, check_values
 from batchnorm.errors import format_error
 from batchnorm.options import Options
@@ -17,6 +18,7 @@ __all__ = [
     "check_size",
     "check_training",
     "read_adjustment",
+    "read_residual",
     "spread_weights",
 ]
 
@@ -137,3 +139,12 @@ def spread_weights(framework: Framework, ops: Ops[Array], x: Array, weights: Arr
     weights = ops.cast(weights, ops.stat_dtype(x))
     known = ops.shape(weights)
     return ops.reshape(weights, (*known, *full[len(known) :]))
+
+
+def read_residual(framework: Framework, ops: Ops[Array], x: Array, residual: Array | None) -> Array | None:
+    """What is added before the activation, in the dtype of x."""
+    if residual is None:
+        return None
+    check_owner(framework, residual, "residual")
+    check_same_shape(tuple(residual.shape), ops.shape(x))
+    return ops.cast(residual, ops.dtype(x))

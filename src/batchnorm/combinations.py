@@ -22,6 +22,8 @@ FEATURES = (
     "zero-debias",
     "sample variance",
     "synchronized",
+    "activation",
+    "residual",
     "fused",
 )
 
@@ -88,6 +90,10 @@ REMARKS: dict[frozenset[str], str] = {
     frozenset({"weights", "sample variance"}): "N is (Σw)² / Σw²",
     frozenset({"weights", "synchronized"}): "replicas are merged by their true weights",
     frozenset({"renorm", "zero-debias"}): "renorm's own averages stay as they are",
+    frozenset({"activation", "residual"}): "the residual is added before the activation",
+    frozenset(
+        {"activation", "weights"}
+    ): "the gradient through the activation is stored between its two passes",
     frozenset(
         {"adjustment", "fused"}
     ): "a factor per channel folds into gamma and beta; others come after the kernel",
@@ -107,7 +113,7 @@ def table() -> Iterator[tuple[str, str, Verdict]]:
 
 
 def features(options: Any) -> frozenset[str]:
-    """The features that a set of options asks for (those given with a call, weights and adjustment, are not in it)."""
+    """The features that a set of options asks for (those given with a call, weights, adjustment and residual, are not in it)."""
     current = options.renorm is not None and options.renorm.form == "current"
     debiased = options.renorm is not None and options.renorm.form == "debiased"
     asked = {
@@ -119,6 +125,7 @@ def features(options: Any) -> frozenset[str]:
         "zero-debias": options.debias_mean,
         "sample variance": options.variance == "sample",
         "synchronized": options.synchronized,
+        "activation": options.activation is not None,
         "fused": options.fused is True,
     }
     return frozenset(name for name, wanted in asked.items() if wanted)

@@ -4,8 +4,8 @@
     params, state = batchnorm.init(options, x.shape, like=x)
     y, state = batchnorm.batch_norm(x, params, state, options, training=True)
 
-    training    y = γ·(a_s·(r·x̂ + d) + a_b) + β      x̂ = (x − μ) / √(σ² + ε)
-    inference   y = γ·(x − M) / √(V + ε) + β
+    training    y = act(γ·(a_s·(r·x̂ + d) + a_b) + β + z)      x̂ = (x − μ) / √(σ² + ε)
+    inference   y = act(γ·(x − M) / √(V + ε) + β + z)
 
 State goes in and comes out; nothing is changed in place, so the function may be compiled, differentiated and mapped as
 the framework does with any other. The layers of each framework use the same core.
@@ -28,6 +28,7 @@ from batchnorm._validation import (
     check_size,
     check_training,
     read_adjustment,
+    read_residual,
     spread_weights,
 )
 from batchnorm.errors import format_error
@@ -126,6 +127,7 @@ def batch_norm(
     training: bool,
     weights: Any | None = None,
     adjustment: tuple[Any, Any] | None = None,
+    residual: Any | None = None,
     axis_name: Any = None,
     with_pullback: Literal[False] = False,
 ) -> tuple[NumPyArray, NumPyState]: ...
@@ -139,6 +141,7 @@ def batch_norm(
     training: bool,
     weights: Any | None = None,
     adjustment: tuple[Any, Any] | None = None,
+    residual: Any | None = None,
     axis_name: Any = None,
     with_pullback: Literal[True],
 ) -> tuple[NumPyArray, NumPyState, Pullback]: ...
@@ -152,6 +155,7 @@ def batch_norm(
     training: bool,
     weights: Any | None = None,
     adjustment: tuple[Any, Any] | None = None,
+    residual: Any | None = None,
     axis_name: Any = None,
     with_pullback: bool,
 ) -> tuple[NumPyArray, NumPyState] | tuple[NumPyArray, NumPyState, Pullback]: ...
@@ -165,6 +169,7 @@ def batch_norm(
     training: bool,
     weights: Any | None = None,
     adjustment: tuple[Any, Any] | None = None,
+    residual: Any | None = None,
     axis_name: Any = None,
     with_pullback: Literal[False] = False,
 ) -> tuple[X, dict[str, X]]: ...
@@ -177,6 +182,7 @@ def batch_norm(
     training: bool,
     weights: Array | None = None,
     adjustment: tuple[Array, Array] | None = None,
+    residual: Array | None = None,
     axis_name: Any = None,
     with_pullback: bool = False,
 ) -> Any:
@@ -195,6 +201,7 @@ def batch_norm(
             are normalized all the same, and must be finite. Negative weights and NaN are refused, unless the
             program is being traced or the check would have to wait for a device.
         adjustment: factor and offset applied before gamma and beta while training; each broadcasts to x.
+        residual: an array of the shape of x that is added before the activation, z in the formula above.
         axis_name: for JAX and `Options(synchronized=True)`: the mapped axes over which statistics are taken, as in
             `jax.lax.psum`.
         with_pullback: for NumPy, which has no automatic differentiation: also return the function that computes the
@@ -203,7 +210,7 @@ def batch_norm(
     Returns:
         (y, state): y in the shape and dtype of x, and a new record of the state, which at inference holds the same
         arrays as the old one. With `with_pullback`, (y, state, pullback), where pullback(dy) computes the gradients of
-        (x, gamma, beta, weights) from that of y; None for those that were not given and for weights that are not
+        (x, gamma, beta, weights, residual) from that of y; None for those that were not given and for weights that are not
         floating.
 
     Raises:
@@ -248,6 +255,7 @@ def batch_norm(
         read.get("beta"),
         spread_weights(framework, ops, x, weights) if training else None,
         {slot: read[slot] for slot in slots(options)},
+        residual=read_residual(framework, ops, x, residual),
     )
     if training:
         require_fused(framework.dispatch, options, layout, x, inputs.weights)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, Literal
 
+from batchnorm.activation import Activation, read_activation
 from batchnorm.combinations import check
 from batchnorm.errors import format_error
 
@@ -182,6 +183,8 @@ class Options:
         debias_mean: zero-debias the moving mean (Kingma and Ba 2014, section 3): it is then a running average
             over the steps so far rather than a blend with its initial value.
         synchronized: take the statistics over all replicas of the framework's current distribution.
+        activation: applied to the result in the same pass, y = act(u): a name such as "relu" or a
+            `batchnorm.Activation`; None for none. "identity" becomes None.
         fused: None takes the fastest kernel that gives these numbers, False the framework's plain operations.
             True requests the kernels in training; each API checks beforehand whether they can be used, and refuses
             the call if not.
@@ -211,6 +214,7 @@ class Options:
     debias_mean: bool = False
     synchronized: bool = False
     fused: bool | None = None
+    activation: Activation | str | None = None
 
     def __post_init__(self) -> None:
         _check_type("Options(renorm=%r)", self.renorm, Renorm, "Pass batchnorm.Renorm() or None")
@@ -253,6 +257,7 @@ class Options:
                 )
             )
         _check_choice("Options(variance=%r)", self.variance, VARIANCES)
+        object.__setattr__(self, "activation", read_activation("Options(activation=%r)", self.activation))
         check(self)
 
 

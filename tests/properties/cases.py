@@ -23,6 +23,7 @@ class Case:
         weightless: where weights are zero: "nowhere", "some" (one in three), "channel" (the first), "group"
             (the first; without ghosts the first example), or "all".
         adjustment: the shapes of its factor and its offset, or None.
+        residual: whether there is one.
         offset: how far the channels' means are from zero.
         steps: how many training steps are taken.
     """
@@ -33,6 +34,7 @@ class Case:
     weights: tuple[int, ...] | None = None
     weightless: str = "nowhere"
     adjustment: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    residual: bool = False
     offset: float = 1.0
     steps: int = 3
     seed: int = 0
@@ -56,11 +58,13 @@ class Batch:
     beta: Array | None = None
     weights: Array | None = None
     adjustment: tuple[Array, Array] | None = None
+    residual: Array | None = None
 
     @property
     def given(self) -> dict[str, Array]:
         """What has a gradient, by the oracle's name for it."""
         named = {"dx": self.x, "dgamma": self.gamma, "dbeta": self.beta, "dweights": self.weights}
+        named["dresidual"] = self.residual
         if self.adjustment is not None:
             named |= dict(zip(("dscale_adjustment", "dbias_adjustment"), self.adjustment, strict=True))
         return {name: value for name, value in named.items() if value is not None}
@@ -101,7 +105,8 @@ def batches_of(case: Case) -> list[Batch]:
         x = (noise + per_channel(case, case.offset * center)).astype(narrow)
         dy = random.randn(*case.shape).astype(narrow)
         weights = None if case.weights is None else weights_of(case, random).astype(wide)
-        made.append(Batch(x, dy, gamma, beta, weights, pair))
+        residual = random.randn(*case.shape).astype(narrow) if case.residual else None
+        made.append(Batch(x, dy, gamma, beta, weights, pair, residual))
     return made
 
 
@@ -162,6 +167,8 @@ def spec_of(options: Options) -> oracle.Spec:
         renorm_decay=0.99 if renorm is None else renorm.decay,
         debias_mean=options.debias_mean,
         legacy_renorm=renorm is not None and renorm.form == "debiased",
+        activation=None if options.activation is None else options.activation.name,
+        slope=0.0 if options.activation is None else options.activation.slope,
     )
 
 
@@ -181,8 +188,9 @@ def judged(
         parameters = wide(batch.gamma), wide(batch.beta)
         extras = wide(batch.weights), pair
         x, dy = wide(batch.x), wide(batch.dy)
-        gradients = oracle.gradients(spec, state, x, *parameters, dy, *extras)
-        terms = oracle.magnitudes(spec, state, x, *parameters, dy, *extras) if x.size else {}
-        y, state = oracle.train_step(spec, state, x, *parameters, *extras)
+        more = {"residual": wide(batch.residual)}
+        gradients = oracle.gradients(spec, state, x, *parameters, dy, *extras, **more)
+        terms = oracle.magnitudes(spec, state, x, *parameters, dy, *extras, **more) if x.size else {}
+        y, state = oracle.train_step(spec, state, x, *parameters, *extras, **more)
         found.append((Step(y, variables_of(state), gradients), terms))
     return found

@@ -29,7 +29,7 @@ def check_case(runner: Runner, case: Case) -> None:
             assert_close(step.state[name], flat(value), held, f"{where}: {name}")
         assert set(step.gradients) == runner.differentiated(batch), where
         for name, value in step.gradients.items():
-            dtype = narrow if name == "dx" else held
+            dtype = narrow if name in ("dx", "dresidual") else held
             want = np.reshape(expected.gradients[name], value.shape)
             assert_close(value, want, dtype, f"{where}: {name}", scale=scales[name], summands=summands)
 

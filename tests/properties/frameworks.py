@@ -31,7 +31,8 @@ def infer(name: str, options: Options, batch: Batch, state: Mapping[str, Array])
     def run(array: Any) -> Any:
         sources = {k: array(v) for k, v in batch.given.items()}
         held = {k: array(v) for k, v in state.items()}
-        y, after = batchnorm.batch_norm(sources["dx"], parameters_of(sources), held, options, training=False)
+        given = sources["dx"], parameters_of(sources), held, options
+        y, after = batchnorm.batch_norm(*given, training=False, residual=sources.get("dresidual"))
         assert all(after[slot] is held[slot] for slot in held)
         return y
 
@@ -57,6 +58,7 @@ def _call(options: Options, sources: Mapping[str, Any], state: Mapping[str, Any]
         training=True,
         weights=weights,
         adjustment=pair,
+        residual=sources.get("dresidual"),
         **more,
     )
 

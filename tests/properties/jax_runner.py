@@ -80,7 +80,8 @@ def train_step(
 def infer_step(options: Options, arrays: dict[str, Any], state: dict[str, Any]) -> Any:
     x = arrays["dx"]
     layout = plan_layout(x.shape, options.axes)
-    return infer(engine, options, layout, Inputs(x, arrays.get("dgamma"), arrays.get("dbeta"), None, state))
+    parts = arrays.get("dgamma"), arrays.get("dbeta"), None, state
+    return infer(engine, options, layout, Inputs(x, *parts, residual=arrays.get("dresidual")))
 
 
 def forward(options: Options, given: dict[str, Any], state: dict[str, Any]) -> tuple[Any, Any]:
@@ -90,4 +91,4 @@ def forward(options: Options, given: dict[str, Any], state: dict[str, Any]) -> t
     pair = None
     if "dscale_adjustment" in given:
         pair = Adjustment(given["dscale_adjustment"], given["dbias_adjustment"])
-    return train(engine, options, layout, Inputs(x, *parts, state), pair)
+    return train(engine, options, layout, Inputs(x, *parts, state, residual=given.get("dresidual")), pair)

@@ -55,7 +55,8 @@ class NumPy:
         steps: list[Step] = []
         for batch in batches:
             layout = plan_layout(batch.x.shape, options.axes, options.ghost)
-            inputs = Inputs(batch.x, batch.gamma, batch.beta, batch.weights, state)
+            given = batch.x, batch.gamma, batch.beta, batch.weights, state
+            inputs = Inputs(*given, residual=batch.residual)
             gradients: dict[str, Array] = {}
             if batch.adjustment is None:
                 y, stats, pull = pullback(options, layout, inputs)
@@ -71,7 +72,8 @@ class NumPy:
     def infer(self, options: Options, moving: Moving, batch: Batch) -> Array:
         state = initial_state(engine.ops, options, *moving)
         layout = plan_layout(batch.x.shape, options.axes)
-        y = infer(engine, options, layout, Inputs(batch.x, batch.gamma, batch.beta, None, state))
+        inputs = Inputs(batch.x, batch.gamma, batch.beta, None, state, residual=batch.residual)
+        y = infer(engine, options, layout, inputs)
         return np.asarray(y, np.float64)
 
 

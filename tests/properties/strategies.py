@@ -2,6 +2,7 @@
 
 from hypothesis import strategies as st
 
+from batchnorm.activation import ACTIVATIONS, Activation
 from batchnorm.options import Clip, Ghost, Options, Renorm
 from properties.cases import Case
 
@@ -10,6 +11,8 @@ DECAYS = (0.9, 0.99, 0.5, 0.0, 1.0)
 FORMS = (None, None, "current", "debiased")
 GHOSTS = (None, None, 1, 2, 3)
 WEIGHTLESS = ("nowhere", "nowhere", "some", "channel", "group", "all")
+
+ACTIVATION = (None, None, None, *ACTIVATIONS, Activation("leaky_relu", 0.2))
 
 CLIPS = st.builds(
     Clip,
@@ -53,6 +56,7 @@ def cases(
         "weights": draw(st.none() | broadcasting_to(shape)),
         "weightless": draw(st.sampled_from(WEIGHTLESS)),
         "adjustment": draw(st.none() | adjustments_to(shape)),
+        "residual": draw(st.sampled_from([False, False, True])),
         "offset": draw(st.sampled_from([0.0, 1.0, 5.0])),
         "seed": draw(st.integers(0, 10_000)),
     }
@@ -81,6 +85,7 @@ def options_of(draw, axes: tuple[int, ...], ghost: Ghost | None, dtype: str, for
         debias_mean=debiases,
         synchronized=draw(st.sampled_from([False, False, True])),
         fused=draw(st.sampled_from([None, False, True])),
+        activation=draw(st.sampled_from(ACTIVATION)),
     )
 
 

@@ -76,7 +76,7 @@ def signature(options: Options, batch: Batch, mode: str) -> dict[str, Any]:
             return tf.TensorSpec(value.shape, value.dtype)
         first = len(shape) - value.ndim
         # Of weights and adjustments a size of 1 is known: it says that they repeat.
-        repeats = name not in ("dx", "dy")
+        repeats = name not in ("dx", "dy", "dresidual")
         sizes = enumerate(value.shape, first)
         known = [None if axis in lost and not (repeats and size == 1) else size for axis, size in sizes]
         return tf.TensorSpec(known, value.dtype)
@@ -106,7 +106,8 @@ def train_step(options: Options, arrays: dict[str, Any], state: dict[str, Any]) 
 def infer_step(options: Options, arrays: dict[str, Any], state: dict[str, Any]) -> Any:
     x = arrays["dx"]
     layout = plan_layout(ops.shape(x), options.axes)
-    return infer(engine, options, layout, Inputs(x, arrays.get("dgamma"), arrays.get("dbeta"), None, state))
+    parts = arrays.get("dgamma"), arrays.get("dbeta"), None, state
+    return infer(engine, options, layout, Inputs(x, *parts, residual=arrays.get("dresidual")))
 
 
 def forward(options: Options, sources: dict[str, Any], state: dict[str, Any]) -> tuple[Any, Any]:
@@ -116,4 +117,4 @@ def forward(options: Options, sources: dict[str, Any], state: dict[str, Any]) ->
     pair = None
     if "dscale_adjustment" in sources:
         pair = Adjustment(sources["dscale_adjustment"], sources["dbias_adjustment"])
-    return train(engine, options, layout, Inputs(x, *parts, state), pair)
+    return train(engine, options, layout, Inputs(x, *parts, state, residual=sources.get("dresidual")), pair)

@@ -61,8 +61,9 @@ def check_inference(runner: Runner, case: Case) -> None:
     spec = spec_of(case.options)
     state = oracle.init_state(spec, case.shape, *map(wide, moving))
     parameters = wide(batch.gamma), wide(batch.beta)
-    expected = oracle.infer(spec, state, batch.x, *parameters)
-    terms = oracle.magnitudes(spec, state, batch.x, *parameters, batch.dy, training=False)
+    more = {"residual": wide(batch.residual)}
+    expected = oracle.infer(spec, state, batch.x, *parameters, **more)
+    terms = oracle.magnitudes(spec, state, batch.x, *parameters, batch.dy, training=False, **more)
     scale = np.maximum(np.maximum(1.0, np.abs(expected)), terms["y"])
     got = runner.infer(case.options, moving, batch)
     assert_close(got, expected, numpy_dtype(case.dtype).name, runner.name, scale=scale)

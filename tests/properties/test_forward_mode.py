@@ -144,7 +144,8 @@ def gradients_by_oracle(case: Case, point: dict[str, Array], dy: Array) -> dict[
     spec = spec_of(case.options)
     state = oracle.init_state(spec, case.shape, *initial_of(case))
     parts = [point.get(name) for name in ("dx", "dgamma", "dbeta")]
-    return oracle.gradients(spec, state, *parts, dy, point.get("dweights"), adjustment_of(point))
+    extras = point.get("dweights"), adjustment_of(point)
+    return oracle.gradients(spec, state, *parts, dy, *extras, residual=point.get("dresidual"))
 
 
 def adjustment_of(point: dict[str, Array]) -> Any:

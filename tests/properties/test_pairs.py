@@ -27,8 +27,10 @@ FIELDS = {
     "fused": {"fused": True},
     "weights": {"weights": (6, 1, 1, 1), "weightless": "some"},
     "adjustment": {"adjustment": ((6, 1, 1, 1), (2,))},
+    "activation": {"activation": "relu6"},
+    "residual": {"residual": True},
 }
-WITH_A_CALL = ("weights", "adjustment")
+WITH_A_CALL = ("weights", "adjustment", "residual")
 ROWS = {f"{first} with {second}": (first, second, verdict) for first, second, verdict in table()}
 ALLOWED = [name for name, (*_, verdict) in ROWS.items() if verdict.works]
 REFUSED = [name for name in ROWS if name not in ALLOWED]

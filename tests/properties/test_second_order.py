@@ -33,6 +33,9 @@ CASES = {
     "example adjustment": Case(Options((-1,)), (5, 3), adjustment=((5, 1), (5, 3))),
     "renorm": Case(Options((-1,), renorm=Renorm(HELD)), (5, 3), offset=5.0),
     "renorm and ghosts": Case(Options((-1,), renorm=Renorm(HELD), ghost=Ghost(3)), (6, 2), offset=5.0),
+    "silu": Case(Options((-1,), activation="silu"), (5, 3), residual=True),
+    "relu and weights": Case(Options((1,), activation="relu"), (3, 2, 2), weights=(3, 2, 2)),
+    "gelu and renorm": Case(Options((-1,), renorm=Renorm(HELD), activation="gelu"), (5, 3), offset=5.0),
 }
 
 
@@ -80,7 +83,7 @@ def slopes_of_the_oracle(
         if "dscale_adjustment" in point:
             pair = point["dscale_adjustment"], point["dbias_adjustment"]
         values = (point.get(name) for name in ("dx", "dgamma", "dbeta", "dy", "dweights"))
-        first = oracle.gradients(spec, state, *values, pair)
+        first = oracle.gradients(spec, state, *values, pair, residual=point.get("dresidual"))
         return sum(float(np.sum(directions[name] * value)) for name, value in first.items())
 
     found: dict[str, Array] = {}

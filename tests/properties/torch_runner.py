@@ -51,7 +51,8 @@ class Torch:
         state = initial_state(ops, options, *map(tensor_of, moving))
         given = tensors_of(batch)
         layout = plan_layout(batch.x.shape, options.axes)
-        inputs = Inputs(given["dx"], given.get("dgamma"), given.get("dbeta"), None, state)
+        parameters = given.get("dgamma"), given.get("dbeta")
+        inputs = Inputs(given["dx"], *parameters, None, state, residual=given.get("dresidual"))
         return step_of(array_of(infer(engine, options, layout, inputs)), {}, {}).y
 
     def _eager(self, options: Options, given: dict[str, Any], dy: Any, state: dict[str, Any]) -> Any:
@@ -77,7 +78,7 @@ def forward(options: Options, sources: dict[str, Any], state: dict[str, Any]) ->
     pair = None
     if "dscale_adjustment" in sources:
         pair = Adjustment(sources["dscale_adjustment"], sources["dbias_adjustment"])
-    return train(engine, options, layout, Inputs(x, *parts, state), pair)
+    return train(engine, options, layout, Inputs(x, *parts, state, residual=sources.get("dresidual")), pair)
 
 
 def tensors_of(batch: Batch) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from batchnorm._core.engine import A, Ops
 from batchnorm.layout import Layout
 
-__all__ = ["fold", "invert_deviation"]
+__all__ = ["fold", "invert_deviation", "shift_of"]
 
 
 def fold(
@@ -22,18 +22,32 @@ def fold(
     Returns:
         scale = γ·r / √(σ² + ε) and shift = γ·d + β − offset·scale, broadcast to [G, C].
     """
-    shape = (layout.ghosts, layout.channels)
     factor = gamma if r is None else r if gamma is None else gamma * r
-    moved = None if d is None else d if gamma is None else gamma * d
-    shift = beta if moved is None else moved if beta is None else moved + beta
     scale = invert_deviation(ops, epsilon, variance)
     if factor is not None:
         scale = scale * factor
-    scale = ops.broadcast_to(scale, shape)
+    scale = ops.broadcast_to(scale, (layout.ghosts, layout.channels))
+    return scale, shift_of(ops, scale, offset, d, gamma, beta, layout)
+
+
+def shift_of(
+    ops: Ops[A],
+    scale: A,
+    offset: A | None,
+    d: A | None,
+    gamma: A | None,
+    beta: A | None,
+    layout: Layout,
+) -> A:
+    """γ·d + β − offset·scale, broadcast to [G, C]."""
+    moved = None if d is None else d if gamma is None else gamma * d
+    shift = beta if moved is None else moved if beta is None else moved + beta
     if offset is not None:
-        moved = offset * scale
-        return scale, ops.broadcast_to(-moved if shift is None else shift - moved, shape)
-    return scale, ops.zeros_like(scale) if shift is None else ops.broadcast_to(shift, shape)
+        away = offset * scale
+        shift = -away if shift is None else shift - away
+    return (
+        ops.zeros_like(scale) if shift is None else ops.broadcast_to(shift, (layout.ghosts, layout.channels))
+    )
 
 
 def invert_deviation(ops: Ops[A], epsilon: float, variance: A) -> A:

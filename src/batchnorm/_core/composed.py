@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from batchnorm._core.engine import A, Batch, Engine, GradTerms, Inputs, Moments, Ops, Saved
+from batchnorm._core.engine import A, Batch, Engine, Epilogue, GradTerms, Inputs, Moments, Ops, Saved
+from batchnorm._core.epilogue import activate, pull
 from batchnorm._core.moments import finite
 from batchnorm.layout import Layout
 
@@ -20,6 +21,7 @@ __all__ = [
     "grad_sums",
     "grad_weights",
     "moments",
+    "pull_through",
     "share",
     "to_view",
     "weight_view",
@@ -58,13 +60,33 @@ class Composed(Generic[A]):
     def moments(self, x: A, weights: A | None, layout: Layout) -> Moments[A]:
         return moments(self.ops, x, weights, layout)
 
-    def apply(self, x: A, mean: A, scale: A, shift: A, layout: Layout) -> A:
-        return apply(self.ops, x, mean, scale, shift, layout)
+    def apply(
+        self, x: A, mean: A, scale: A, shift: A, layout: Layout, epilogue: Epilogue[A] | None = None
+    ) -> A:
+        return apply(self.ops, x, mean, scale, shift, layout, epilogue)
 
     def grad_sums(self, dy: A, x: A, mean: A, layout: Layout) -> tuple[A, A]:
         return grad_sums(self.ops, dy, x, mean, layout)
 
-    def grad_input(self, dy: A, x: A, weights: A | None, mean: A, terms: GradTerms[A], layout: Layout) -> A:
+    def pulled_sums(
+        self, dy: A, x: A, mean: A, layout: Layout, epilogue: Epilogue[A], keep: bool
+    ) -> tuple[A, A, A | None]:
+        pulled = pull_through(self.ops, dy, x, mean, layout, epilogue)
+        # The engine's own sums: what is pulled through the activation is like any other gradient.
+        return *self.grad_sums(pulled, x, mean, layout), pulled
+
+    def grad_input(
+        self,
+        dy: A,
+        x: A,
+        weights: A | None,
+        mean: A,
+        terms: GradTerms[A],
+        layout: Layout,
+        epilogue: Epilogue[A] | None = None,
+    ) -> A:
+        if epilogue is not None:
+            dy = pull_through(self.ops, dy, x, mean, layout, epilogue)
         return grad_input(self.ops, dy, x, weights, mean, terms, layout)
 
     def grad_weights(
@@ -73,17 +95,37 @@ class Composed(Generic[A]):
         return grad_weights(self.ops, x, weights, center, offset, variance, terms, layout)
 
     def fused_train(
-        self, x: A, gamma: A | None, beta: A | None, epsilon: float, layout: Layout
+        self,
+        x: A,
+        gamma: A | None,
+        beta: A | None,
+        epsilon: float,
+        layout: Layout,
+        epilogue: Epilogue[A] | None = None,
     ) -> tuple[A, Moments[A], A] | None:
         return None
 
     def fused_gradients(
-        self, dy: A, x: A, saved: Saved[A], epsilon: float, layout: Layout
-    ) -> tuple[A, A, A] | None:
+        self,
+        dy: A,
+        x: A,
+        saved: Saved[A],
+        epsilon: float,
+        layout: Layout,
+        epilogue: Epilogue[A] | None = None,
+    ) -> tuple[A, A, A, A | None] | None:
         return None
 
     def fused_infer(
-        self, x: A, gamma: A | None, beta: A | None, mean: A, variance: A, epsilon: float, layout: Layout
+        self,
+        x: A,
+        gamma: A | None,
+        beta: A | None,
+        mean: A,
+        variance: A,
+        epsilon: float,
+        layout: Layout,
+        epilogue: Epilogue[A] | None = None,
     ) -> A | None:
         return None
 
@@ -140,12 +182,34 @@ def share(ops: Ops[A], count: A | float) -> A | float:
     return 1.0 / (max(count, 1.0) if isinstance(count, (int, float)) else ops.maximum(count, 1.0))
 
 
-def apply(ops: Ops[A], x: A, mean: A, scale: A, shift: A, layout: Layout) -> A:
-    """(x − mean)·scale + shift."""
-    dtype = ops.stat_dtype(x)
-    viewed = ops.cast(to_view(ops, x, layout), dtype)
+def apply(
+    ops: Ops[A], x: A, mean: A, scale: A, shift: A, layout: Layout, epilogue: Epilogue[A] | None = None
+) -> A:
+    """(x − mean)·scale + shift, and what follows it."""
+    y = _affine(ops, x, mean, scale, shift, layout)
+    if epilogue is not None:
+        y = activate(ops, epilogue.activation, _plus(ops, y, epilogue.residual, layout))
+    return _from_view(ops, ops.cast(y, ops.dtype(x)), layout)
+
+
+def pull_through(ops: Ops[A], dy: A, x: A, mean: A, layout: Layout, epilogue: Epilogue[A]) -> A:
+    """act′(u)·dy, in the dtype of x; the epilogue has an activation, scale and shift."""
+    activation, residual, scale, shift = epilogue
+    assert activation is not None and scale is not None and shift is not None
+    u = _plus(ops, _affine(ops, x, mean, scale, shift, layout), residual, layout)
+    pulled = pull(ops, activation, u, ops.cast(to_view(ops, dy, layout), ops.dtype(u)))
+    return _from_view(ops, ops.cast(pulled, ops.dtype(x)), layout)
+
+
+def _affine(ops: Ops[A], x: A, mean: A, scale: A, shift: A, layout: Layout) -> A:
+    """(x − mean)·scale + shift as a view, in the statistics' dtype."""
+    viewed = ops.cast(to_view(ops, x, layout), ops.stat_dtype(x))
     mean, scale, shift = (_against(ops, value, layout) for value in (mean, scale, shift))
-    return _from_view(ops, ops.cast((viewed - mean) * scale + shift, ops.dtype(x)), layout)
+    return (viewed - mean) * scale + shift
+
+
+def _plus(ops: Ops[A], u: A, residual: A | None, layout: Layout) -> A:
+    return u if residual is None else u + ops.cast(to_view(ops, residual, layout), ops.dtype(u))
 
 
 def grad_sums(ops: Ops[A], dy: A, x: A, mean: A, layout: Layout) -> tuple[A, A]:

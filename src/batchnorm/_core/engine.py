@@ -8,6 +8,7 @@ view the one against the other.
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from batchnorm.activation import Activation
 from batchnorm.layout import Layout, Size
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Array",
     "Batch",
     "Engine",
+    "Epilogue",
     "GradTerms",
     "Gradients",
     "Inputs",
@@ -38,7 +40,10 @@ class Array(Protocol):
     def __rtruediv__(self, other: Any, /) -> Any: ...
     def __rpow__(self, other: Any, /) -> Any: ...
     def __neg__(self, /) -> Any: ...
+    def __lt__(self, other: Any, /) -> Any: ...
+    def __le__(self, other: Any, /) -> Any: ...
     def __gt__(self, other: Any, /) -> Any: ...
+    def __ge__(self, other: Any, /) -> Any: ...
 
 
 A = TypeVar("A", bound=Array)
@@ -83,9 +88,9 @@ class Batch(NamedTuple, Generic[A]):
 
 
 class Inputs(NamedTuple, Generic[A]):
-    """The inputs of one training step. gamma and beta are [C]; gradients flow to the first four only.
+    """The inputs of one training step. gamma and beta are [C]; gradients flow to these, the weights and the residual.
 
-    `scalars` are the options that are arrays, for engines that must be given every array that a step reads. An engine
+    `residual`, in the shape and dtype of x, is added to the normalized numbers before the activation. `scalars` are the options that are arrays, for engines that must be given every array that a step reads. An engine
     may drop them: the options hold them too.
     """
 
@@ -95,6 +100,7 @@ class Inputs(NamedTuple, Generic[A]):
     weights: A | None
     state: State[A]
     scalars: State[A] | None = None
+    residual: A | None = None
 
 
 class Saved(NamedTuple, Generic[A]):
@@ -114,12 +120,26 @@ class Saved(NamedTuple, Generic[A]):
 
 
 class Gradients(NamedTuple, Generic[A]):
-    """Gradients with respect to the first four inputs; None for an input that was None."""
+    """Gradients with respect to the inputs of the same names; None for an input that was None."""
 
     x: A
     gamma: A | None
     beta: A | None
     weights: A | None
+    residual: A | None = None
+
+
+class Epilogue(NamedTuple, Generic[A]):
+    """What follows the affine map in the same pass: y = act(u), u = (x − mean)·scale + shift + residual.
+
+    Without an activation y = u. The gradient computes u again, and for that it is given scale and shift, [G, C], which
+    `apply` has as arguments.
+    """
+
+    activation: Activation | None
+    residual: A | None
+    scale: A | None = None
+    shift: A | None = None
 
 
 class GradTerms(NamedTuple, Generic[A]):
@@ -134,6 +154,14 @@ class Ops(Protocol[A]):
     """Functions on arrays, named as in NumPy."""
 
     def sqrt(self, x: A, /) -> A: ...
+    def exp(self, x: A, /) -> A: ...
+    def tanh(self, x: A, /) -> A: ...
+    def sigmoid(self, x: A, /) -> A: ...
+    def erfc(self, x: A, /) -> A: ...
+    def activation(self, name: str, slope: float, /) -> Callable[[A], A] | None:
+        """The framework's own operation for an activation, which its exporters know; None if it has none."""
+        ...
+
     def maximum(self, x: A, y: A | float, /) -> A: ...
     def minimum(self, x: A, y: A | float, /) -> A: ...
     def where(self, condition: A, x: A | float, y: A | float, /) -> A: ...
@@ -179,17 +207,38 @@ class Engine(Protocol[A]):
 
     def moments(self, x: A, weights: A | None, layout: Layout, /) -> Moments[A]: ...
 
-    def apply(self, x: A, mean: A, scale: A, shift: A, layout: Layout, /) -> A:
-        """(x − mean)·scale + shift in the dtype of x."""
+    def apply(
+        self, x: A, mean: A, scale: A, shift: A, layout: Layout, epilogue: Epilogue[A] | None = None, /
+    ) -> A:
+        """(x − mean)·scale + shift in the dtype of x, and what follows it."""
         ...
 
     def grad_sums(self, dy: A, x: A, mean: A, layout: Layout, /) -> tuple[A, A]:
         """Σdy and Σdy·(x − mean)."""
         ...
 
+    def pulled_sums(
+        self, dy: A, x: A, mean: A, layout: Layout, epilogue: Epilogue[A], keep: bool, /
+    ) -> tuple[A, A, A | None]:
+        """The same of h = act′(u)·dy, and h, which may be None unless `keep` asks for it."""
+        ...
+
     def grad_input(
-        self, dy: A, x: A, weights: A | None, mean: A, terms: GradTerms[A], layout: Layout, /
-    ) -> A: ...
+        self,
+        dy: A,
+        x: A,
+        weights: A | None,
+        mean: A,
+        terms: GradTerms[A],
+        layout: Layout,
+        epilogue: Epilogue[A] | None = None,
+        /,
+    ) -> A:
+        """slope·dy + w·(tilt·(x − mean) + offset); with an epilogue of h = act′(u)·dy in place of dy.
+
+        An epilogue comes only without weights and without a residual: h was kept then.
+        """
+        ...
 
     def grad_weights(
         self, x: A, weights: A, center: A, offset: A, variance: A, terms: GradTerms[A], layout: Layout, /
@@ -200,19 +249,42 @@ class Engine(Protocol[A]):
     def sum_over_replicas(self, values: tuple[A, ...], /) -> tuple[A, ...]: ...
 
     def fused_train(
-        self, x: A, gamma: A | None, beta: A | None, epsilon: float, layout: Layout, /
+        self,
+        x: A,
+        gamma: A | None,
+        beta: A | None,
+        epsilon: float,
+        layout: Layout,
+        epilogue: Epilogue[A] | None = None,
+        /,
     ) -> tuple[A, Moments[A], A] | None:
         """y, the moments and the scale of plain batch normalization in one call, or None without a kernel."""
         ...
 
     def fused_gradients(
-        self, dy: A, x: A, saved: Saved[A], epsilon: float, layout: Layout, /
-    ) -> tuple[A, A, A] | None:
-        """dx, Σdy and Σdy·x̂ in one call, or None."""
+        self,
+        dy: A,
+        x: A,
+        saved: Saved[A],
+        epsilon: float,
+        layout: Layout,
+        epilogue: Epilogue[A] | None = None,
+        /,
+    ) -> tuple[A, A, A, A | None] | None:
+        """dx, Σh and Σh·x̂ in one call, and h if there is a residual, or None. Without an epilogue h = dy."""
         ...
 
     def fused_infer(
-        self, x: A, gamma: A | None, beta: A | None, mean: A, variance: A, epsilon: float, layout: Layout, /
+        self,
+        x: A,
+        gamma: A | None,
+        beta: A | None,
+        mean: A,
+        variance: A,
+        epsilon: float,
+        layout: Layout,
+        epilogue: Epilogue[A] | None = None,
+        /,
     ) -> A | None:
         """Normalization by given statistics in one call, or None."""
         ...

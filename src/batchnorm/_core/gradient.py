@@ -26,7 +26,9 @@ Forward mode differentiates the same x̂; dots mark tangents:
 """
 
 from batchnorm._core.affine import invert_deviation
+from batchnorm._core.composed import pull_through
 from batchnorm._core.engine import A, Engine, Gradients, GradTerms, Inputs, Ops, Saved
+from batchnorm._core.epilogue import recomputed
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 
@@ -36,27 +38,39 @@ __all__ = ["about_center", "backward", "input_terms", "jvp", "sums_about_mean"]
 def backward(
     engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A], saved: Saved[A], dy: A
 ) -> Gradients[A]:
-    """Gradients with respect to x, gamma, beta and the weights, from that with respect to y."""
-    ops = engine.ops
+    """Gradients with respect to x, gamma, beta, the weights and the residual, from that with respect to y."""
+    ops, has_residual = engine.ops, inputs.residual is not None
+    epilogue = recomputed(ops, options, layout, inputs, saved)
     if inputs.weights is None and not options.synchronized and options.fused is not False:
-        done = engine.fused_gradients(dy, inputs.x, saved, options.epsilon, layout)
+        done = engine.fused_gradients(dy, inputs.x, saved, options.epsilon, layout, epilogue)
         if done is not None:
-            dx, dy_sum, dy_xhat_sum = done
-            return Gradients(dx, *_parameters(ops, inputs, saved, dy_sum, dy_xhat_sum), None)
+            dx, dy_sum, dy_xhat_sum, pulled = done
+            parameters = _parameters(ops, inputs, saved, dy_sum, dy_xhat_sum)
+            return Gradients(dx, *parameters, None, _or(pulled, dy) if has_residual else None)
 
-    dy_sum, dy_centered_sum = sums_about_mean(engine, dy, inputs.x, saved, layout)
+    if epilogue is None:
+        dy_sum, dy_centered_sum = sums_about_mean(engine, dy, inputs.x, saved, layout)
+    else:
+        keep = has_residual or inputs.weights is not None
+        dy_sum, centered, pulled = engine.pulled_sums(dy, inputs.x, saved.center, layout, epilogue, keep)
+        dy_centered_sum = centered - saved.offset * dy_sum
+        if pulled is not None:
+            # From here on as without an epilogue.
+            dy, epilogue = pulled, None
     inverse = invert_deviation(ops, options.epsilon, saved.variance)
     parameters = _parameters(ops, inputs, saved, dy_sum, dy_centered_sum * inverse)
     if options.synchronized:
         dy_sum, dy_centered_sum = engine.sum_over_replicas((dy_sum, dy_centered_sum))
     terms = input_terms(ops, saved, inverse, dy_sum, dy_centered_sum)
-    dx = engine.grad_input(dy, inputs.x, inputs.weights, saved.center, about_center(terms, saved), layout)
+    about = about_center(terms, saved)
+    dx = engine.grad_input(dy, inputs.x, inputs.weights, saved.center, about, layout, epilogue)
+    residual = dy if has_residual else None
     if inputs.weights is None:
-        return Gradients(dx, *parameters, None)
+        return Gradients(dx, *parameters, None, residual)
     dw = engine.grad_weights(
         inputs.x, inputs.weights, saved.center, saved.offset, saved.variance, terms, layout
     )
-    return Gradients(dx, *parameters, dw)
+    return Gradients(dx, *parameters, dw, residual)
 
 
 def jvp(
@@ -67,7 +81,7 @@ def jvp(
     saved: Saved[A],
     tangents: Gradients[A],
 ) -> A:
-    """The tangent of y, from those of x, gamma, beta and the weights; a tangent of None is zero."""
+    """The tangent of y, from those of its inputs; a tangent of None is zero."""
     ops = engine.ops
     x = ops.cast(inputs.x, ops.stat_dtype(inputs.x))
     # There is always a gradient with respect to x, but not always a tangent of x.
@@ -95,7 +109,18 @@ def jvp(
     if tangents.beta is not None:
         offset = offset + tangents.beta
     terms = about_center(GradTerms(saved.scale, tilt, offset), saved)
-    return ops.cast(engine.grad_input(dx, x, None, saved.center, terms, layout), ops.dtype(inputs.x))
+    tangent = engine.grad_input(dx, x, None, saved.center, terms, layout)
+    if tangents.residual is not None:
+        tangent = tangent + ops.cast(tangents.residual, ops.dtype(x))
+    epilogue = recomputed(ops, options, layout, inputs, saved)
+    if epilogue is not None:
+        tangent = pull_through(ops, tangent, x, saved.center, layout, epilogue)
+    return ops.cast(tangent, ops.dtype(inputs.x))
+
+
+def _or(pulled: A | None, dy: A) -> A:
+    """The gradient of the residual: that of y, unless an activation came between."""
+    return dy if pulled is None else pulled
 
 
 def input_terms(ops: Ops[A], saved: Saved[A], inverse: A, dy_sum: A, dy_centered_sum: A) -> GradTerms[A]:

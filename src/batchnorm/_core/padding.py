@@ -37,7 +37,9 @@ def fill(
     shape = ops.shape(weights)
     weights = ops.broadcast_to(weights, (batch, *shape[1:]))
     filled = inputs._replace(
-        x=ops.append_zeros(x, layout.padding), weights=ops.append_zeros(weights, layout.padding)
+        x=ops.append_zeros(x, layout.padding),
+        weights=ops.append_zeros(weights, layout.padding),
+        residual=None if inputs.residual is None else ops.append_zeros(inputs.residual, layout.padding),
     )
     if adjustment is not None:
         adjustment = Adjustment(*(_fill_one(ops, value, layout) for value in adjustment))

@@ -14,20 +14,24 @@ Where each option acts:
     epsilon, gamma, beta   `fold`: the slope and the offset of each channel
     adjustment             `fold_adjustment`, into gamma and beta; or `adjust`, on what the step returns
     decay, debias_mean     `state.advance`, after y
+    activation, residual   `epilogue_of`: what follows in the pass that writes y
     fused                  which shortcuts of the engine may replace its passes
 
 Everything between two engine calls is arithmetic on groups × channels. The net effect is
 
-    y = γ·(a_s·(r·x̂ + d) + a_b) + β      x̂ = (x − μ) / √(σ² + ε)
+    y = act(γ·(a_s·(r·x̂ + d) + a_b) + β + z)      x̂ = (x − μ) / √(σ² + ε)
 """
 
 # Compilers that trace Python cannot evaluate the annotations of functions defined while tracing.
 from __future__ import annotations
 
+from dataclasses import replace
+
 from batchnorm._core import gradient
 from batchnorm._core.adjustment import Adjustment, adjust, fold_adjustment
 from batchnorm._core.affine import fold
 from batchnorm._core.engine import A, Batch, Engine, Gradients, Inputs, Moments, Saved
+from batchnorm._core.epilogue import activate, activation_of, epilogue_of
 from batchnorm._core.moments import merge_replicas, or_moving, summarize
 from batchnorm._core.padding import fill, is_filled, without_padding
 from batchnorm._core.renorm import correct
@@ -63,9 +67,11 @@ def train(
         return _train(engine, options, layout, folded)
     # Intermediate results are not rounded to 16 bits: neither y nor the adjustment's gradients could undo that.
     ops, x = engine.ops, inputs.x
-    bare = inputs._replace(x=ops.cast(x, ops.stat_dtype(x)), gamma=None, beta=None)
-    y, batch = _train(engine, options, layout, bare)
-    return ops.cast(adjust(ops, y, adjustment, inputs, layout), ops.dtype(x)), batch
+    bare = inputs._replace(x=ops.cast(x, ops.stat_dtype(x)), gamma=None, beta=None, residual=None)
+    y, batch = _train(engine, replace(options, activation=None), layout, bare)
+    u = adjust(ops, y, adjustment, inputs, layout)
+    u = u if inputs.residual is None else u + ops.cast(inputs.residual, ops.dtype(u))
+    return ops.cast(activate(ops, activation_of(options), u), ops.dtype(x)), batch
 
 
 def _train(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]) -> tuple[A, Batch[A]]:
@@ -99,10 +105,11 @@ def normalize(
 ) -> tuple[A, Batch[A], Saved[A]]:
     """The forward pass, and what the gradient will need."""
     ops = engine.ops
-    x, gamma, beta, weights, state, _ = inputs
+    x, gamma, beta, weights, state, _, _ = inputs
+    epilogue = epilogue_of(options, inputs)
     alone = weights is None and not options.synchronized
     if alone and options.renorm is None:
-        done = engine.fused_train(x, gamma, beta, options.epsilon, layout)
+        done = engine.fused_train(x, gamma, beta, options.epsilon, layout, epilogue)
         if done is not None:
             y, moments, scale = done
             return y, summarize(ops, options, moments, layout), _saved(moments, scale, None, None)
@@ -115,7 +122,7 @@ def normalize(
     if weights is not None or options.synchronized:
         moments, r, d = or_moving(ops, moments, r, d, state)
     scale, shift = fold(ops, options.epsilon, moments.variance, moments.offset, r, d, gamma, beta, layout)
-    y = engine.apply(x, moments.center, scale, shift, layout)
+    y = engine.apply(x, moments.center, scale, shift, layout, epilogue)
     return y, batch, _saved(moments, scale, r, d)
 
 
@@ -124,15 +131,16 @@ def _saved(moments: Moments[A], scale: A, r: A | None, d: A | None) -> Saved[A]:
 
 
 def infer(engine: Engine[A], options: Options, layout: Layout, inputs: Inputs[A]) -> A:
-    """Normalize by the moving statistics: y = γ·(x − M) / √(V + ε) + β. Weights and ghosts play no part in it."""
+    """Normalize by the moving statistics: y = act(γ·(x − M) / √(V + ε) + β + z). Weights and ghosts play no part."""
     engine = _chosen(engine, options)
-    x, gamma, beta, _, state, _ = inputs
+    x, gamma, beta, _, state, _, _ = inputs
+    epilogue = epilogue_of(options, inputs)
     mean, variance = state["moving_mean"], state["moving_variance"]
-    y = engine.fused_infer(x, gamma, beta, mean, variance, options.epsilon, layout)
+    y = engine.fused_infer(x, gamma, beta, mean, variance, options.epsilon, layout, epilogue)
     if y is not None:
         return y
     scale, shift = fold(engine.ops, options.epsilon, variance, None, None, None, gamma, beta, layout)
-    return engine.apply(x, mean, scale, shift, layout)
+    return engine.apply(x, mean, scale, shift, layout, epilogue)
 
 
 def _chosen(engine: Engine[A], options: Options) -> Engine[A]:

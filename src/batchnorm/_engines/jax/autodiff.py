@@ -67,13 +67,14 @@ def differentiable(
 
 
 def _present(values: Any) -> tuple[Array, ...]:
-    """What has a gradient: x, gamma, beta and weights, without those that are None."""
-    return tuple(value for value in values[: len(Gradients._fields)] if value is not None)
+    """What has a gradient, without what is None."""
+    found = (getattr(values, name) for name in Gradients._fields)
+    return tuple(value for value in found if value is not None)
 
 
 def _as_given(inputs: Inputs[Array], gradients: Gradients[Array]) -> Gradients[Array]:
     """Each gradient in the dtype of its input, as a transposition demands."""
-    pairs: Any = zip(inputs[: len(gradients)], gradients, strict=True)
+    pairs: Any = ((getattr(inputs, name), getattr(gradients, name)) for name in Gradients._fields)
     return Gradients(*(None if value is None else value.astype(given.dtype) for given, value in pairs))
 
 

@@ -1,6 +1,7 @@
 """JAX's spelling of the functions that the core and the composed passes use."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -8,21 +9,26 @@ import jax
 import jax.numpy as jnp
 
 __all__ = [
+    "activation",
     "append_zeros",
     "as_float",
     "broadcast_to",
     "cast",
     "cumulate",
     "dtype",
+    "erfc",
+    "exp",
     "first",
     "maximum",
     "minimum",
     "reshape",
     "shape",
+    "sigmoid",
     "sqrt",
     "stat_dtype",
     "stop_gradient",
     "sum",
+    "tanh",
     "transpose",
     "where",
     "zeros_like",
@@ -33,6 +39,10 @@ WIDE = 16_384
 MOST_PIECES = 64
 
 sqrt = jnp.sqrt
+exp = jnp.exp
+tanh = jnp.tanh
+sigmoid = jax.nn.sigmoid
+erfc = jax.scipy.special.erfc
 maximum = jnp.maximum
 minimum = jnp.minimum
 where = jnp.where
@@ -41,6 +51,25 @@ reshape = jnp.reshape
 broadcast_to = jnp.broadcast_to
 transpose = jnp.transpose
 stop_gradient = jax.lax.stop_gradient
+
+
+_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "hard_tanh": jax.nn.hard_tanh,
+    "hard_swish": jax.nn.hard_swish,
+    "silu": jax.nn.silu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+}
+
+
+def activation(name: str, slope: float) -> Callable[[Any], Any]:
+    if name == "leaky_relu":
+        return partial(jax.nn.leaky_relu, negative_slope=slope)
+    return _ACTIVATIONS[name]
 
 
 def sum(x: Any, axes: Sequence[int]) -> Any:

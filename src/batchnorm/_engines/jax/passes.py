@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from batchnorm._core.affine import fold
 from batchnorm._core.composed import Composed, apply, moments, share, to_view
-from batchnorm._core.engine import A, Inputs, Moments
+from batchnorm._core.engine import A, Epilogue, Inputs, Moments
 from batchnorm._core.moments import finite
 from batchnorm._engines.jax.sharded import sharded_by_compiler
 from batchnorm.layout import Layout
@@ -66,16 +66,26 @@ class Fusing(Composed[A]):
         return ops.reshape(first, shape), ops.reshape(second, shape)
 
     def fused_infer(
-        self, x: A, gamma: A | None, beta: A | None, mean: A, variance: A, epsilon: Any, layout: Layout
+        self,
+        x: A,
+        gamma: A | None,
+        beta: A | None,
+        mean: A,
+        variance: A,
+        epsilon: Any,
+        layout: Layout,
+        epilogue: Epilogue[A] | None = None,
     ) -> A:
         """In plain operations, which XLA fuses with those before and after, so a kernel would gain nothing."""
 
         def function(inputs: Inputs[A]) -> A:
-            x, gamma, beta, _, state, scalars = inputs
+            x, gamma, beta, _, state, scalars, residual = inputs
             own: Any = epsilon if scalars is None else scalars["epsilon"]
             scale, shift = fold(self.ops, own, state["variance"], None, None, None, gamma, beta, layout)
-            return apply(self.ops, x, state["mean"], scale, shift, layout)
+            after = None if epilogue is None else Epilogue(epilogue.activation, residual)
+            return apply(self.ops, x, state["mean"], scale, shift, layout, after)
 
         scalars = None if isinstance(epsilon, Real) else {"epsilon": epsilon}
-        inputs = Inputs(x, gamma, beta, None, {"mean": mean, "variance": variance}, scalars)
+        residual = None if epilogue is None else epilogue.residual
+        inputs = Inputs(x, gamma, beta, None, {"mean": mean, "variance": variance}, scalars, residual)
         return sharded_by_compiler(function, inputs, with_statistics=False)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from batchnorm._core import fused
-from batchnorm._core.engine import GradTerms, Moments, Saved
+from batchnorm._core.engine import Epilogue, GradTerms, Moments, Saved
 from batchnorm._engines.jax import ops
 from batchnorm._engines.jax.autodiff import differentiable
 from batchnorm._engines.jax.dispatch import takes_kernels
@@ -125,9 +125,17 @@ class Native(Fusing[Any]):
         total, effective = [float(layout.count)] * 2 if weights is None else totals
         return Moments(total, effective, center + offset, variance, center, offset)
 
-    def apply(self, x: Array, mean: Array, scale: Array, shift: Array, layout: Layout) -> Array:
-        if not takes_kernels(self.insists, x, None, layout, mean, scale, shift):
-            return super().apply(x, mean, scale, shift, layout)
+    def apply(
+        self,
+        x: Array,
+        mean: Array,
+        scale: Array,
+        shift: Array,
+        layout: Layout,
+        epilogue: Epilogue[Array] | None = None,
+    ) -> Array:
+        if epilogue is not None or not takes_kernels(self.insists, x, None, layout, mean, scale, shift):
+            return super().apply(x, mean, scale, shift, layout, epilogue)
         (y,) = apply_p.bind(x, *_known((mean, scale, shift), x, layout), plan=Plan(layout))
         return y
 
@@ -140,19 +148,34 @@ class Native(Fusing[Any]):
         return first, second
 
     def grad_input(
-        self, dy: Array, x: Array, weights: Array | None, mean: Array, terms: GradTerms[Array], layout: Layout
+        self,
+        dy: Array,
+        x: Array,
+        weights: Array | None,
+        mean: Array,
+        terms: GradTerms[Array],
+        layout: Layout,
+        epilogue: Epilogue[Array] | None = None,
     ) -> Array:
-        if not takes_kernels(self.insists, x, weights, layout, dy, mean, *terms):
-            return super().grad_input(dy, x, weights, mean, terms, layout)
+        if epilogue is not None or not takes_kernels(self.insists, x, weights, layout, dy, mean, *terms):
+            return super().grad_input(dy, x, weights, mean, terms, layout, epilogue)
         plan = Plan(layout, (weights is not None,))
         known = _known((mean, *terms), x, layout)
         (dx,) = grad_input_p.bind(dy.astype(x.dtype), x, *known, *_spread(weights, x, layout), plan=plan)
         return dx
 
     def fused_train(
-        self, x: Array, gamma: Array | None, beta: Array | None, epsilon: Any, layout: Layout
+        self,
+        x: Array,
+        gamma: Array | None,
+        beta: Array | None,
+        epsilon: Any,
+        layout: Layout,
+        epilogue: Epilogue[Array] | None = None,
     ) -> tuple[Array, Moments[Array], Array] | None:
-        if not isinstance(epsilon, Real) or not takes_kernels(self.insists, x, None, layout, gamma, beta):
+        if epilogue is not None or not isinstance(epsilon, Real):
+            return None
+        if not takes_kernels(self.insists, x, None, layout, gamma, beta):
             return None
         dtype = ops.stat_dtype(x)
         plan = Plan(layout, (gamma is not None, beta is not None), float(epsilon))
@@ -162,15 +185,23 @@ class Native(Fusing[Any]):
         return y, Moments(total, total, center + offset, variance, center, offset), scale
 
     def fused_gradients(
-        self, dy: Array, x: Array, saved: Saved[Array], epsilon: Any, layout: Layout
-    ) -> tuple[Array, Array, Array] | None:
-        if not isinstance(epsilon, Real) or not takes_kernels(self.insists, x, None, layout, dy, saved.scale):
+        self,
+        dy: Array,
+        x: Array,
+        saved: Saved[Array],
+        epsilon: Any,
+        layout: Layout,
+        epilogue: Epilogue[Array] | None = None,
+    ) -> tuple[Array, Array, Array, Array | None] | None:
+        if epilogue is not None or not isinstance(epsilon, Real):
+            return None
+        if not takes_kernels(self.insists, x, None, layout, dy, saved.scale):
             return None
         known = _known((saved.center, saved.offset, saved.variance, saved.scale), x, layout)
         dx, sums, products = gradients_p.bind(
             dy.astype(x.dtype), x, *known, plan=Plan(layout, (), float(epsilon))
         )
-        return dx, sums, products
+        return dx, sums, products, None
 
 
 def _spread(weights: Array | None, x: Array, layout: Layout) -> list[Array]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from batchnorm._core.composed import Composed
-from batchnorm._core.engine import GradTerms, Moments, Saved
+from batchnorm._core.engine import Epilogue, GradTerms, Moments, Saved
 from batchnorm._engines.numpy import ops
 from batchnorm._engines.numpy.dispatch import find
 from batchnorm._engines.numpy.reference import composed
@@ -60,11 +60,19 @@ class CpuKernels(Composed[Any]):
         total = float(layout.count)
         return Moments(total, total, mean, variance, mean, rest)
 
-    def apply(self, x: Array, mean: Array, scale: Array, shift: Array, layout: Layout) -> Array:
-        """(x − mean)·scale + shift."""
+    def apply(
+        self,
+        x: Array,
+        mean: Array,
+        scale: Array,
+        shift: Array,
+        layout: Layout,
+        epilogue: Epilogue[Array] | None = None,
+    ) -> Array:
+        """(x − mean)·scale + shift, and what follows it."""
         found = find(x, None, layout)
-        if found is None:
-            return super().apply(x, mean, scale, shift, layout)
+        if found is None or epilogue is not None:
+            return super().apply(x, mean, scale, shift, layout, epilogue)
         native, kind, sizes, _ = found
         x = _dense(x)
         y = _like(x)
@@ -85,12 +93,19 @@ class CpuKernels(Composed[Any]):
         return first, second
 
     def grad_input(
-        self, dy: Array, x: Array, weights: Array | None, mean: Array, terms: GradTerms[Array], layout: Layout
+        self,
+        dy: Array,
+        x: Array,
+        weights: Array | None,
+        mean: Array,
+        terms: GradTerms[Array],
+        layout: Layout,
+        epilogue: Epilogue[Array] | None = None,
     ) -> Array:
-        """slope·dy + w·(tilt·(x − mean) + offset)."""
+        """slope·h + w·(tilt·(x − mean) + offset)."""
         found = find(x, weights, layout)
-        if found is None:
-            return super().grad_input(dy, x, weights, mean, terms, layout)
+        if found is None or epilogue is not None:
+            return super().grad_input(dy, x, weights, mean, terms, layout, epilogue)
         native, kind, sizes, by_group = found
         spread = _spread(weights, x, layout)
         x = _dense(x)
@@ -110,11 +125,17 @@ class CpuKernels(Composed[Any]):
         return dx
 
     def fused_train(
-        self, x: Array, gamma: Array | None, beta: Array | None, epsilon: float, layout: Layout
+        self,
+        x: Array,
+        gamma: Array | None,
+        beta: Array | None,
+        epsilon: float,
+        layout: Layout,
+        epilogue: Epilogue[Array] | None = None,
     ) -> tuple[Array, Moments[Array], Array] | None:
         """y, the moments and the scale in one call; None without kernels."""
         found = find(x, None, layout)
-        if found is None:
+        if found is None or epilogue is not None:
             return None
         native, kind, sizes, _ = found
         x, dtype = _dense(x), ops.stat_dtype(x)
@@ -133,11 +154,17 @@ class CpuKernels(Composed[Any]):
         return y, Moments(total, total, mean, variance, mean, rest), scale
 
     def fused_gradients(
-        self, dy: Array, x: Array, saved: Saved[Array], epsilon: float, layout: Layout
-    ) -> tuple[Array, Array, Array] | None:
-        """dx, Σdy and Σdy·x̂ in one call; None without kernels."""
+        self,
+        dy: Array,
+        x: Array,
+        saved: Saved[Array],
+        epsilon: float,
+        layout: Layout,
+        epilogue: Epilogue[Array] | None = None,
+    ) -> tuple[Array, Array, Array, Array | None] | None:
+        """dx, Σh, Σh·x̂ and the gradient of a residual in one call; None without kernels."""
         found = find(x, None, layout)
-        if found is None:
+        if found is None or epilogue is not None:
             return None
         native, kind, sizes, _ = found
         x, dtype = _dense(x), ops.stat_dtype(x)
@@ -153,7 +180,7 @@ class CpuKernels(Composed[Any]):
             *map(_address, (dx, first, second)),
             threads(),
         )
-        return dx, first, second
+        return dx, first, second, None
 
     def fused_infer(
         self,
@@ -164,10 +191,11 @@ class CpuKernels(Composed[Any]):
         variance: Array,
         epsilon: float,
         layout: Layout,
+        epilogue: Epilogue[Array] | None = None,
     ) -> Array | None:
         """Normalization by given statistics in one call; None without kernels."""
         found = find(x, None, layout)
-        if found is None:
+        if found is None or epilogue is not None:
             return None
         native, kind, sizes, _ = found
         x, dtype = _dense(x), ops.stat_dtype(x)

@@ -1,26 +1,32 @@
 """NumPy's spelling of the functions that the core and the composed passes use."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 __all__ = [
+    "activation",
     "append_zeros",
     "as_float",
     "broadcast_to",
     "cast",
     "cumulate",
     "dtype",
+    "erfc",
+    "exp",
     "first",
     "maximum",
     "minimum",
     "reshape",
     "shape",
+    "sigmoid",
     "sqrt",
     "stat_dtype",
     "stop_gradient",
     "sum",
+    "tanh",
     "transpose",
     "where",
     "zeros_like",
@@ -28,6 +34,8 @@ __all__ = [
 
 # NumPy declares more of these than a call with arrays needs.
 sqrt: Callable[[Any], Any] = np.sqrt
+exp: Callable[[Any], Any] = np.exp
+tanh: Callable[[Any], Any] = np.tanh
 maximum: Callable[[Any, Any], Any] = np.maximum
 minimum: Callable[[Any, Any], Any] = np.minimum
 where: Callable[[Any, Any, Any], Any] = np.where
@@ -35,6 +43,8 @@ zeros_like = np.zeros_like
 reshape = np.reshape
 broadcast_to = np.broadcast_to
 transpose: Callable[[Any, Sequence[int]], Any] = np.transpose
+# NumPy has none of its own: number by number, by the C library.
+_erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
 def sum(x: Any, axes: Sequence[int]) -> Any:
@@ -42,6 +52,20 @@ def sum(x: Any, axes: Sequence[int]) -> Any:
     if x.dtype == np.float32:
         return np.sum(x, axis=tuple(axes), dtype=np.float64).astype(np.float32)
     return np.sum(x, axis=tuple(axes))
+
+
+def sigmoid(x: Any) -> Any:
+    small = np.exp(-np.abs(x))  # which cannot overflow
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
+def erfc(x: Any) -> Any:
+    return np.asarray(_erfc(x), np.asarray(x).dtype)
+
+
+def activation(name: str, slope: float) -> None:
+    """NumPy has no activations."""
+    del name, slope
 
 
 def stop_gradient(x: Any) -> Any:

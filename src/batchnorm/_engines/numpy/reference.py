@@ -45,13 +45,17 @@ def _filled_pullback(
     filled, _ = fill(engine.ops, layout, inputs)
     y, batch, pull_filled = pullback(options, without_padding(layout), filled, engine)
 
+    def cut(found: Gradients[Any]) -> Gradients[Any]:
+        residual = None if found.residual is None else ops.first(found.residual, count)
+        return found._replace(x=ops.first(found.x, count), residual=residual)
+
     def gradients(dy: Any) -> Gradients[Any]:
         found = pull_filled(ops.append_zeros(dy, layout.padding))
         if inputs.weights is None:
-            return found._replace(x=ops.first(found.x, count), weights=None)
+            return cut(found)._replace(weights=None)
         dw = ops.first(found.weights, count)
         if inputs.weights.shape[0] == 1:
             dw = dw.sum(0, keepdims=True)
-        return found._replace(x=ops.first(found.x, count), weights=dw)
+        return cut(found)._replace(weights=dw)
 
     return ops.first(y, count), batch, gradients

@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._core import composed as core
-from batchnorm._core.engine import GradTerms, Moments
+from batchnorm._core.engine import Epilogue, GradTerms, Moments
 from batchnorm._core.moments import finite
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.composed import PlainOperations, composed
@@ -68,7 +68,17 @@ class Compiled(PlainOperations):
         variance = ops.maximum(spread - offset * offset, 0.0)
         return Moments(total, effective, center + offset, variance, center, offset)
 
-    def apply(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
+    def apply(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        layout: Layout,
+        epilogue: Epilogue[Tensor] | None = None,
+    ) -> Tensor:
+        if epilogue is not None:
+            return super().apply(x, mean, scale, shift, layout, epilogue)
         return _run(_apply, layout, x, mean, scale, shift)
 
     def grad_sums(self, dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -82,7 +92,10 @@ class Compiled(PlainOperations):
         mean: Tensor,
         terms: GradTerms[Tensor],
         layout: Layout,
+        epilogue: Epilogue[Tensor] | None = None,
     ) -> Tensor:
+        if epilogue is not None:
+            return super().grad_input(dy, x, weights, mean, terms, layout, epilogue)
         return _run(_grad_input, layout, dy, x, weights, mean, *terms)
 
 

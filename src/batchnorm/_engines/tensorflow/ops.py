@@ -1,7 +1,7 @@
 """TensorFlow's spelling of the functions that the core and the composed passes use; sizes may be unknown."""
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import tensorflow as tf
@@ -9,6 +9,7 @@ import tensorflow as tf
 from batchnorm._engines.tensorflow.context import is_cpu
 
 __all__ = [
+    "activation",
     "append_zeros",
     "as_float",
     "broadcast_to",
@@ -16,16 +17,20 @@ __all__ = [
     "cumulate",
     "divide",
     "dtype",
+    "erfc",
+    "exp",
     "first",
     "maximum",
     "minimum",
     "reshape",
     "shape",
+    "sigmoid",
     "sqrt",
     "stat_dtype",
     "stop_gradient",
     "sum",
     "sum_in_chains",
+    "tanh",
     "transpose",
     "where",
     "zeros_like",
@@ -37,6 +42,10 @@ SHORT = range(2, 1025)
 MOST_BROADCAST = 5
 
 sqrt = tf.sqrt
+exp = tf.exp
+tanh = tf.tanh
+sigmoid = tf.sigmoid
+erfc = tf.math.erfc
 maximum = tf.maximum
 minimum = tf.minimum
 zeros_like: Any = tf.zeros_like
@@ -53,6 +62,23 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     known = x if tf.is_tensor(x) else y
     x, y = (tf.convert_to_tensor(value, known.dtype) for value in (x, y))
     return tf.where(condition, x, y)
+
+
+_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "relu": tf.nn.relu,
+    "relu6": tf.nn.relu6,
+    "silu": tf.nn.silu,
+    "gelu": partial(tf.nn.gelu, approximate=False),
+    "gelu_tanh": partial(tf.nn.gelu, approximate=True),
+    "sigmoid": tf.sigmoid,
+    "tanh": tf.tanh,
+}
+
+
+def activation(name: str, slope: float) -> Callable[[Any], Any] | None:
+    if name == "leaky_relu":
+        return partial(tf.nn.leaky_relu, alpha=slope)
+    return _ACTIVATIONS.get(name)
 
 
 def sum(x: Any, axes: Sequence[int]) -> Any:

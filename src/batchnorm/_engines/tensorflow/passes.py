@@ -5,8 +5,9 @@ from numbers import Real
 from typing import Any
 
 from batchnorm._core.composed import Composed
-from batchnorm._core.engine import GradTerms, Moments, Saved
-from batchnorm._engines.tensorflow import custom_ops
+from batchnorm._core.engine import Epilogue, GradTerms, Moments, Saved
+from batchnorm._core.epilogue import follow
+from batchnorm._engines.tensorflow import custom_ops, ops
 from batchnorm._engines.tensorflow.compiled import compiled
 from batchnorm._engines.tensorflow.composed import PlainOperations, composed
 from batchnorm._engines.tensorflow.dispatch import find, takes_compiled
@@ -32,11 +33,19 @@ class TensorFlow(PlainOperations):
             return custom_ops.moments(kernels, x, weights, layout)
         return _other_passes(x).moments(x, weights, layout)
 
-    def apply(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
-        kernels = find(x, None, layout)
+    def apply(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        layout: Layout,
+        epilogue: Epilogue[Tensor] | None = None,
+    ) -> Tensor:
+        kernels = find(x, None, layout) if epilogue is None else None
         if kernels is not None:
             return custom_ops.apply(kernels, x, mean, scale, shift, layout)
-        return _other_passes(x).apply(x, mean, scale, shift, layout)
+        return _other_passes(x).apply(x, mean, scale, shift, layout, epilogue)
 
     def grad_sums(self, dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         kernels = find(x, None, layout)
@@ -52,32 +61,41 @@ class TensorFlow(PlainOperations):
         mean: Tensor,
         terms: GradTerms[Tensor],
         layout: Layout,
+        epilogue: Epilogue[Tensor] | None = None,
     ) -> Tensor:
-        kernels = find(x, weights, layout)
+        kernels = find(x, weights, layout) if epilogue is None else None
         if kernels is not None:
             return custom_ops.grad_input(kernels, dy, x, weights, mean, terms, layout)
-        return _other_passes(x).grad_input(dy, x, weights, mean, terms, layout)
+        return _other_passes(x).grad_input(dy, x, weights, mean, terms, layout, epilogue)
 
     def fused_train(
-        self, x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: Any, layout: Layout
+        self,
+        x: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        epsilon: Any,
+        layout: Layout,
+        epilogue: Epilogue[Tensor] | None = None,
     ) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
         # One call takes epsilon as an attribute.
-        kernels = find(x, None, layout) if isinstance(epsilon, Real) else None
-        return (
-            None
-            if kernels is None
-            else custom_ops.fused_train(kernels, x, gamma, beta, float(epsilon), layout)
-        )
+        kernels = find(x, None, layout) if isinstance(epsilon, Real) and epilogue is None else None
+        if kernels is None:
+            return None
+        return custom_ops.fused_train(kernels, x, gamma, beta, float(epsilon), layout)
 
     def fused_gradients(
-        self, dy: Tensor, x: Tensor, saved: Saved[Tensor], epsilon: Any, layout: Layout
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
-        kernels = find(x, None, layout) if isinstance(epsilon, Real) else None
-        return (
-            None
-            if kernels is None
-            else custom_ops.fused_gradients(kernels, dy, x, saved, float(epsilon), layout)
-        )
+        self,
+        dy: Tensor,
+        x: Tensor,
+        saved: Saved[Tensor],
+        epsilon: Any,
+        layout: Layout,
+        epilogue: Epilogue[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None] | None:
+        kernels = find(x, None, layout) if isinstance(epsilon, Real) and epilogue is None else None
+        if kernels is None:
+            return None
+        return *custom_ops.fused_gradients(kernels, dy, x, saved, float(epsilon), layout), None
 
     def fused_infer(
         self,
@@ -88,8 +106,9 @@ class TensorFlow(PlainOperations):
         variance: Tensor,
         epsilon: float,
         layout: Layout,
+        epilogue: Epilogue[Tensor] | None = None,
     ) -> Tensor:
-        return fused_infer(x, gamma, beta, mean, variance, epsilon, layout)
+        return follow(ops, fused_infer(x, gamma, beta, mean, variance, epsilon, layout), epilogue)
 
 
 def _other_passes(x: Tensor) -> Composed[Any]:

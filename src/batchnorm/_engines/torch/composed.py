@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from batchnorm._core.composed import Composed
-from batchnorm._core.engine import GradTerms
+from batchnorm._core.engine import Epilogue, GradTerms
 from batchnorm._engines.torch import ops
 from batchnorm._engines.torch.autodiff import by_autograd
 from batchnorm.layout import Layout
@@ -19,8 +19,16 @@ Tensor = torch.Tensor
 class PlainOperations(Composed[Any]):
     """The passes that all frameworks share; outputs are never views, even if they were reshaped."""
 
-    def apply(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
-        return ops.as_own(super().apply(x, mean, scale, shift, layout))
+    def apply(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        layout: Layout,
+        epilogue: Epilogue[Tensor] | None = None,
+    ) -> Tensor:
+        return ops.as_own(super().apply(x, mean, scale, shift, layout, epilogue))
 
     def grad_weights(
         self,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from batchnorm._core.engine import Epilogue
 from batchnorm._engines.torch import ops
 from batchnorm._engines.torch.private import has_storage, is_watched, is_zero_tensor
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_recorded, why_traced
@@ -61,6 +62,16 @@ class Kernels(NamedTuple):
         """x in the order of memory, without gaps."""
         return (x if self.layout.order is None else x.permute(self.layout.order)).contiguous()
 
+    def residual(self, epilogue: Epilogue[Tensor]) -> Tensor | None:
+        """The residual in the order of memory of x, without gaps."""
+        return None if epilogue.residual is None else self.dense(epilogue.residual)
+
+    def after(self, epilogue: Epilogue[Tensor], residual: Tensor | None) -> tuple[int, float, int]:
+        """An epilogue as the compiled functions take it, with the dense residual, which must outlive the call."""
+        activation = epilogue.activation
+        name, slope = ("identity", 0.0) if activation is None else (activation.name, activation.slope or 0.0)
+        return self.module.ACTIVATIONS[name], slope, address(residual)
+
     def like(self, x: Tensor) -> Tensor:
         """An uninitialized tensor like x, in the same memory order without gaps."""
         if self.layout.order is None and not x.is_contiguous():
@@ -108,26 +119,50 @@ def _look(layout: Layout, x: Tensor, others: Sequence[Tensor | None]) -> Kernels
 
 
 def train_by(
-    kernels: Kernels, x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float
+    kernels: Kernels,
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    epilogue: Epilogue[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """y, and mean, rest, variance and scale as one tensor [4, G, C]."""
-    y, (statistics, rows) = kernels.like(x), _rows(4, x, kernels.layout)
+    """y, and mean, rest, variance and scale as one tensor [4, G, C]; with an activation, shift as well."""
+    y, (statistics, rows) = kernels.like(x), _rows(4 if epilogue is None else 5, x, kernels.layout)
     x = kernels.dense(x)
     gamma, beta = _dense(gamma, statistics.dtype), _dense(beta, statistics.dtype)
     read = x.data_ptr(), address(gamma), address(beta), kernels.layout.channels, float(epsilon)
-    kernels.module.train(*kernels.head, *read, y.data_ptr(), *rows, kernels.threads)
+    if epilogue is None:
+        kernels.module.train(*kernels.head, *read, y.data_ptr(), *rows, kernels.threads)
+    else:
+        residual = kernels.residual(epilogue)
+        after = kernels.after(epilogue, residual), rows[4]
+        kernels.module.train(*kernels.head, *read, y.data_ptr(), *rows[:4], kernels.threads, *after)
     return y, statistics
 
 
 def gradients_by(
-    kernels: Kernels, dy: Tensor, x: Tensor, known: Sequence[Tensor], epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """dx, and Σdy and Σdy·x̂ as one tensor [2, G, C], from the dense mean, rest, variance and scale."""
+    kernels: Kernels,
+    dy: Tensor,
+    x: Tensor,
+    known: Sequence[Tensor],
+    epsilon: float,
+    epilogue: Epilogue[Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """dx, Σh and Σh·x̂ as one tensor [2, G, C], and h if there is a residual.
+
+    `known` are the dense mean, rest, variance and scale; an epilogue comes with its dense shift.
+    """
     dx, (sums, rows) = kernels.like(x), _rows(2, x, kernels.layout)
+    pulled = None if epilogue is None or epilogue.residual is None else kernels.like(x)
     dy, x = kernels.dense(dy.to(x.dtype)), kernels.dense(x)
     read = *map(address, (dy, x, *known)), float(epsilon)
-    kernels.module.gradients(*kernels.head, *read, dx.data_ptr(), *rows, kernels.threads)
-    return dx, sums
+    if epilogue is None:
+        kernels.module.gradients(*kernels.head, *read, dx.data_ptr(), *rows, kernels.threads)
+    else:
+        residual = kernels.residual(epilogue)
+        after = kernels.after(epilogue, residual), address(epilogue.shift), address(pulled)
+        kernels.module.gradients(*kernels.head, *read, dx.data_ptr(), *rows, kernels.threads, *after)
+    return dx, sums, pulled
 
 
 def infer(
@@ -138,20 +173,26 @@ def infer(
     variance: Tensor,
     epsilon: float,
     axes: Sequence[int],
+    epilogue: Epilogue[Tensor] | None = None,
 ) -> Tensor | None:
-    """γ·(x − mean) / √(variance + ε) + β in one call; None if no kernel can be used or a gradient is recorded."""
+    """act(γ·(x − mean) / √(variance + ε) + β + z) in one call; None without a kernel, or if a gradient is recorded."""
     given = (gamma, beta, mean, variance)
-    if is_recorded(x, *given):
+    residual = None if epilogue is None else epilogue.residual
+    if is_recorded(x, residual, *given):
         return None
     layout, dtype = plan_layout(x.shape, axes), ops.stat_dtype(x)
-    found = find(layout, x, *given)
+    found = find(layout, x, residual, *given)
     unfit = any(v is not None and (v.dtype is not dtype or v.numel() != layout.channels) for v in given)
     if found is None or unfit:
         return None
     y, x = found.like(x), found.dense(x)
     gamma, beta, *statistics = (_dense(value, dtype) for value in given)
     read = *map(address, (x, gamma, beta)), layout.channels, *map(address, statistics), float(epsilon)
-    found.module.infer(*found.head, *read, y.data_ptr(), found.threads)
+    if epilogue is None:
+        found.module.infer(*found.head, *read, y.data_ptr(), found.threads)
+    else:
+        residual = found.residual(epilogue)
+        found.module.infer(*found.head, *read, y.data_ptr(), found.threads, found.after(epilogue, residual))
     return y
 
 

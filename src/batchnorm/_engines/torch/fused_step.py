@@ -150,7 +150,7 @@ def _gradients_of(
         # These can be differentiated to any order: PyTorch's own kernel is wrong from the third on.
         return _plain_gradients(dy, x, gamma, epsilon, layout)
     if needs_dx:
-        return cpu_kernels.gradients_by(kernels, dy, x, statistics.unbind(), epsilon)
+        return cpu_kernels.gradients_by(kernels, dy, x, statistics.unbind(), epsilon)[:2]
     mean, rest, variance, _ = statistics
     sums = Host(kernels).grad_sums(dy, x, as_numpy(mean), layout)
     total, centered = map(as_tensor, sums)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from batchnorm._core import state as core
-from batchnorm._core.engine import Batch, Gradients, GradTerms, Inputs, Moments, Saved
+from batchnorm._core.engine import Batch, Epilogue, Gradients, GradTerms, Inputs, Moments, Saved
 from batchnorm._engines.torch import cpu_kernels, numpy_ops
 from batchnorm._engines.torch.autodiff import differentiable
 from batchnorm._engines.torch.composed import composed, sum_over_replicas
@@ -31,8 +31,8 @@ Array = Any
 
 def find(layout: Layout, inputs: Inputs[Tensor]) -> "Host | None":
     """The engine for a step on these inputs, or None if the kernels cannot be used."""
-    x, gamma, beta, weights, state = inputs[:5]
-    kernels = cpu_kernels.find(layout, x, gamma, beta, weights, *state.values())
+    x, gamma, beta, weights, state, _, residual = inputs
+    kernels = cpu_kernels.find(layout, x, gamma, beta, weights, residual, *state.values())
     return None if kernels is None else Host(kernels)
 
 
@@ -88,14 +88,23 @@ class Host:
         kernels.module.moments(*kernels.head, *read, *effective, *rows, kernels.threads)
         return Moments(totals[0], totals[1], mean, variance, mean, rest)
 
-    def apply(self, x: Tensor, mean: Array, scale: Array, shift: Array, layout: Layout) -> Tensor:
-        """(x − mean)·scale + shift."""
+    def apply(
+        self,
+        x: Tensor,
+        mean: Array,
+        scale: Array,
+        shift: Array,
+        layout: Layout,
+        epilogue: Epilogue[Any] | None = None,
+    ) -> Tensor:
+        """(x − mean)·scale + shift, and what follows it."""
         del layout
         kernels, known = self.kernels, self._known((mean, scale, shift))
         y, x = kernels.like(x), kernels.dense(x)
-        kernels.module.apply(
-            *kernels.head, x.data_ptr(), *map(_address, known), y.data_ptr(), kernels.threads
-        )
+        residual = None if epilogue is None else kernels.residual(epilogue)
+        after = None if epilogue is None else kernels.after(epilogue, residual)
+        read = x.data_ptr(), *map(_address, known)
+        kernels.module.apply(*kernels.head, *read, y.data_ptr(), kernels.threads, after)
         return y
 
     def grad_sums(self, dy: Tensor, x: Tensor, mean: Array, layout: Layout) -> tuple[Array, Array]:
@@ -108,6 +117,20 @@ class Host:
         kernels.module.grad_sums(*kernels.head, *read, *rows, kernels.threads)
         return first, second
 
+    def pulled_sums(
+        self, dy: Tensor, x: Tensor, mean: Array, layout: Layout, epilogue: Epilogue[Any], keep: bool
+    ) -> tuple[Array, Array, Tensor | None]:
+        """Σh and Σh·(x − mean), and h if it is to be kept."""
+        kernels = self.kernels
+        pulled, residual = kernels.like(x) if keep else None, kernels.residual(epilogue)
+        dy, x = kernels.dense(dy.to(x.dtype)), kernels.dense(x)
+        mean, *known = self._known((mean, epilogue.scale, epilogue.shift))
+        (first, second), rows = self._rows(2, layout.ghosts, layout.channels)
+        read = dy.data_ptr(), x.data_ptr(), _address(mean)
+        after = kernels.after(epilogue, residual), *map(_address, known), cpu_kernels.address(pulled)
+        kernels.module.grad_sums(*kernels.head, *read, *rows, kernels.threads, *after)
+        return first, second, pulled
+
     def grad_input(
         self,
         dy: Tensor,
@@ -116,8 +139,9 @@ class Host:
         mean: Array,
         terms: GradTerms[Array],
         layout: Layout,
+        epilogue: Epilogue[Any] | None = None,
     ) -> Tensor:
-        """slope·dy + w·(tilt·(x − mean) + offset)."""
+        """slope·h + w·(tilt·(x − mean) + offset)."""
         kernels, spread = self.kernels, None if weights is None else self._spread(weights)
         known = self._known((mean, *terms))
         if weights is not None and spread is None:
@@ -126,7 +150,12 @@ class Host:
         by_group = spread is not None and bool(kernels.by_group)
         dx, dy, x = kernels.like(x), kernels.dense(dy.to(x.dtype)), kernels.dense(x)
         read = dy.data_ptr(), x.data_ptr(), cpu_kernels.address(spread), by_group, *map(_address, known)
-        kernels.module.grad_input(*kernels.head, *read, dx.data_ptr(), kernels.threads)
+        if epilogue is None:
+            kernels.module.grad_input(*kernels.head, *read, dx.data_ptr(), kernels.threads)
+            return dx
+        (shift,) = self._known((epilogue.shift,))
+        after = kernels.after(epilogue, None), _address(shift)
+        kernels.module.grad_input(*kernels.head, *read, dx.data_ptr(), kernels.threads, *after)
         return dx
 
     def grad_weights(
@@ -149,22 +178,38 @@ class Host:
         return tuple(map(as_numpy, sum_over_replicas(tuple(map(as_tensor, values)))))
 
     def fused_train(
-        self, x: Tensor, gamma: Array | None, beta: Array | None, epsilon: float, layout: Layout
+        self,
+        x: Tensor,
+        gamma: Array | None,
+        beta: Array | None,
+        epsilon: float,
+        layout: Layout,
+        epilogue: Epilogue[Any] | None = None,
     ) -> tuple[Tensor, Moments[Array], Array]:
         """y, the moments and the scale in one call."""
-        y, statistics = cpu_kernels.train_by(self.kernels, x, as_tensor(gamma), as_tensor(beta), epsilon)
-        mean, rest, variance, scale = as_numpy(statistics)
+        parameters = as_tensor(gamma), as_tensor(beta)
+        y, statistics = cpu_kernels.train_by(self.kernels, x, *parameters, epsilon, epilogue)
+        mean, rest, variance, scale = as_numpy(statistics[:4])
         total = float(layout.count)
         return y, Moments(total, total, mean, variance, mean, rest), scale
 
     def fused_gradients(
-        self, dy: Tensor, x: Tensor, saved: Saved[Array], epsilon: float, layout: Layout
-    ) -> tuple[Tensor, Array, Array]:
-        """dx, Σdy and Σdy·x̂ in one call."""
+        self,
+        dy: Tensor,
+        x: Tensor,
+        saved: Saved[Array],
+        epsilon: float,
+        layout: Layout,
+        epilogue: Epilogue[Any] | None = None,
+    ) -> tuple[Tensor, Array, Array, Tensor | None]:
+        """dx, Σh, Σh·x̂ and the gradient of a residual in one call."""
         del layout
         known = self._known((saved.center, saved.offset, saved.variance, saved.scale))
-        dx, sums = cpu_kernels.gradients_by(self.kernels, dy, x, [*map(as_tensor, known)], epsilon)
-        return dx, *as_numpy(sums)
+        if epilogue is not None:
+            epilogue = epilogue._replace(shift=as_tensor(self._known((epilogue.shift,))[0]))
+        known = [*map(as_tensor, known)]
+        dx, sums, pulled = cpu_kernels.gradients_by(self.kernels, dy, x, known, epsilon, epilogue)
+        return dx, *as_numpy(sums), pulled
 
     def fused_infer(self, *asked: Any) -> None:
         """Inference does not come here: PyTorch has an operation for it."""
@@ -181,17 +226,19 @@ class Host:
         del forward_mode
 
         def forward_on_arrays(inputs: Inputs[Tensor]) -> tuple[Tensor, Batch[Tensor], Saved[Array]]:
-            x, gamma, beta, weights, state = inputs[:5]
+            x, gamma, beta, weights, state, _, residual = inputs
             seen = {name: as_numpy(value) for name, value in state.items()}
             # Numbers that are not finite stay so without a word, as in PyTorch.
             with np.errstate(all="ignore"):
-                y, batch, saved = forward(Inputs(x, as_numpy(gamma), as_numpy(beta), weights, seen))
+                given = Inputs(x, as_numpy(gamma), as_numpy(beta), weights, seen, residual=residual)
+                y, batch, saved = forward(given)
             return y, Batch(*map(as_tensor, batch)), saved
 
         def backward_on_arrays(inputs: Inputs[Tensor], saved: Saved[Array], dy: Tensor) -> Gradients[Tensor]:
             # The gradient may be asked for in other circumstances than the output.
-            if not cpu_kernels.has_raw_memory(dy, inputs.x):
+            if not cpu_kernels.has_raw_memory(dy, inputs.x, inputs.gamma, inputs.beta, inputs.residual):
                 return reference(inputs, dy)
+            inputs = inputs._replace(gamma=as_numpy(inputs.gamma), beta=as_numpy(inputs.beta))
             with np.errstate(all="ignore"):
                 return Gradients(*map(_released, backward(inputs, saved, dy)))
 

@@ -1,14 +1,17 @@
 """PyTorch's spelling of the functions that the core and the composed passes use."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from batchnorm._engines.torch.private import is_view, unsafe_view
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
 
 __all__ = [
+    "activation",
     "append_zeros",
     "as_float",
     "as_own",
@@ -16,15 +19,19 @@ __all__ = [
     "cast",
     "cumulate",
     "dtype",
+    "erfc",
+    "exp",
     "first",
     "maximum",
     "minimum",
     "reshape",
     "shape",
+    "sigmoid",
     "sqrt",
     "stat_dtype",
     "stop_gradient",
     "sum",
+    "tanh",
     "transpose",
     "where",
     "zeros_like",
@@ -35,6 +42,10 @@ Tensor = torch.Tensor
 NARROW = (torch.float16, torch.bfloat16)
 
 sqrt = torch.sqrt
+exp = torch.exp
+tanh = torch.tanh
+sigmoid = torch.sigmoid
+erfc = torch.erfc
 where: Any = torch.where
 zeros_like = torch.zeros_like
 
@@ -45,6 +56,25 @@ def maximum(x: Tensor, y: Any) -> Tensor:
 
 def minimum(x: Tensor, y: Any) -> Tensor:
     return torch.minimum(x, y) if isinstance(y, Tensor) else torch.clamp(x, max=y)
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "hard_tanh": functional.hardtanh,
+    "hard_swish": functional.hardswish,
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+
+
+def activation(name: str, slope: float) -> Callable[[Tensor], Tensor]:
+    if name == "leaky_relu":
+        return partial(functional.leaky_relu, negative_slope=slope)
+    return _ACTIVATIONS[name]
 
 
 def stop_gradient(x: Tensor) -> Tensor:

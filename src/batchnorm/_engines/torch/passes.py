@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from batchnorm._core.composed import Composed
-from batchnorm._core.engine import Engine, Inputs, Moments, Saved
-from batchnorm._engines.torch import aten, cpu_kernels, numpy_stats
+from batchnorm._core.composed import Composed, pull_through
+from batchnorm._core.engine import Engine, Epilogue, Inputs, Moments, Saved
+from batchnorm._core.epilogue import follow
+from batchnorm._engines.torch import aten, cpu_kernels, numpy_stats, ops
 from batchnorm._engines.torch.autodiff import differentiable
 from batchnorm._engines.torch.composed import PlainOperations, composed
 from batchnorm._engines.torch.dispatch import prefers_custom_op
@@ -44,11 +45,21 @@ class PyTorch(PlainOperations):
         return aten.statistics(x, layout)
 
     def fused_train(
-        self, x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+        self,
+        x: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        epsilon: float,
+        layout: Layout,
+        epilogue: Epilogue[Tensor] | None = None,
     ) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
+        if epilogue is not None and x.dtype in ops.NARROW:
+            return None  # which would round twice
         if prefers_custom_op(x):
-            return train_as_operation(x, gamma, beta, epsilon, layout)
-        return aten.fused_train(x, gamma, beta, epsilon, layout)
+            done = train_as_operation(x, gamma, beta, epsilon, layout)
+        else:
+            done = aten.fused_train(x, gamma, beta, epsilon, layout)
+        return done if done is None else (follow(ops, done[0], epilogue), *done[1:])
 
     def fused_infer(
         self,
@@ -59,19 +70,32 @@ class PyTorch(PlainOperations):
         variance: Tensor,
         epsilon: float,
         layout: Layout,
+        epilogue: Epilogue[Tensor] | None = None,
     ) -> Tensor | None:
         """By the CPU kernel in CPU memory; otherwise by PyTorch's operation, which exporters know.
 
         On a CPU that operation multiplies before it subtracts, which loses digits if the mean is far from zero.
         """
         if cpu_kernels.prefers_operation(x):
-            return aten.fused_infer(x, gamma, beta, mean, variance, epsilon, layout)
-        return cpu_kernels.infer(x, gamma, beta, mean, variance, epsilon, layout.axes)
+            y = aten.fused_infer(x, gamma, beta, mean, variance, epsilon, layout)
+        else:
+            y = cpu_kernels.infer(x, gamma, beta, mean, variance, epsilon, layout.axes)
+        return None if y is None else follow(ops, y, epilogue)
 
     def fused_gradients(
-        self, dy: Tensor, x: Tensor, saved: Saved[Tensor], epsilon: float, layout: Layout
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
-        return aten.fused_gradients(dy, x, saved, epsilon, layout)
+        self,
+        dy: Tensor,
+        x: Tensor,
+        saved: Saved[Tensor],
+        epsilon: float,
+        layout: Layout,
+        epilogue: Epilogue[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None] | None:
+        if not aten.fits(x, layout):
+            return None
+        if epilogue is not None:
+            dy = pull_through(ops, dy, x, saved.center, layout, epilogue)
+        return *aten.fused_gradients(dy, x, saved, epsilon, layout), None if epilogue is None else dy
 
 
 engine = PyTorch(composed.ops, differentiable, composed.add_up)
