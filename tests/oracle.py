@@ -6,7 +6,8 @@ It shares nothing with the package. It is slow and plain on purpose: every train
     x_hat = (x - mean) / sqrt(variance + epsilon)
     y     = act(gamma * (a_s * (r * x_hat + d) + a_b) + beta + z)
 
-where r, d (renorm) and a_s, a_b (adjustment) are 1, 0 when absent, z (the residual) is 0 and act the identity. What formulas leave open is decided here:
+where r, d (renorm) and a_s, a_b (adjustment) are 1, 0 when absent, z (the residual) is 0 and act the identity.
+What formulas leave open is decided here:
 
 - A batch without elements: y is empty and the state stays as it is.
 - Weights that are all zero in a ghost group: the group has no statistics, so its elements are normalized with the

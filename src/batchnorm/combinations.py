@@ -113,7 +113,7 @@ def table() -> Iterator[tuple[str, str, Verdict]]:
 
 
 def features(options: Any) -> frozenset[str]:
-    """The features that a set of options asks for (those given with a call, weights, adjustment and residual, are not in it)."""
+    """The features that a set of options asks for, without those given with a call: weights, adjustment, residual."""
     current = options.renorm is not None and options.renorm.form == "current"
     debiased = options.renorm is not None and options.renorm.form == "debiased"
     asked = {

@@ -210,8 +210,8 @@ def batch_norm(
     Returns:
         (y, state): y in the shape and dtype of x, and a new record of the state, which at inference holds the same
         arrays as the old one. With `with_pullback`, (y, state, pullback), where pullback(dy) computes the gradients of
-        (x, gamma, beta, weights, residual) from that of y; None for those that were not given and for weights that are not
-        floating.
+        (x, gamma, beta, weights, residual) from that of y; None for those that were not given and for weights that
+        are not floating.
 
     Raises:
         TypeError: x is not a floating array of a known framework, `training` is not a bool, or an argument belongs to

@@ -195,7 +195,9 @@ def apply(
 def pull_through(ops: Ops[A], dy: A, x: A, mean: A, layout: Layout, epilogue: Epilogue[A]) -> A:
     """act′(u)·dy, in the dtype of x; the epilogue has an activation, scale and shift."""
     activation, residual, scale, shift = epilogue
-    assert activation is not None and scale is not None and shift is not None
+    assert activation is not None
+    assert scale is not None
+    assert shift is not None
     u = _plus(ops, _affine(ops, x, mean, scale, shift, layout), residual, layout)
     pulled = pull(ops, activation, u, ops.cast(to_view(ops, dy, layout), ops.dtype(u)))
     return _from_view(ops, ops.cast(pulled, ops.dtype(x)), layout)

@@ -88,10 +88,10 @@ class Batch(NamedTuple, Generic[A]):
 
 
 class Inputs(NamedTuple, Generic[A]):
-    """The inputs of one training step. gamma and beta are [C]; gradients flow to these, the weights and the residual.
+    """The inputs of one training step. gamma and beta are [C]; `residual` has the shape and dtype of x.
 
-    `residual`, in the shape and dtype of x, is added to the normalized numbers before the activation. `scalars` are the options that are arrays, for engines that must be given every array that a step reads. An engine
-    may drop them: the options hold them too.
+    Gradients flow to x, gamma, beta, the weights and the residual. `scalars` are the options that are arrays, for
+    engines that must be given every array that a step reads. An engine may drop them: the options hold them too.
     """
 
     x: A
