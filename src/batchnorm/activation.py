@@ -79,9 +79,8 @@ class Activation:
                     "Leave the slope out, or pass 'leaky_relu'",
                 )
             )
-        if self.slope is not None and (
-            isinstance(self.slope, bool) or not isinstance(self.slope, (int, float))
-        ):  # pyright: ignore[reportUnnecessaryIsInstance]
+        slope: object = self.slope
+        if slope is not None and (isinstance(slope, bool) or not isinstance(slope, (int, float))):
             raise TypeError(
                 format_error(
                     f"Activation({self.name!r}, slope={self.slope!r}) was asked for",

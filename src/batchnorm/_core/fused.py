@@ -4,7 +4,7 @@ For frameworks that keep both ways, and choose once they know where the program 
 """
 
 from batchnorm._core.affine import fold, invert_deviation
-from batchnorm._core.engine import A, Engine, Moments, Saved
+from batchnorm._core.engine import A, Engine, Epilogue, Moments, Saved
 from batchnorm._core.gradient import about_center, input_terms, sums_about_mean
 from batchnorm.layout import Layout
 
@@ -12,14 +12,20 @@ __all__ = ["gradients", "train"]
 
 
 def train(
-    engine: Engine[A], x: A, gamma: A | None, beta: A | None, epsilon: float, layout: Layout
+    engine: Engine[A],
+    x: A,
+    gamma: A | None,
+    beta: A | None,
+    epsilon: float,
+    layout: Layout,
+    epilogue: Epilogue[A] | None = None,
 ) -> tuple[A, Moments[A], A]:
     """y, the moments and the scale, γ / √(σ² + ε)."""
     moments = engine.moments(x, None, layout)
     scale, shift = fold(
         engine.ops, epsilon, moments.variance, moments.offset, None, None, gamma, beta, layout
     )
-    return engine.apply(x, moments.center, scale, shift, layout), moments, scale
+    return engine.apply(x, moments.center, scale, shift, layout, epilogue), moments, scale
 
 
 def gradients(
@@ -33,7 +39,7 @@ def gradients(
     epsilon: float,
     layout: Layout,
 ) -> tuple[A, A, A]:
-    """dx, Σdy and Σdy·x̂."""
+    """dx, Σdy and Σdy·x̂. With an activation dy is what has been pulled through it."""
     ops = engine.ops
     total = ops.as_float(layout.count, ops.dtype(scale))
     saved = Saved(total, center, offset, variance, scale, None, None)

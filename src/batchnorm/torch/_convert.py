@@ -217,9 +217,9 @@ def _derived(cls: type, ours: type, norm_act: bool) -> type:
     return type(cls.__name__, (cls, ours), members)
 
 
-def _norm_act(self: Any, x: Any, weight: Any = None, mask: Any = None) -> Any:
+def _norm_act(self: Any, x: Any, weight: Any = None, mask: Any = None, residual: Any = None) -> Any:
     """The `forward` of timm's layer, whose own contains a copy of `torch.nn`'s."""
-    return self.act(self.drop(Layer.forward(self, x, weight, mask)))
+    return self.act(self.drop(Layer.forward(self, x, weight, mask, residual)))
 
 
 def _revive(cls: type, ours: type, norm_act: bool) -> Any:

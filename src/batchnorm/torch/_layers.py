@@ -6,12 +6,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from batchnorm._engines.torch import recompute
+from batchnorm._core.engine import Epilogue
+from batchnorm._core.epilogue import activation_of, follow
+from batchnorm._engines.torch import ops, recompute
 from batchnorm._engines.torch.aten import batch_norm
 from batchnorm._engines.torch.dispatch import route_of_layer
 from batchnorm._engines.torch.inference import infer
 from batchnorm._engines.torch.private import BatchNorm, buffers_of, in_transform, is_mapped
 from batchnorm._engines.torch.tracing import is_traced
+from batchnorm.activation import Activation
 from batchnorm.errors import format_error
 from batchnorm.options import Options
 from batchnorm.torch import _state, _training
@@ -65,6 +68,7 @@ class Layer(BatchNorm):
         fused: bool | None = None,
         ghost_remainder: Literal["refuse", "smaller"] = "refuse",
         ghost_averages: Literal["step", "group"] = "step",
+        activation: Activation | str | None = None,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         configure(
@@ -83,6 +87,7 @@ class Layer(BatchNorm):
                 fused,
                 ghost_remainder,
                 ghost_averages,
+                activation,
             ),
         )
 
@@ -99,26 +104,43 @@ class Layer(BatchNorm):
         """The function of the input's shape that returns a factor and an offset."""
         return self.settings.adjustment
 
-    def forward(self, input: Tensor, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    @property
+    def activation(self) -> Activation | None:
+        """What is applied to the result."""
+        return activation_of(self.options)
+
+    def forward(
+        self,
+        input: Tensor,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
         self._check_input_dim(input)
         weighted = weight is not None or mask is not None
+        epilogue = None
+        if residual is not None or self.settings.activation is not None:
+            epilogue = _training.epilogue_of(self, input, residual)
         if not self.training and (self.running_mean is not None or self.running_var is not None):
             if weighted:
                 axes = [axis % input.dim() for axis in self.settings.axes]
                 merge_weights(input.shape, axes, weight, mask, input.dtype)
-            return self._infer(input)
+            return self._infer(input, epilogue)
         momentum: float | None = self.momentum
         traced = is_traced()
         if traced:
             refuse_shared_statistics(self, input)
         if weighted:
-            return _training.train(self, input, weight, mask)
-        route = route_of_layer(input, self._plain, self._grouped, momentum is not None, traced)
+            return _training.train(self, input, weight, mask, epilogue)
+        route = route_of_layer(
+            input, self._plain, self._grouped, momentum is not None, traced, epilogue is not None
+        )
         if route == "operation":
-            return self._train_plainly(input, momentum)
+            y = self._train_plainly(input, momentum)
+            return y if epilogue is None else follow(ops, y, epilogue)
         if route == "kernel":
-            return _training.train_grouped(self, input)
-        return _training.train(self, input, None, None)
+            return _training.train_grouped(self, input, epilogue)
+        return _training.train(self, input, None, None, epilogue)
 
     def _train_plainly(self, input: Tensor, momentum: float | None) -> Tensor:
         """One call of PyTorch, whose kernel moves the averages too. Inputs are small here, so each line counts."""
@@ -147,13 +169,14 @@ class Layer(BatchNorm):
             self.eps,
         )
 
-    def _infer(self, input: Tensor) -> Tensor:
+    def _infer(self, input: Tensor, epilogue: Epilogue[Tensor] | None) -> Tensor:
         if self._composed_inference:
-            return _training.infer(self, input)
+            return _training.infer(self, input, epilogue)
         mean, variance = self.running_mean, self.running_var
         if mean is None or variance is None:
-            return batch_norm(input, self.weight, self.bias, mean, variance, False, 0.0, self.eps)
-        return infer(self, input, self.weight, self.bias, mean, variance, self.eps)
+            y = batch_norm(input, self.weight, self.bias, mean, variance, False, 0.0, self.eps)
+            return follow(ops, y, epilogue)
+        return infer(self, input, self.weight, self.bias, mean, variance, self.eps, epilogue)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Called by `half()`, `to()` and the like: statistics stay in 32 bits if parameters go to 16."""
@@ -226,10 +249,10 @@ class BatchNorm1d(Layer, nn.BatchNorm1d):  # pyright: ignore[reportIncompatibleM
 class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleMethodOverride]
     """`torch.nn.BatchNorm2d` with the options of this package.
 
-    Trained on a batch with mean μ and variance σ², y = γ·(x − μ) / √(σ² + ε) + β; in evaluation the running
-    statistics take the place of μ and σ². Arguments, buffers, `state_dict` and numbers are those of `torch.nn`
-    if none of our options is given; PyTorch's own kernel then runs, or ours on large inputs. Options that need more
-    running statistics add buffers; no others do.
+    Trained on a batch with mean μ and variance σ², y = act(γ·(x − μ) / √(σ² + ε) + β + z), z being the residual if
+    there is one; in evaluation the running statistics take the place of μ and σ². Arguments, buffers, `state_dict`
+    and numbers are those of `torch.nn` if none of our options is given; PyTorch's own kernel then runs, or ours on
+    large inputs. Options that need more running statistics add buffers; no others do.
 
     The layer is an instance of `torch.nn.BatchNorm2d`, so programs that look for that class find it.
     `SyncBatchNorm.convert_sync_batchnorm` finds it too, and drops our options.
@@ -277,6 +300,8 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
         ghost_averages: "step" moves the running statistics once per step, towards the mean of the groups'
             statistics; "group" moves them once per group in turn, as a loop over chunks does. Not with renorm or
             zero_debias, and without effect if momentum=None, which averages over steps.
+        activation: applied to the result in the same pass: a name such as "relu", or a `batchnorm.Activation`,
+            whose docstring lists them.
 
     Call arguments:
         input: [N, C, H, W], of any memory format, which is kept.
@@ -284,6 +309,7 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
             [N, H, W], or any shape of the input's rank that broadcasts to it. In training only. Negative weights and
             NaN are refused if they are in CPU memory and the program is not being traced.
         mask: the same as booleans; False leaves a position out of the statistics.
+        residual: a tensor of the input's shape that is added to the normalized numbers before the activation.
 
     Returns:
         The normalized tensor, in the shape and dtype of the input.

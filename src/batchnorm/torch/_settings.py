@@ -13,6 +13,7 @@ from batchnorm._faces.axes import axes_of, read_axis, read_size
 from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm._faces.names import reworded
 from batchnorm._faces.switches import check_switches
+from batchnorm.activation import Activation, read_activation
 from batchnorm.errors import format_error
 from batchnorm.options import Clip, Ghost, Options, Renorm, check_share
 from batchnorm.torch import _state
@@ -43,8 +44,10 @@ class Settings:
     fused: bool | None = None
     ghost_remainder: Literal["refuse", "smaller"] = "refuse"
     ghost_averages: Literal["step", "group"] = "step"
+    activation: Activation | str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "activation", read_activation("activation=%r", self.activation))
         check_switches(renorm=self.renorm, zero_debias=self.zero_debias, fused=self.fused)
         check_share("renorm_momentum=%r", self.renorm_momentum, OF_NEW)
         if self.renorm and not callable(self.renorm_clipping):
@@ -78,12 +81,12 @@ class Settings:
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is what `torch.nn`'s own layers do."""
+        """Whether this is what `torch.nn`'s own layers do, except for the activation."""
         return self.is_grouped and self.axes == (1,) and self.size is None
 
     @property
     def is_grouped(self) -> bool:
-        """Whether this is what they do, except for the axes and ghost batches."""
+        """Whether this is what they do, except for the activation, the axes and ghost batches."""
         asked = (self.renorm, self.adjustment, self.zero_debias, self.fused is False)
         of_ghosts = (self.ghost_remainder, self.ghost_averages) != ("refuse", "step")
         return not any(asked) and self.estimator == "sample" and (self.size is None or not of_ghosts)
@@ -147,6 +150,7 @@ def options_of(layer: Any, settings: Settings, clip: Clip | None = None) -> Opti
             ghost=ghost,
             debias_mean=settings.zero_debias,
             fused=settings.fused,
+            activation=settings.activation,
         )
     except (TypeError, ValueError) as error:
         raise reworded(error, NAMES) from None

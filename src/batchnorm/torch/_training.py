@@ -8,7 +8,7 @@ import torch
 
 from batchnorm._core import step
 from batchnorm._core.adjustment import Adjustment
-from batchnorm._core.engine import Inputs
+from batchnorm._core.engine import Epilogue, Inputs
 from batchnorm._engines.dispatch import require_fused
 from batchnorm._engines.torch import dispatch, engine, recompute
 from batchnorm._engines.torch.aten import FLOATS
@@ -18,6 +18,7 @@ from batchnorm._engines.torch.ops import as_own
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced, snapshot
 from batchnorm._faces.adjustment import call_adjustment
 from batchnorm._faces.clip import check_bounds, read_clip
+from batchnorm._faces.residual import check_same_shape
 from batchnorm._validation import check_floating
 from batchnorm.errors import format_error
 from batchnorm.layout import Layout, canonical_axes, plan_in_memory, plan_layout
@@ -26,14 +27,29 @@ from batchnorm.torch import _state
 from batchnorm.torch._settings import options_of
 from batchnorm.torch._weights import merge_weights
 
-__all__ = ["check_step", "infer", "train", "train_grouped"]
+__all__ = ["check_step", "epilogue_of", "infer", "train", "train_grouped"]
 
 Tensor = torch.Tensor
 
 ops = engine.ops
 
 
-def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> Tensor:
+def epilogue_of(layer: Any, x: Tensor, residual: Tensor | None) -> Epilogue[Tensor] | None:
+    """What follows the affine map of a call; None if nothing does."""
+    if residual is not None:
+        check_same_shape(tuple(residual.shape), tuple(x.shape))
+        residual = residual.to(x.dtype)
+    activation = layer.activation
+    return None if activation is None and residual is None else Epilogue(activation, residual)
+
+
+def train(
+    layer: Any,
+    x: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    epilogue: Epilogue[Tensor] | None,
+) -> Tensor:
     """Normalize by the batch, and update the running statistics if the layer tracks them."""
     dtype = ops.stat_dtype(x)
     known = _state.running(layer)[0] is not None
@@ -54,23 +70,25 @@ def train(layer: Any, x: Tensor, weight: Tensor | None, mask: Tensor | None) -> 
     state = _state.read(layer, options, dtype) if known else _state.absent(options, x, layout.channels, dtype)
     given = _parameters(layer, dtype)
     _check(layer, x, layout, *given, *state.values())
-    order = layout.order
+    order, residual = layout.order, None if epilogue is None else epilogue.residual
     if order is not None:
         x = x.permute(order)
         weights = None if weights is None else weights.permute(order)
         adjustment = None if adjustment is None else Adjustment(*(a.permute(order) for a in adjustment))
+        residual = None if residual is None else residual.permute(order)
     check_step(x, layer.eps, layout.count == 1)
     require_fused(dispatch, options, layout, x, weights, enough=("native", "framework"))
     state, count = recompute.recall(layer, (state, layer.num_batches_tracked))
     options = _at_step(layer, options, count)
-    y, batch = step.train(engine, options, layout.reordered, Inputs(x, *given, weights, state), adjustment)
+    inputs = Inputs(x, *given, weights, state, residual=residual)
+    y, batch = step.train(engine, options, layout.reordered, inputs, adjustment)
     if _state.moves(layer):
         # If they move, nothing was recalled, so what was read is what they hold.
         _state.advance(layer, options, batch, state)
     return y if order is None else as_own(y.permute(layout.inverse_order))
 
 
-def train_grouped(layer: Any, x: Tensor) -> Tensor:
+def train_grouped(layer: Any, x: Tensor, epilogue: Epilogue[Tensor] | None) -> Tensor:
     """The same by a kernel alone, for layers with ghost batches or other axes and no more."""
     options = layer.options
     ghost = options.ghost if layer.training else None
@@ -87,10 +105,11 @@ def train_grouped(layer: Any, x: Tensor) -> Tensor:
         mean = variance = None
     elif layer.num_batches_tracked is not None:
         layer.num_batches_tracked.add_(1)
-    return grouped_batch_norm(x, gamma, beta, mean, variance, layer.momentum, layer.eps, layout)
+    given = x, gamma, beta, mean, variance, layer.momentum, layer.eps, layout
+    return grouped_batch_norm(*given, epilogue)
 
 
-def infer(layer: Any, x: Tensor) -> Tensor:
+def infer(layer: Any, x: Tensor, epilogue: Epilogue[Tensor] | None) -> Tensor:
     """Normalize by the running statistics."""
     _state.running(layer)
     # Evaluation needs only the statistics that all layers have.
@@ -101,7 +120,8 @@ def infer(layer: Any, x: Tensor) -> Tensor:
     layout = plan_layout(_sizes(x, axes), axes, cached=not torch.compiler.is_compiling())
     given = _parameters(layer, ops.stat_dtype(x))
     _check(layer, x, layout, *given, *state.values())
-    return step.infer(engine, options, layout, Inputs(x, *given, None, state))
+    residual = None if epilogue is None else epilogue.residual
+    return step.infer(engine, options, layout, Inputs(x, *given, None, state, residual=residual))
 
 
 def check_step(x: Tensor, epsilon: float, is_single: bool) -> None:

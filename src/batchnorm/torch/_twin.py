@@ -26,7 +26,9 @@ OWN = (
 
 def is_kept(layer: Any) -> bool:
     """Whether `torch.nn`'s layer would train and infer as this one does."""
-    return layer.settings.is_plain or not layer.settings.given.keys() - {"fused"}
+    return layer.settings.activation is None and (
+        layer.settings.is_plain or not layer.settings.given.keys() - {"fused"}
+    )
 
 
 def twin(layer: Any, tool: str, infers: bool = False) -> Module:

@@ -13,6 +13,7 @@ from torch.fx.experimental.symbolic_shapes import has_static_value, statically_k
 from batchnorm import _kernels
 from batchnorm._engines.dispatch import Path
 from batchnorm._engines.torch import aten, cpu_kernels
+from batchnorm._engines.torch.ops import NARROW
 from batchnorm._engines.torch.tracing import EXACT_TYPES, in_compiled_step, is_recorded
 from batchnorm.layout import Layout, product
 
@@ -44,7 +45,7 @@ USUAL_BATCH = 64
 
 
 def route_of_layer(
-    x: Tensor, plain: bool, fusible: bool, averages: bool, traced: bool
+    x: Tensor, plain: bool, fusible: bool, averages: bool, traced: bool, epilogue: bool
 ) -> Literal["operation", "kernel", "core"]:
     """How a layer trains: by one call of PyTorch's operation, by one of our kernel, or by the core on any engine.
 
@@ -54,19 +55,23 @@ def route_of_layer(
         fusible: whether a kernel that writes the averages too does all it asks for.
         averages: whether its averages decay; those with `momentum=None` are cumulative.
         traced: whether the program is being traced or transformed.
+        epilogue: whether an activation or a residual follows.
     """
     # What a kernel writes into the statistics of a subclass, such as DTensor, may be lost.
     exact = type(x) in EXACT_TYPES or (traced and torch.compiler.is_exporting())
     if not exact or x.numel() == 0:
         return "core"
     if plain and (averages or not traced):
+        if epilogue and x.dtype in NARROW:
+            # PyTorch's operation would round to 16 bits before the activation.
+            return "kernel" if averages and fusible and not traced else "core"
         if traced:
             return "core" if prefers_custom_op(x) else "operation"
-        return "kernel" if averages and prefers_native(x) else "operation"
+        return "kernel" if averages and prefers_native(x, epilogue) else "operation"
     return "kernel" if fusible and averages and not traced else "core"
 
 
-def prefers_native(x: Tensor) -> bool:
+def prefers_native(x: Tensor, epilogue: bool) -> bool:
     """Whether a plain training step on x is quicker by the CPU kernels than in one call of PyTorch's.
 
     Not asked while a compiler traces: sizes are symbols then, which are not to be compared.
@@ -74,7 +79,7 @@ def prefers_native(x: Tensor) -> bool:
     size = x.numel()
     if size < LARGE_INPUT:
         return False
-    first = x.dim() > 2 and x.is_contiguous()
+    first = epilogue or (x.dim() > 2 and x.is_contiguous())
     return (first or size >= LARGE_LAST) and x.is_cpu and AVAILABLE
 
 

@@ -7,12 +7,15 @@ Exported programs hold standard operations only, so that they load without this 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from batchnorm._core import fused
-from batchnorm._core.engine import Moments
+from batchnorm._core.affine import shift_of
+from batchnorm._core.composed import pull_through
+from batchnorm._core.engine import Epilogue, Moments
+from batchnorm._core.epilogue import follow
 from batchnorm._core.moments import bessel
 from batchnorm._engines.torch import cpu_kernels, ops
 from batchnorm._engines.torch.aten import batch_norm, plan_block
@@ -22,6 +25,7 @@ from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
 from batchnorm._engines.torch.numpy_stats import Host
 from batchnorm._engines.torch.private import is_view
 from batchnorm._engines.torch.tracing import is_recorded
+from batchnorm.activation import Activation
 from batchnorm.layout import Layout, plan_in_memory, plan_layout, product
 from batchnorm.options import Ghost
 
@@ -44,12 +48,13 @@ def grouped_batch_norm(
     momentum: float,
     epsilon: float,
     layout: Layout,
+    epilogue: Epilogue[Tensor] | None = None,
 ) -> Tensor:
     """A training step on any layout, in which ghost groups are treated like further channels.
 
     The running statistics take the average of the groups' means and sample variances.
     """
-    done = train_natively(x, gamma, beta, epsilon, layout)
+    done = train_natively(x, gamma, beta, epsilon, layout, epilogue)
     if done is not None:
         y, statistics = done
         factor: Any = bessel(ops, float(layout.count))
@@ -59,6 +64,7 @@ def grouped_batch_norm(
         y, statistics = _by_torch(dense, gamma, beta, epsilon, layout)
         # PyTorch's variances are the sample's.
         y, factor = y if layout.order is None else ops.as_own(y.permute(layout.inverse_order)), 1.0
+        y = follow(ops, y, epilogue)
     if running_mean is not None and running_variance is not None:
         cpu_kernels.move_averages((running_mean, running_variance), statistics, factor, momentum)
     return y
@@ -89,21 +95,44 @@ def _by_torch(
 
 
 def train_natively(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    layout: Layout,
+    epilogue: Epilogue[Tensor] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
     """y, and the batch's mean and variance (the population's), each [G, C]; None if no kernel can be used."""
-    kernels = cpu_kernels.find(layout, x, gamma, beta)
+    activation, residual = (None, None) if epilogue is None else epilogue[:2]
+    kernels = cpu_kernels.find(layout, x, gamma, beta, residual)
     # Numbers with gaps between them would have to be copied.
     if kernels is None or (kernels.layout.order is None and not x.is_contiguous()):
         return None
-    if is_recorded(x, gamma, beta):
+    if is_recorded(x, gamma, beta, residual):
         # The statistics leave the function in this list, and so have no gradient.
         left: list[Tensor] = []
-        y: Tensor = _Train.apply(kernels, epsilon, layout, left, x, gamma, beta)  # pyright: ignore[reportAssignmentType]
+        step = Step(epsilon, layout, activation)
+        y: Tensor = _Train.apply(kernels, step, left, x, gamma, beta, residual)  # pyright: ignore[reportAssignmentType]
         statistics = left.pop()
     else:
-        y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, epsilon)
+        y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, epsilon, epilogue)
     return y, (statistics[0], statistics[2])
+
+
+class Step(NamedTuple):
+    """What a step is besides its tensors."""
+
+    epsilon: float
+    layout: Layout
+    activation: Activation | None
+
+    def epilogue(self, residual: Tensor | None, statistics: Tensor | None = None) -> Epilogue[Tensor] | None:
+        """What follows the affine map; for the gradient, given the statistics, only if there is an activation."""
+        if self.activation is None and (residual is None or statistics is not None):
+            return None
+        if statistics is None:
+            return Epilogue(self.activation, residual)
+        return Epilogue(self.activation, residual, statistics[3], statistics[4])
 
 
 class _Train(torch.autograd.Function):
@@ -113,58 +142,80 @@ class _Train(torch.autograd.Function):
     def forward(
         ctx: Any,
         kernels: Kernels,
-        epsilon: float,
-        layout: Layout,
+        step: Step,
         left: list[Tensor],
         x: Tensor,
         gamma: Tensor | None,
         beta: Tensor | None,
+        residual: Tensor | None,
     ) -> Tensor:
-        y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, epsilon)
+        y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, step.epsilon, step.epilogue(residual))
         left.append(statistics)
-        ctx.save_for_backward(x, gamma)
-        ctx.rest = statistics, epsilon, layout
+        # The gradient reads the residual and beta only through an activation.
+        ctx.save_for_backward(x, gamma, *([None, None] if step.activation is None else [beta, residual]))
+        ctx.rest = step, statistics, residual is not None
         ctx.beta_dtype = None if beta is None else beta.dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> Any:
-        (x, gamma), (statistics, epsilon, layout) = ctx.saved_tensors, ctx.rest
-        needs_dx: bool = ctx.needs_input_grad[4]
-        dx, sums = _gradients_of(outputs[0], x, gamma, statistics, epsilon, layout, needs_dx)
-        return None, None, None, None, dx, *_parameter_gradients(sums, gamma, ctx.beta_dtype)
+        step, statistics, has_residual = ctx.rest
+        _, _, _, needs_dx, *_ = ctx.needs_input_grad
+        x, gamma, beta, residual = ctx.saved_tensors
+        dx, sums, pulled = _gradients_of(outputs[0], x, gamma, beta, residual, statistics, step, needs_dx)
+        parameters = _parameter_gradients(sums, gamma, ctx.beta_dtype)
+        return None, None, None, dx, *parameters, pulled if has_residual else None
 
 
 def _gradients_of(
     dy: Tensor,
     x: Tensor,
     gamma: Tensor | None,
+    beta: Tensor | None,
+    residual: Tensor | None,
     statistics: Tensor,
-    epsilon: float,
-    layout: Layout,
+    step: Step,
     needs_dx: bool = True,
-) -> tuple[Tensor | None, Tensor]:
-    """dx, if it is needed, and Σdy and Σdy·x̂ as one tensor [2, G, C]."""
-    kernels = None if torch.is_grad_enabled() else cpu_kernels.find(layout, x, dy, statistics)
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """dx, if it is needed; Σh and Σh·x̂ as one tensor [2, G, C]; and the gradient of a residual, if there is one.
+
+    beta and the residual are read only if there is an activation.
+    """
+    found = (x, dy, statistics, residual)
+    kernels = None if torch.is_grad_enabled() else cpu_kernels.find(step.layout, *found)
     if kernels is None:
         # These can be differentiated to any order: PyTorch's own kernel is wrong from the third on.
-        return _plain_gradients(dy, x, gamma, epsilon, layout)
+        return _plain_gradients(dy, x, gamma, beta, residual, step)
+    epilogue = step.epilogue(residual, statistics)
     if needs_dx:
-        return cpu_kernels.gradients_by(kernels, dy, x, statistics.unbind(), epsilon)[:2]
-    mean, rest, variance, _ = statistics
-    sums = Host(kernels).grad_sums(dy, x, as_numpy(mean), layout)
+        known = statistics.unbind()[:4]
+        dx, sums, pulled = cpu_kernels.gradients_by(kernels, dy, x, known, step.epsilon, epilogue)
+        return dx, sums, dy if pulled is None else pulled
+    mean, rest, variance = statistics[:3]
+    host, center, pulled = Host(kernels), as_numpy(mean), dy
+    if epilogue is None:
+        sums = host.grad_sums(dy, x, center, step.layout)
+    else:
+        known = Epilogue(epilogue.activation, residual, *map(as_numpy, statistics[3:5]))
+        *sums, pulled = host.pulled_sums(dy, x, center, step.layout, known, residual is not None)
     total, centered = map(as_tensor, sums)
-    return None, torch.stack((total, (centered - rest * total) * torch.rsqrt(variance + epsilon)))
+    products = (centered - rest * total) * torch.rsqrt(variance + step.epsilon)
+    return None, torch.stack((total, products)), dy if pulled is None else pulled
 
 
 def _plain_gradients(
-    dy: Tensor, x: Tensor, gamma: Tensor | None, epsilon: float, layout: Layout
-) -> tuple[Tensor, Tensor]:
+    dy: Tensor, x: Tensor, gamma: Tensor | None, beta: Tensor | None, residual: Tensor | None, step: Step
+) -> tuple[Tensor, Tensor, Tensor]:
     """The same in plain operations, from the inputs alone."""
+    epsilon, layout, activation = step
     _, moments, scale = fused.train(composed, x, gamma, None, epsilon, layout)
     known = moments.center, moments.offset, moments.variance, scale
+    if activation is not None:
+        shift = shift_of(ops, scale, moments.offset, None, gamma, beta, layout)
+        epilogue = Epilogue(activation, residual, scale, shift)
+        dy = pull_through(ops, dy, x, moments.center, layout, epilogue)
     dx, *sums = fused.gradients(composed, dy, x, *known, epsilon, layout)
-    return dx, torch.stack(sums)
+    return dx, torch.stack(sums), dy
 
 
 def _parameter_gradients(
@@ -225,7 +276,8 @@ def _gradients(
     """dx, and Σdy and Σdy·x̂ as one tensor [2, G, C]."""
     layout = _layout_of(x, axes, ghost_size, interleaved)
     with torch.no_grad():
-        dx, sums = _gradients_of(dy, x, gamma, statistics, epsilon, layout)
+        step = Step(epsilon, layout, None)
+        dx, sums, _ = _gradients_of(dy, x, gamma, None, None, statistics, step)
     return _as_promised(dx, x), sums  # pyright: ignore[reportArgumentType]
 
 

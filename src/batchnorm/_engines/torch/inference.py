@@ -5,7 +5,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from batchnorm._engines.torch import cpu_kernels, dispatch
+from batchnorm._core.engine import Epilogue
+from batchnorm._core.epilogue import follow
+from batchnorm._engines.torch import cpu_kernels, dispatch, ops
 from batchnorm._engines.torch.aten import batch_norm
 from batchnorm._engines.torch.private import is_watched, version_of
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_recorded, is_traced
@@ -27,8 +29,9 @@ def infer(
     mean: Tensor,
     variance: Tensor,
     epsilon: float,
+    epilogue: Epilogue[Tensor] | None = None,
 ) -> Tensor:
-    """Normalize by running statistics, along axis 1. `owner` is the layer that they belong to.
+    """Normalize by running statistics, along axis 1, and what follows. `owner` is the layer that they belong to.
 
     PyTorch's operation on a CPU multiplies before it subtracts. If a mean is so far from zero that this would lose
     digits, our kernel runs instead, or plain operations if a gradient is recorded: both subtract first. Our kernel
@@ -38,7 +41,7 @@ def infer(
     if not cpu_kernels.prefers_operation(x) and (
         traced or x.numel() >= dispatch.LARGE_INPUT or _is_far(owner, mean, variance, epsilon)
     ):
-        y = cpu_kernels.infer(x, gamma, beta, mean, variance, epsilon, (1,))
+        y = cpu_kernels.infer(x, gamma, beta, mean, variance, epsilon, (1,), epilogue)
         if y is not None:
             return y
         if traced or _is_far(owner, mean, variance, epsilon):
@@ -46,9 +49,9 @@ def infer(
             scale = torch.rsqrt(variance + epsilon)
             scale = scale if gamma is None else scale * gamma
             y = (x.to(scale.dtype) - mean.reshape(along)) * scale.reshape(along)
-            return (y if beta is None else y + beta.reshape(along)).to(x.dtype)
+            return follow(ops, y if beta is None else y + beta.reshape(along), epilogue).to(x.dtype)
     mean, variance = for_gradient((mean, variance), x, gamma, beta)
-    return batch_norm(x, gamma, beta, mean, variance, False, 0.0, epsilon)
+    return follow(ops, batch_norm(x, gamma, beta, mean, variance, False, 0.0, epsilon), epilogue)
 
 
 def for_gradient(statistics: tuple[Tensor, ...], *given: Tensor | None) -> tuple[Tensor, ...]:
