@@ -18,14 +18,16 @@ int moments(Call& call) {
 // x, mean, scale, shift -> y
 int apply(Call& call) {
   const void *x = call.input(), *mean = call.input(), *scale = call.input(), *shift = call.input();
-  return bn_apply(int(call.recipe().type), call.sizes(), x, mean, scale, shift, call.output(), call.threads());
+  return bn_apply(int(call.recipe().type), call.sizes(), x, mean, scale, shift, nullptr, call.output(),
+                  call.threads());
 }
 
 // dy, x, mean -> dy_sum, dy_centered_sum
 int grad_sums(Call& call) {
   const void *dy = call.input(), *x = call.input(), *mean = call.input();
   void *first = call.output(), *second = call.output();
-  return bn_grad_sums(int(call.recipe().type), call.sizes(), dy, x, mean, first, second, call.threads());
+  return bn_grad_sums(int(call.recipe().type), call.sizes(), dy, x, mean, nullptr, nullptr, nullptr, nullptr, first,
+                      second, call.threads());
 }
 
 // dy, x, mean, slope, tilt, offset, [weights] -> dx
@@ -33,7 +35,7 @@ int grad_input(Call& call) {
   const void *dy = call.input(), *x = call.input(), *mean = call.input(), *slope = call.input(), *tilt = call.input(),
              *offset = call.input(), *weights = call.input(0);
   return bn_grad_input(int(call.recipe().type), call.sizes(), dy, x, weights, int(call.recipe().weights_by_group),
-                       mean, slope, tilt, offset, call.output(), call.threads());
+                       mean, slope, tilt, offset, nullptr, nullptr, call.output(), call.threads());
 }
 
 // x, [gamma], [beta] -> y, mean, rest, variance, scale
@@ -42,8 +44,8 @@ int train(Call& call) {
   const void *x = call.input(), *gamma = call.input(0), *beta = call.input(1);
   void *y = call.output(), *mean = call.output(), *rest = call.output(), *variance = call.output(),
        *scale = call.output();
-  return bn_train(int(recipe.type), call.sizes(), x, gamma, beta, recipe.channels, recipe.epsilon(), y, mean, rest,
-                  variance, scale, call.threads());
+  return bn_train(int(recipe.type), call.sizes(), x, gamma, beta, recipe.channels, recipe.epsilon(), nullptr, y,
+                  mean, rest, variance, scale, nullptr, call.threads());
 }
 
 // dy, x, mean, rest, variance, scale -> dx, dy_sum, dy_xhat_sum
@@ -52,7 +54,7 @@ int gradients(Call& call) {
              *variance = call.input(), *scale = call.input();
   void *dx = call.output(), *sums = call.output(), *products = call.output();
   return bn_gradients(int(call.recipe().type), call.sizes(), dy, x, mean, rest, variance, scale, call.recipe().epsilon(),
-                      dx, sums, products, call.threads());
+                      nullptr, nullptr, nullptr, dx, sums, products, call.threads());
 }
 
 xla::Error* handle(const xla::CallFrame& frame, int (*body)(Call&), int inputs, int outputs) {

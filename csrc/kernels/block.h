@@ -23,23 +23,51 @@ struct Weight {
   double squares = 0.0;
 };
 
+enum Activation {
+  kIdentity,
+  kRelu,
+  kRelu6,
+  kLeakyRelu,
+  kHardTanh,
+  kHardSwish,
+  kSilu,
+  kGelu,
+  kGeluTanh,
+  kSigmoid,
+  kTanh,
+  kActivations
+};
+
+// What follows the affine map: act(u), u = (x - mean) * scale + shift + residual. The residual lies as x does, or is
+// null.
+struct Epilogue {
+  int activation;
+  double slope;
+  const void* residual;
+};
+
 enum ElementType { kFloat32, kFloat64, kBFloat16, kFloat16, kElementTypes };
 
-// The kernels for one element type. Large arrays are of that type, `const void*` statistics of its statistics' type.
+// The kernels for one element type. Large arrays are of that type, `const void*` statistics of its statistics' type. An
+// epilogue may be null.
 struct Kernels {
   // Mean and sum of squared deviations of each channel; returns the total of the weights, where there are any.
   double (*moments)(const Block&, const void* x, const void* weights, double* mean, double* squares);
   // Sum of the weights' squares.
   double (*weight_squares)(const Block&, const void* weights);
-  // y = (x - mean) * scale + shift. `stream` writes past the caches; `ahead` elements on lies what will likely be read
+  // y = act(u). `stream` writes past the caches; `ahead` elements on lies what will likely be read
   // next, which is fetched on the way, 0 where nobody knows.
-  void (*apply)(const Block&, const void* x, const void* mean, const void* scale, const void* shift, void* y,
-                bool stream, int64_t ahead);
-  // Sum of dy and sum of dy * (x - mean).
-  void (*grad_sums)(const Block&, const void* dy, const void* x, const void* mean, double* first, double* second);
-  // dx = slope * dy + w * (tilt * (x - mean) + offset).
+  void (*apply)(const Block&, const void* x, const void* mean, const void* scale, const void* shift,
+                const Epilogue*, void* y, bool stream, int64_t ahead);
+  // Sum of h = act'(u) * dy and sum of h * (x - mean). With an epilogue `pulled`, if not null, takes h; without one h is
+  // dy, and scale and shift may be null.
+  void (*grad_sums)(const Block&, const void* dy, const void* x, const void* mean, const Epilogue*, const void* scale,
+                    const void* shift, void* pulled, double* first, double* second);
+  // dx = slope * h + w * (tilt * (x - mean) + offset), where scale is the slope. With an epilogue there are neither
+  // weights nor a residual; without one shift may be null.
   void (*grad_input)(const Block&, const void* dy, const void* x, const void* weights, const void* mean,
-                     const void* slope, const void* tilt, const void* offset, void* dx, bool stream);
+                     const void* slope, const void* tilt, const void* offset, const Epilogue*, const void* shift,
+                     void* dx, bool stream);
 };
 
 // The kernels compiled for one instruction set.
