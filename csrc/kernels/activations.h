@@ -16,7 +16,7 @@ struct Clip {
   T low, high;
 
   template <int N>
-  Vector<T, N> value(Vector<T, N> u) const {
+  BATCHNORM_INLINE Vector<T, N> value(Vector<T, N> u) const {
     // In this order NaN passes.
     const Vector<T, N> lows = fill<T, N>(low), highs = fill<T, N>(high);
     const Vector<T, N> raised = select<T, N>(lows > u, lows, u);
@@ -24,7 +24,7 @@ struct Clip {
   }
 
   template <int N>
-  Vector<T, N> pull(Vector<T, N> dy, Vector<T, N> u) const {
+  BATCHNORM_INLINE Vector<T, N> pull(Vector<T, N> dy, Vector<T, N> u) const {
     const Vector<T, N> zero = {}, lows = fill<T, N>(low), highs = fill<T, N>(high);
     return select<T, N>(u > lows, select<T, N>(u >= highs, zero, dy), zero);
   }
@@ -207,12 +207,12 @@ struct Curve {
   T slope;
 
   template <int N>
-  Vector<T, N> value(Vector<T, N> u) const {
+  BATCHNORM_INLINE Vector<T, N> value(Vector<T, N> u) const {
     return first_of<T, N>(curve_of(kind, slope, fill_up<T, N>(u)));
   }
 
   template <int N>
-  Vector<T, N> pull(Vector<T, N> dy, Vector<T, N> u) const {
+  BATCHNORM_INLINE Vector<T, N> pull(Vector<T, N> dy, Vector<T, N> u) const {
     return first_of<T, N>(steepness_of(kind, slope, fill_up<T, N>(u))) * dy;
   }
 };

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/activations.h"
-#include "kernels/columns.h"
+#include "kernels/passes.h"
 
 namespace batchnorm {
 namespace {
@@ -22,13 +22,13 @@ struct Activated {
   Act act;
 
   template <int N, Part part = kLow>
-  Vector<T, N> at(int64_t j) const {
+  BATCHNORM_INLINE Vector<T, N> at(int64_t j) const {
     Vector<T, N> u = affine.template at<N, part>(j);
     if (residual != nullptr) u += load<N, part>(residual + j);
     return act.template value<N>(u);
   }
 
-  void fetch_at(int64_t j) const { affine.fetch_at(j); }
+  BATCHNORM_INLINE void fetch_at(int64_t j) const { affine.fetch_at(j); }
 };
 
 // h = act'(u) * dy, in place of dy. There may be no residual, and nothing to write h to.
@@ -45,7 +45,7 @@ struct Through {
 
   // At element `i`, which is in column `j`.
   template <int N, Part part>
-  Vector<T, N> at(int64_t i, int64_t j, Vector<T, N> deviation) const {
+  BATCHNORM_INLINE Vector<T, N> at(int64_t i, int64_t j, Vector<T, N> deviation) const {
     Vector<T, N> u = deviation * scale.template at<N, part>(j) + shift.template at<N, part>(j);
     if (residual != nullptr) u += load<N, part>(residual + i);
     const Vector<T, N> h = act.template pull<N>(load<N, part>(dy + i), u);
@@ -53,7 +53,7 @@ struct Through {
     return h;
   }
 
-  void fetch_at(int64_t i) const {
+  BATCHNORM_INLINE void fetch_at(int64_t i) const {
     fetch(dy, i);
     if (residual != nullptr) fetch(residual, i);
     if (pulled != nullptr) prefetch_write(pulled, i);
@@ -64,21 +64,12 @@ struct Through {
   }
 };
 
-// dy of a block, from which passes take what they need for a plane or for some columns.
-template <class Element>
-struct GivenPulls {
-  static constexpr bool kGiven = true;
-  const Element* dy;
-
-  Given<Element> in_plane(int64_t) const { return {dy}; }
-  Given<Element> in_columns(const Block&, int64_t, int64_t, Line<Stat<Element>>*) const { return {dy}; }
-};
-
-// The same for h.
+// What passes take h from, as GivenPulls is for dy.
 template <class Element, class Act>
 struct PullsThrough {
   typedef Stat<Element> T;
   static constexpr bool kGiven = false;
+  static constexpr int64_t kNarrowestLine = 2 * kNarrowest;
   const Element* dy;
   const Element* residual;
   Element* pulled;

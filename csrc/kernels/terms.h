@@ -84,7 +84,7 @@ struct Given {
   const Element* dy;
 
   template <int N, Part part>
-  Vector<T, N> at(int64_t i, int64_t, Vector<T, N>) const {
+  BATCHNORM_INLINE Vector<T, N> at(int64_t i, int64_t, Vector<T, N>) const {
     return load<N, part>(dy + i);
   }
 
@@ -104,7 +104,7 @@ struct Pull {
   int64_t stride;
 
   template <int N, Part part = kLow>
-  Pair<T, N> at(int64_t r, int64_t j, Vector<T, N> mean) const {
+  BATCHNORM_INLINE Pair<T, N> at(int64_t r, int64_t j, Vector<T, N> mean) const {
     const Vector<T, N> deviation = load<N, part>(x + r * stride + j) - mean;
     return {dy.template at<N, part>(r * stride + j, j, deviation), deviation};
   }
@@ -124,7 +124,7 @@ struct Affine {
   Known<T> mean, scale, shift;
 
   template <int N, Part part = kLow>
-  Vector<T, N> at(int64_t j) const {
+  BATCHNORM_INLINE Vector<T, N> at(int64_t j) const {
     return (load<N, part>(x + j) - mean.template at<N, part>(j)) * scale.template at<N, part>(j) +
            shift.template at<N, part>(j);
   }
@@ -142,7 +142,7 @@ struct Input {
   Known<T> mean, slope, tilt, offset;
 
   template <int N, Part part = kLow>
-  Vector<T, N> at(int64_t j) const {
+  BATCHNORM_INLINE Vector<T, N> at(int64_t j) const {
     const Vector<T, N> deviation = load<N, part>(x + j) - mean.template at<N, part>(j);
     return slope.template at<N, part>(j) * dy.template at<N, part>(j, j, deviation) +
            (tilt.template at<N, part>(j) * deviation + offset.template at<N, part>(j));
@@ -158,7 +158,7 @@ struct WeightedInput {
   Weights<Element> weights;
 
   template <int N, Part part = kLow>
-  Vector<T, N> at(int64_t j) const {
+  BATCHNORM_INLINE Vector<T, N> at(int64_t j) const {
     const Vector<T, N> deviation = load<N, part>(input.x + j) - input.mean.template at<N, part>(j);
     const Vector<T, N> pulled =
         input.tilt.template at<N, part>(j) * deviation + input.offset.template at<N, part>(j);

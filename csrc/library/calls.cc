@@ -17,26 +17,24 @@ char* at(const Call& call, void* array, int64_t offset) {
   return static_cast<char*>(array) + offset * call.element;
 }
 
-// The epilogue of a task whose arrays begin at `offset`.
-class EpilogueAt {
- public:
-  EpilogueAt(const Call& call, const Epilogue* whole, int64_t offset) : there_(whole != nullptr) {
-    if (!there_) return;
-    here_ = *whole;
-    if (here_.residual != nullptr) here_.residual = at(call, here_.residual, offset);
-  }
-
-  const Epilogue* get() const { return there_ ? &here_ : nullptr; }
-
- private:
-  bool there_;
-  Epilogue here_;
-};
-
 bool has_residual(const Epilogue* epilogue) { return epilogue != nullptr && epilogue->residual != nullptr; }
 
 bool streams(const Call& call) {
   return exceeds_caches(call.runs.count() * call.runs.statistics() * call.element);
+}
+
+// The epilogue of a task whose arrays begin at `offset`.
+Epilogue at(const Call& call, const Epilogue& whole, int64_t offset) {
+  return {whole.activation, whole.slope, whole.residual == nullptr ? nullptr : at(call, whole.residual, offset)};
+}
+
+// One task of bn_apply, by what is known from its first channel on.
+template <class T>
+void apply_to(const Call& call, const Located& at_, const void* x, const T* mean, const T* scale, const T* shift,
+              const Epilogue* epilogue, void* y, bool streaming, int64_t ahead) {
+  x = at(call, x, at_.offset), y = at(call, y, at_.offset);
+  if (epilogue == nullptr) return call.kernels->apply(at_.block, x, mean, scale, shift, y, streaming, ahead);
+  call.epilogues->apply(at_.block, x, mean, scale, shift, at(call, *epilogue, at_.offset), y, streaming, ahead);
 }
 
 // Sums of squares as a variance; where nothing had weight, zero, or NaN from NaN.
@@ -100,13 +98,9 @@ auto gradient_sums_of(const Call& call, const void* dy, const void* x, const T* 
   return [=, &call](const Located& at_, const Task& task, Weight*, double* first, double* second) {
     const int64_t k = task.group * call.runs.channel + task.channel_from;
     const void *from = at(call, dy, at_.offset), *x_from = at(call, x, at_.offset);
-    if (epilogue == nullptr) {
-      return call.kernels->grad_sums(at_.block, from, x_from, mean + k, nullptr, nullptr, nullptr, nullptr, first,
-                                     second);
-    }
-    const EpilogueAt here(call, epilogue, at_.offset);
-    call.kernels->grad_sums(at_.block, from, x_from, mean + k, here.get(), scale + k, shift + k,
-                            pulled == nullptr ? nullptr : at(call, pulled, at_.offset), first, second);
+    if (epilogue == nullptr) return call.kernels->grad_sums(at_.block, from, x_from, mean + k, first, second);
+    call.epilogues->grad_sums(at_.block, from, x_from, mean + k, at(call, *epilogue, at_.offset), scale + k, shift + k,
+                              pulled == nullptr ? nullptr : at(call, pulled, at_.offset), first, second);
   };
 }
 
@@ -151,9 +145,7 @@ void apply(const Call& call, const void* x, const T* mean, const T* scale, const
   const Plan plan = plan_each(call.runs, has_residual(epilogue) ? 2 * call.element : call.element);
   each(plan, call.threads, [&](const Located& at_, const Task& task) {
     const int64_t k = task.group * call.runs.channel + task.channel_from;
-    const EpilogueAt here(call, epilogue, at_.offset);
-    call.kernels->apply(at_.block, at(call, x, at_.offset), mean + k, scale + k, shift + k, here.get(),
-                        at(call, y, at_.offset), streaming, 0);
+    apply_to(call, at_, x, mean + k, scale + k, shift + k, epilogue, y, streaming, 0);
   });
 }
 
@@ -180,10 +172,14 @@ void find_input_gradient(const Call& call, const void* dy, const void* x, const 
   const bool streaming = streams(call);
   each(plan_each(call.runs, 2 * call.element), call.threads, [&](const Located& at_, const Task& task) {
     const int64_t k = task.group * call.runs.channel + task.channel_from;
-    call.kernels->grad_input(at_.block, at(call, dy, at_.offset), at(call, x, at_.offset),
-                             weights == nullptr ? nullptr : weights + at_.weight_offset, mean + k, slope + k, tilt + k,
-                             offset + k, epilogue, epilogue == nullptr ? nullptr : shift + k,
-                             at(call, dx, at_.offset), streaming);
+    const void *from = at(call, dy, at_.offset), *x_from = at(call, x, at_.offset);
+    void* to = at(call, dx, at_.offset);
+    if (epilogue != nullptr) {
+      return call.epilogues->grad_input(at_.block, from, x_from, mean + k, slope + k, tilt + k, offset + k, *epilogue,
+                                        shift + k, to, streaming);
+    }
+    call.kernels->grad_input(at_.block, from, x_from, weights == nullptr ? nullptr : weights + at_.weight_offset,
+                             mean + k, slope + k, tilt + k, offset + k, to, streaming);
   });
 }
 
@@ -203,9 +199,7 @@ void train(const Call& call, const void* x, const T* gamma, const T* beta, int64
       },
       [&](const Located& at_, const Task& task, const T* kept, const T*, int64_t ahead) {
         const int64_t k = task.group * n.channel + task.channel_from;
-        const EpilogueAt here(call, epilogue, at_.offset);
-        call.kernels->apply(at_.block, at(call, x, at_.offset), mean + k, scale + k, kept, here.get(),
-                            at(call, y, at_.offset), streaming, ahead);
+        apply_to(call, at_, x, mean + k, scale + k, kept, epilogue, y, streaming, ahead);
       });
 }
 
@@ -249,9 +243,13 @@ void find_gradients(const Call& call, const void* dy, const void* x, const T* me
       },
       [&](const Located& at_, const Task& task, const T* tilt, const T* offset, int64_t) {
         const int64_t k = task.group * n.channel + task.channel_from;
-        call.kernels->grad_input(at_.block, at(call, pulls, at_.offset), at(call, x, at_.offset), nullptr, mean + k,
-                                 scale + k, tilt, offset, again, again == nullptr ? nullptr : shift + k,
-                                 at(call, dx, at_.offset), streaming);
+        const void *from = at(call, pulls, at_.offset), *x_from = at(call, x, at_.offset);
+        void* to = at(call, dx, at_.offset);
+        if (again != nullptr) {
+          return call.epilogues->grad_input(at_.block, from, x_from, mean + k, scale + k, tilt, offset, *again,
+                                            shift + k, to, streaming);
+        }
+        call.kernels->grad_input(at_.block, from, x_from, nullptr, mean + k, scale + k, tilt, offset, to, streaming);
       });
 }
 

@@ -10,6 +10,7 @@ struct Call {
   Runs runs;
   const Isa* isa;
   const Kernels* kernels;
+  const EpilogueKernels* epilogues;
   int64_t element;
   int threads;
 };

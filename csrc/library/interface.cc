@@ -52,6 +52,7 @@ int guarded(int type, const bn_sizes* s, const void* weights, int weights_by_gro
   }
   call.isa = &isa_in_use();
   call.kernels = &call.isa->kernels[type];
+  call.epilogues = &call.isa->epilogues[type];
   call.element = kElementBytes[type];
   const TeamScope scope(threads < 0);
   call.threads = threads < 0 ? -threads : threads;
