@@ -25,6 +25,8 @@ COMPILED = {
     "no affine": {"affine": False},
     "interleaved": {"virtual_batch_size": 3},
     "contiguous": {"virtual_batch_size": 2, "ghost_order": "contiguous"},
+    "relu": {"activation": "relu"},
+    "silu and ghosts": {"activation": "silu", "virtual_batch_size": 3},
     "last axis": {"num_features": 4, "axis": -1},
     "two axes": {"num_features": 20, "axis": (1, 3)},
     "permuted": {"num_features": 20, "axis": (1, 3), "virtual_batch_size": 2, "ghost_order": "contiguous"},
@@ -57,6 +59,21 @@ def test_compiled_layers_call_the_kernels(calls, name: str, memory: str) -> None
     assert calls == ([] if name == "permuted" else ["train", "gradients"] * 2)
     for got, want in zip(found, steps(layer, memory), strict=True):
         close(got, want, torch.float32, name, scale=10.0 + want.abs().max(), within=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", None])
+def test_compiled_layers_add_a_residual_in_the_same_operation(calls, activation: str | None) -> None:
+    torch._dynamo.reset()
+    layer = bt.BatchNorm2d(5, activation=activation)
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
+    x, z = (normal(6, 5, 7, 4, seed=seed).requires_grad_() for seed in range(2))
+    found = []
+    for each in (compiled, layer):
+        y = each(x, residual=z)
+        found.append([y.detach(), *torch.autograd.grad(y.pow(3).sum(), [x, z, *each.parameters()])])
+    assert calls == ["train", "gradients"] * 2
+    for got, want in zip(*found, strict=True):
+        close(got, want, torch.float32, "residual", scale=10.0 + want.abs().max(), within=1e-5)
 
 
 def test_one_compiled_graph_serves_batches_of_every_size(calls) -> None:
