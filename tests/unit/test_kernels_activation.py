@@ -34,6 +34,7 @@ LAYOUTS = {
     "two axes": (6, 5, 7, 13, 1),
     "small": (1, 1, 2, 3, 1),
     "empty": (0, 1, 5, 3, 1),
+    "without positions": (2, 1, 5, 3, 0),
 }
 # Written past the caches, and of more than one task.
 LARGE = [(1, 1, 65, 77, 441), (1, 1, 7, 5, 63001), (1, 1, 2201, 1003, 1)]
