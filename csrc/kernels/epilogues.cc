@@ -8,7 +8,7 @@ namespace {
 // Write finish(affine term, its offset).
 template <class Element, class Finish>
 void write_affine(const Block& b, const Element* x, const Stat<Element>* mean, const Stat<Element>* scale,
-               const Stat<Element>* shift, Element* y, bool streaming, int64_t ahead, Finish finish) {
+                  const Stat<Element>* shift, Element* y, bool streaming, int64_t ahead, Finish finish) {
   typedef Stat<Element> T;
   if (b.count() == 0) return;
   if (is_plane(b)) {
