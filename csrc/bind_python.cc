@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "include/batchnorm_kernels.h"
 
@@ -133,6 +134,17 @@ void blend(int type, std::int64_t groups, std::int64_t channels, Address rows, d
   check(bn_blend(type, groups, channels, at(rows), factor, share, at(old)));
 }
 
+template <class Kernel, std::size_t... k, class... Named>
+void define(nb::module_& module, const char* name, Kernel kernel, std::index_sequence<k...>, const Named&... named) {
+  module.def(name, kernel, (static_cast<void>(k), nb::arg())..., named...);
+}
+
+// A kernel with so many arguments by position, and some by name.
+template <std::size_t positional, class Kernel, class... Named>
+void define(nb::module_& module, const char* name, Kernel kernel, const Named&... named) {
+  define(module, name, kernel, std::make_index_sequence<positional>(), named...);
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -154,12 +166,14 @@ NB_MODULE(_native, module) {
   activations["tanh"] = int(BN_TANH);
   module.attr("ACTIVATIONS") = activations;
   module.def("moments", moments);
-  module.def("apply", apply, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("epilogue") = nb::none());
-  module.def("grad_sums", grad_sums, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("epilogue") = nb::none(), nb::arg("scale") = 0, nb::arg("shift") = 0, nb::arg("pulled") = 0);
-  module.def("grad_input", grad_input, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("epilogue") = nb::none(), nb::arg("shift") = 0);
-  module.def("train", train, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("epilogue") = nb::none(), nb::arg("shift") = 0);
-  module.def("infer", infer, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("epilogue") = nb::none());
-  module.def("gradients", gradients, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("epilogue") = nb::none(), nb::arg("shift") = 0, nb::arg("pulled") = 0);
+  const auto epilogue = nb::arg("epilogue") = nb::none();
+  const auto scale = nb::arg("scale") = 0, shift = nb::arg("shift") = 0, pulled = nb::arg("pulled") = 0;
+  define<8>(module, "apply", apply, epilogue);
+  define<8>(module, "grad_sums", grad_sums, epilogue, scale, shift, pulled);
+  define<12>(module, "grad_input", grad_input, epilogue, shift);
+  define<13>(module, "train", train, epilogue, shift);
+  define<11>(module, "infer", infer, epilogue);
+  define<13>(module, "gradients", gradients, epilogue, shift, pulled);
   module.def("blend", blend);
   module.def("use_team", [](Address team) { bn_use_team(reinterpret_cast<bn_team>(team)); });
   module.def("instructions", bn_instructions);

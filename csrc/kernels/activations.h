@@ -1,7 +1,7 @@
 // The activations: value(u), and pull(dy, u) = act'(u) * dy.
 //
-// There are two kinds of them. Clips are a comparison or two, so they are compiled into each pass. All others are behind
-// a call for each vector, which decides between them: a few functions serve every pass.
+// There are two kinds of them. A clip is two comparisons, and compiled into each pass. All others are behind a call for
+// each vector, which decides between them: a few functions serve every pass.
 #pragma once
 
 #include "kernels/block.h"

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kWidest = 2048;  // columns at a time; three rows of sums stay in the first cache
 constexpr int64_t kNarrowest = 256;
-constexpr int64_t kNarrowestWritten = 1024;  // of y, where a call for each line costs more than a larger row of each number
+constexpr int64_t kNarrowestWritten = 1024;  // of y: fewer calls, and three rows still stay in the first cache
 constexpr int64_t kLongest = 256;  // lines summed in the elements' precision before the sums move to double
 constexpr int kTogether = 4;       // lines with gaps between them are read so many at once (see each_group)
 

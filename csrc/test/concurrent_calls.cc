@@ -16,21 +16,22 @@ using reference::Array;
 constexpr bn_sizes kSizes[] = {{1, 1, 4000, 33, 1}, {1, 1, 8, 40, 400}, {1, 12, 300, 33, 1}, {4, 6, 100, 32, 1}};
 
 struct Result {
-  Array y, mean, rest, variance, scale, dx, first, second;
+  Array y, mean, rest, variance, scale, shift, dx, first, second;
 
   explicit Result(const bn_sizes& n)
       : y(BN_FLOAT32, size(n)), mean(BN_FLOAT32, many(n)), rest(BN_FLOAT32, many(n)),
-        variance(BN_FLOAT32, many(n)), scale(BN_FLOAT32, many(n)),
+        variance(BN_FLOAT32, many(n)), scale(BN_FLOAT32, many(n)), shift(BN_FLOAT32, many(n)),
         dx(BN_FLOAT32, size(n)), first(BN_FLOAT32, many(n)), second(BN_FLOAT32, many(n)) {}
 
   static int64_t many(const bn_sizes& n) { return n.group * n.channel; }
   static int64_t size(const bn_sizes& n) { return n.outer * many(n) * n.middle * n.inner; }
 
   void run(const bn_sizes& n, Array& x, int threads) {
-    bn_train(BN_FLOAT32, &n, x.data(), nullptr, nullptr, n.channel, 1e-3, y.data(), mean.data(), rest.data(),
-             variance.data(), scale.data(), threads);
+    const bn_epilogue epilogue{BN_RELU, 0.0, nullptr};
+    bn_train(BN_FLOAT32, &n, x.data(), nullptr, nullptr, n.channel, 1e-3, &epilogue, y.data(), mean.data(),
+             rest.data(), variance.data(), scale.data(), shift.data(), threads);
     bn_gradients(BN_FLOAT32, &n, x.data(), x.data(), mean.data(), rest.data(), variance.data(), scale.data(), 1e-3,
-                 dx.data(), first.data(), second.data(), threads);
+                 &epilogue, shift.data(), nullptr, dx.data(), first.data(), second.data(), threads);
   }
 
   bool same(Result& other) {

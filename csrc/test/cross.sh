@@ -17,9 +17,11 @@ build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 defines=(-DNDEBUG -DBATCHNORM_NEON -DBATCHNORM_EMULATED -DBATCHNORM_STREAMED=16384)
 flags=(-std=c++17 -O2 -Wall -Wextra -Werror "${defines[@]}" -pthread -I.)
-"$CXX" "${flags[@]}" -fno-math-errno -fno-trapping-math -DBATCHNORM_ISA=neon -c kernels/isa.cc -o "$build/neon.o"
+for part in isa epilogues; do
+  "$CXX" "${flags[@]}" -fno-math-errno -fno-trapping-math -DBATCHNORM_ISA=neon -c "kernels/$part.cc" -o "$build/$part.o"
+done
 for driver in random_calls concurrent_calls; do
-  "$CXX" "${flags[@]}" -static library/*.cc "test/$driver.cc" "$build/neon.o" -o "$build/$driver"
+  "$CXX" "${flags[@]}" -static library/*.cc "test/$driver.cc" "$build"/*.o -o "$build/$driver"
 done
 "$EMULATOR" "$build/random_calls" "${1:-40}"
 "$EMULATOR" "$build/concurrent_calls"

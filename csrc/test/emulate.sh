@@ -32,8 +32,10 @@ trap finish EXIT
 defines=(-DNDEBUG -DBATCHNORM_X86 -DBATCHNORM_AVX512 -DBATCHNORM_STREAMED=16384 -DBATCHNORM_TIES_EITHER_WAY)
 flags=(-std=c++17 -Wall -Wextra -Werror "${defines[@]}" -pthread -I.)
 isa() {
-  "$CXX" "${flags[@]}" -fno-math-errno -fno-trapping-math -ffp-contract=fast "${@:2}" -DBATCHNORM_ISA="$1" \
-    -c kernels/isa.cc -o "$build/$1.o"
+  for part in isa epilogues; do
+    "$CXX" "${flags[@]}" -fno-math-errno -fno-trapping-math -ffp-contract=fast "${@:2}" -DBATCHNORM_ISA="$1" \
+      -c "kernels/$part.cc" -o "$build/$1-$part.o"
+  done
 }
 isa baseline -O1
 isa avx2 -O1 -mavx2 -mfma -mf16c

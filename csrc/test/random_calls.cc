@@ -66,12 +66,14 @@ void run_case(const char* isa) {
     tilt.set(k, 0.25 * double(k % 5));
   }
 
-  t.ok(bn_apply(type, &n, x.data(), mean.data(), scale.data(), tilt.data(), y.data(), threads));
+  t.ok(bn_apply(type, &n, x.data(), mean.data(), scale.data(), tilt.data(), nullptr,
+                y.data(), threads));
   reference::each(n, by_group, [&](int64_t e, int64_t k, int64_t) {
     t.near("y", y.at(e), (x.at(e) - mean.at(k)) * scale.at(k) + tilt.at(k), loose);
   });
 
-  t.ok(bn_grad_sums(type, &n, dy.data(), x.data(), mean.data(), first.data(), second.data(), threads));
+  t.ok(bn_grad_sums(type, &n, dy.data(), x.data(), mean.data(), nullptr, nullptr, nullptr, nullptr, first.data(),
+                    second.data(), threads));
   std::vector<double> sum(size_t(many), 0.0), centered(size_t(many), 0.0);
   reference::each(n, by_group, [&](int64_t e, int64_t k, int64_t) {
     sum[size_t(k)] += dy.at(e);
@@ -84,7 +86,7 @@ void run_case(const char* isa) {
   }
 
   t.ok(bn_grad_input(type, &n, dy.data(), x.data(), w, by_group, mean.data(), scale.data(), tilt.data(),
-                     scale.data(), y.data(), threads));
+                     scale.data(), nullptr, nullptr, y.data(), threads));
   reference::each(n, by_group, [&](int64_t e, int64_t k, int64_t at) {
     const double pulled = tilt.at(k) * (x.at(e) - mean.at(k)) + scale.at(k);
     t.near("dx", y.at(e), scale.at(k) * dy.at(e) + (weighted ? weights.at(at) : 1.0) * pulled, loose);
@@ -97,16 +99,16 @@ void run_case(const char* isa) {
   fill(&beta, 0.0);
   const bool plain = below(4) == 0;
   t.ok(bn_train(type, &n, x.data(), plain ? nullptr : gamma.data(), plain ? nullptr : beta.data(), n.channel, 0.125,
-                y.data(), mean.data(), rest.data(), variance.data(), scale.data(), threads));
+                nullptr, y.data(), mean.data(), rest.data(), variance.data(), scale.data(), nullptr, threads));
   reference::each(n, by_group, [&](int64_t e, int64_t k, int64_t) {
     const double g = plain ? 1.0 : gamma.at(k % n.channel), b = plain ? 0.0 : beta.at(k % n.channel);
     t.near("normalized", y.at(e), g * (x.at(e) - whole[size_t(k)]) / std::sqrt(variance.at(k) + 0.125) + b, close);
   });
   t.ok(bn_infer(type, &n, x.data(), gamma.data(), beta.data(), n.channel, mean.data(), variance.data(), 0.125,
-                y.data(), threads));
+                nullptr, y.data(), threads));
 
   t.ok(bn_gradients(type, &n, dy.data(), x.data(), mean.data(), rest.data(), variance.data(), scale.data(), 0.125,
-                    y.data(), first.data(), second.data(), threads));
+                    nullptr, nullptr, nullptr, y.data(), first.data(), second.data(), threads));
   std::vector<double> other(size_t(many), 0.0);
   reference::each(n, by_group,
                   [&](int64_t e, int64_t k, int64_t) { other[size_t(k)] += dy.at(e) * (x.at(e) - whole[size_t(k)]); });
@@ -114,6 +116,97 @@ void run_case(const char* isa) {
     const double share = other[size_t(k)] / terms / (variance.at(k) + 0.125);
     const double want = scale.at(k) * (dy.at(e) - sum[size_t(k)] / terms - (x.at(e) - whole[size_t(k)]) * share);
     t.near("gradient", y.at(e), want, 2.0 * close);
+  });
+}
+
+// The same calls with an activation and perhaps a residual.
+void run_epilogue_case(const char* isa) {
+  const int type = int(below(4)), statistics = type == BN_FLOAT64 ? BN_FLOAT64 : BN_FLOAT32;
+  const int64_t longest[] = {4, 40, 300, 900};
+  const auto size = [&] { return 1 + below(longest[below(2)]); };
+  const bn_sizes n{1 + below(4), 1 + below(4), size(), size(), below(2) == 0 ? 1 : 1 + below(longest[below(4)])};
+  const Tester t{type, n, isa};
+  const int64_t many = n.group * n.channel, size_of_x = n.outer * many * n.middle * n.inner;
+  const int threads = 1 + int(below(3));
+  const bool residual = below(2) == 0, keeps = residual || below(2) == 0;
+  Array x(type, size_of_x, below(4)), dy(type, size_of_x, below(4)), z(type, size_of_x, below(4)),
+      y(type, size_of_x, below(4)), pulled(type, size_of_x, below(4));
+  Array mean(statistics, many), rest(statistics, many), variance(statistics, many), scale(statistics, many),
+      shift(statistics, many), first(statistics, many), second(statistics, many);
+  fill(&x, 0.0);
+  fill(&dy, 0.0);
+  fill(&z, 0.0);
+  for (int64_t k = 0; k < many; ++k) {
+    mean.set(k, 0.25);
+    variance.set(k, 1.0 + double(k % 2));
+    scale.set(k, 0.5 + double(k % 3));
+    // No u of a clip is at one of its bounds.
+    shift.set(k, 0.001 + 0.25 * double(k % 5));
+  }
+  const bn_epilogue epilogue{int(below(11)), 0.375, residual ? z.data() : nullptr};
+  const auto u = [&](int64_t e, int64_t k) {
+    return (x.at(e) - mean.at(k)) * scale.at(k) + shift.at(k) + (residual ? z.at(e) : 0.0);
+  };
+  const auto activated = [&](double v) { return reference::activate(epilogue.activation, epilogue.slope, v); };
+  const double loose = type == BN_FLOAT64 ? 1e-9 : type == BN_FLOAT32 ? 1e-4 : type == BN_FLOAT16 ? 4e-3 : 2e-2;
+  const double terms = double(n.outer * n.middle * n.inner);
+
+  t.ok(bn_apply(type, &n, x.data(), mean.data(), scale.data(), shift.data(), &epilogue, y.data(), threads));
+  reference::each(n, false, [&](int64_t e, int64_t k, int64_t) {
+    t.near("activated", y.at(e), activated(u(e, k)).value, loose);
+  });
+
+  t.ok(bn_grad_sums(type, &n, dy.data(), x.data(), mean.data(), &epilogue, scale.data(), shift.data(),
+                    keeps ? pulled.data() : nullptr, first.data(), second.data(), threads));
+  std::vector<double> h(size_t(size_of_x), 0.0), sum(size_t(many), 0.0), centered(size_t(many), 0.0);
+  reference::each(n, false, [&](int64_t e, int64_t k, int64_t) {
+    h[size_t(e)] = activated(u(e, k)).derivative * dy.at(e);
+    sum[size_t(k)] += h[size_t(e)];
+    centered[size_t(k)] += h[size_t(e)] * (x.at(e) - mean.at(k));
+    if (keeps) t.near("pulled", pulled.at(e), h[size_t(e)], loose);
+  });
+  for (int64_t k = 0; k < many; ++k) {
+    t.near("sum of h", first.at(k) / terms, sum[size_t(k)] / terms, 1e-5);
+    t.near("centered sum of h", second.at(k) / terms, centered[size_t(k)] / terms, 1e-5);
+  }
+
+  t.ok(bn_gradients(type, &n, dy.data(), x.data(), mean.data(), rest.data(), variance.data(), scale.data(), 0.125,
+                    &epilogue, shift.data(), keeps ? pulled.data() : nullptr, y.data(), first.data(), second.data(),
+                    threads));
+  reference::each(n, false, [&](int64_t e, int64_t k, int64_t) {
+    const double share = centered[size_t(k)] / terms / (variance.at(k) + 0.125);
+    const double want = scale.at(k) * (h[size_t(e)] - sum[size_t(k)] / terms - (x.at(e) - mean.at(k)) * share);
+    t.near("gradient with an epilogue", y.at(e), want, 4.0 * loose);
+  });
+
+  const bn_epilogue alone{epilogue.activation, epilogue.slope, nullptr};
+  t.near("refused", bn_grad_input(type, &n, dy.data(), x.data(), nullptr, 0, mean.data(), scale.data(), rest.data(),
+                                  shift.data(), &epilogue, shift.data(), y.data(), threads),
+         residual ? BN_BAD_EPILOGUE : BN_OK, 0.0);
+  t.ok(bn_grad_input(type, &n, dy.data(), x.data(), nullptr, 0, mean.data(), scale.data(), rest.data(), shift.data(),
+                     &alone, shift.data(), y.data(), threads));
+  reference::each(n, false, [&](int64_t e, int64_t k, int64_t) {
+    const double v = (x.at(e) - mean.at(k)) * scale.at(k) + shift.at(k);
+    t.near("dx with an activation", y.at(e), scale.at(k) * activated(v).derivative * dy.at(e) + shift.at(k), loose);
+  });
+
+  t.ok(bn_infer(type, &n, x.data(), scale.data(), shift.data(), many, mean.data(), variance.data(), 0.125, &epilogue,
+                y.data(), threads));
+  const auto normal = [&](int64_t e, int64_t k) {
+    return scale.at(k) * (x.at(e) - mean.at(k)) / std::sqrt(variance.at(k) + 0.125);
+  };
+  reference::each(n, false, [&](int64_t e, int64_t k, int64_t) {
+    const double want = activated(normal(e, k) + shift.at(k) + (residual ? z.at(e) : 0.0)).value;
+    t.near("inference with an epilogue", y.at(e), want, loose);
+  });
+
+  Array gammas(statistics, many), betas(statistics, many);
+  for (int64_t k = 0; k < many; ++k) gammas.set(k, scale.at(k)), betas.set(k, shift.at(k));
+  t.ok(bn_train(type, &n, x.data(), gammas.data(), betas.data(), many, 0.125, &epilogue, y.data(), mean.data(),
+                rest.data(), variance.data(), scale.data(), shift.data(), threads));
+  reference::each(n, false, [&](int64_t e, int64_t k, int64_t) {
+    t.near("shift", shift.at(k), betas.at(k) - rest.at(k) * scale.at(k), 1e-6);
+    t.near("trained with an epilogue", y.at(e), activated(u(e, k)).value, loose);
   });
 }
 
@@ -131,7 +224,7 @@ void check_rounding(const char* isa, int type, bn_sizes n) {
   Array x(type, many), y(type, many), zero(BN_FLOAT32, n.channel), scale(BN_FLOAT32, n.channel);
   for (int64_t k = 0; k < n.channel; ++k) scale.set(k, 1.5);
   for (int64_t i = 0; i < many; ++i) static_cast<uint16_t*>(x.data())[i] = uint16_t(i);
-  t.ok(bn_apply(type, &n, x.data(), zero.data(), scale.data(), zero.data(), y.data(), 1));
+  t.ok(bn_apply(type, &n, x.data(), zero.data(), scale.data(), zero.data(), nullptr, y.data(), 1));
   for (int64_t i = 0; i < many; ++i) {
     const int64_t given = i & 0x7fff, got = static_cast<const uint16_t*>(y.data())[i] & 0x7fff;
     if (given >= infinity) {
@@ -161,15 +254,16 @@ int main(int count, char** arguments) {
     if (bn_select_instructions(isa) != BN_OK) continue;
     source.seed(7);
     for (int i = 0; i < cases; ++i, ++tried) run_case(isa);
+    for (int i = 0; i < cases; ++i, ++tried) run_epilogue_case(isa);
     for (const int type : {BN_BFLOAT16, BN_FLOAT16}) {
       check_rounding(isa, type, {1, 1, 1, 1, 1 << 16});
       check_rounding(isa, type, {1, 1, 1 << 10, 64, 1});
     }
   }
   const bn_sizes negative{1, -1, 1, 1, 1}, huge{int64_t(1) << 40, int64_t(1) << 40, 1, 1, 1};
-  if (bn_apply(BN_FLOAT32, &negative, nullptr, nullptr, nullptr, nullptr, nullptr, 1) != BN_BAD_SIZE) return 1;
-  if (bn_apply(BN_FLOAT32, &huge, nullptr, nullptr, nullptr, nullptr, nullptr, 1) != BN_BAD_SIZE) return 1;
-  if (bn_apply(9, &negative, nullptr, nullptr, nullptr, nullptr, nullptr, 1) != BN_BAD_TYPE) return 1;
+  if (bn_apply(BN_FLOAT32, &negative, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 1) != BN_BAD_SIZE) return 1;
+  if (bn_apply(BN_FLOAT32, &huge, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 1) != BN_BAD_SIZE) return 1;
+  if (bn_apply(9, &negative, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 1) != BN_BAD_TYPE) return 1;
   std::printf("%d random calls agree\n", tried);
   return tried > 0 ? 0 : 1;
 }

@@ -91,6 +91,43 @@ void each(const bn_sizes& n, bool by_group, Visit visit) {
           }
 }
 
+// An activation's value, and its derivative.
+struct Value {
+  double value, derivative;
+};
+
+inline Value activate(int activation, double slope, double u) {
+  const auto logistic = [](double v) { return 1.0 / (1.0 + std::exp(-v)); };
+  const auto clip = [u](double low, double high) {
+    return Value{u < low ? low : u > high ? high : u, u > low && u < high ? 1.0 : 0.0};
+  };
+  const double s = logistic(u), below = 0.5 * std::erfc(-u * std::sqrt(0.5)), root = std::sqrt(8.0 / std::acos(-1.0));
+  const double t = logistic(root * (u + 0.044715 * u * u * u));
+  switch (activation) {
+    case BN_RELU:
+      return clip(0.0, HUGE_VAL);
+    case BN_RELU6:
+      return clip(0.0, 6.0);
+    case BN_LEAKY_RELU:
+      return u > 0.0 ? Value{u, 1.0} : Value{slope * u, slope};
+    case BN_HARD_TANH:
+      return clip(-1.0, 1.0);
+    case BN_HARD_SWISH:
+      return {u <= -3.0 ? 0.0 : u >= 3.0 ? u : u * (u + 3.0) / 6.0, u <= -3.0 ? 0.0 : u >= 3.0 ? 1.0 : u / 3.0 + 0.5};
+    case BN_SILU:
+      return {u * s, s + u * s * (1.0 - s)};
+    case BN_GELU:
+      return {u * below, below + u * std::exp(-0.5 * u * u) * 0.25 * root};
+    case BN_GELU_TANH:
+      return {u * t, t + u * t * (1.0 - t) * root * (1.0 + 0.134145 * u * u)};
+    case BN_SIGMOID:
+      return {s, s * (1.0 - s)};
+    case BN_TANH:
+      return {std::tanh(u), 1.0 - std::tanh(u) * std::tanh(u)};
+  }
+  return {u, 1.0};
+}
+
 struct Moments {
   std::vector<double> total, mean, variance;
 };

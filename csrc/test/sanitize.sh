@@ -38,11 +38,13 @@ compile() {
   local name=$1 sanitizers=$2 driver=$3 objects=() waiting=()
   shift 3
   for isa in "$@"; do
-    # shellcheck disable=SC2046
-    "$CXX" "${flags[@]}" "$sanitizers" $(isa_flags "$isa") -DBATCHNORM_ISA="$isa" \
-      -c kernels/isa.cc -o "$build/$name-$isa.o" &
-    waiting+=($!)
-    objects+=("$build/$name-$isa.o")
+    for part in isa epilogues; do
+      # shellcheck disable=SC2046
+      "$CXX" "${flags[@]}" "$sanitizers" $(isa_flags "$isa") -DBATCHNORM_ISA="$isa" \
+        -c "kernels/$part.cc" -o "$build/$name-$isa-$part.o" &
+      waiting+=($!)
+      objects+=("$build/$name-$isa-$part.o")
+    done
   done
   for pid in "${waiting[@]}"; do wait "$pid"; done
   "$CXX" "${flags[@]}" "$sanitizers" "${wanted[@]}" "${library[@]}" "$driver" "${objects[@]}" -o "$build/$name"

@@ -3,11 +3,14 @@
 from typing import Final
 
 Sizes = tuple[int, int, int, int, int]
+# Activation, slope of leaky_relu, address of the residual.
+Epilogue = tuple[int, float, int]
 
 FLOAT32: Final[int]
 FLOAT64: Final[int]
 BFLOAT16: Final[int]
 FLOAT16: Final[int]
+ACTIVATIONS: Final[dict[str, int]]
 
 def moments(
     type: int,
@@ -24,10 +27,31 @@ def moments(
     /,
 ) -> None: ...
 def apply(
-    type: int, sizes: Sizes, x: int, mean: int, scale: int, shift: int, y: int, threads: int, /
+    type: int,
+    sizes: Sizes,
+    x: int,
+    mean: int,
+    scale: int,
+    shift: int,
+    y: int,
+    threads: int,
+    /,
+    epilogue: Epilogue | None = None,
 ) -> None: ...
 def grad_sums(
-    type: int, sizes: Sizes, dy: int, x: int, mean: int, dy_sum: int, dy_centered_sum: int, threads: int, /
+    type: int,
+    sizes: Sizes,
+    dy: int,
+    x: int,
+    mean: int,
+    dy_sum: int,
+    dy_centered_sum: int,
+    threads: int,
+    /,
+    epilogue: Epilogue | None = None,
+    scale: int = 0,
+    shift: int = 0,
+    pulled: int = 0,
 ) -> None: ...
 def grad_input(
     type: int,
@@ -43,6 +67,8 @@ def grad_input(
     dx: int,
     threads: int,
     /,
+    epilogue: Epilogue | None = None,
+    shift: int = 0,
 ) -> None: ...
 def train(
     type: int,
@@ -59,6 +85,8 @@ def train(
     scale: int,
     threads: int,
     /,
+    epilogue: Epilogue | None = None,
+    shift: int = 0,
 ) -> None: ...
 def infer(
     type: int,
@@ -73,6 +101,7 @@ def infer(
     y: int,
     threads: int,
     /,
+    epilogue: Epilogue | None = None,
 ) -> None: ...
 def gradients(
     type: int,
@@ -89,6 +118,9 @@ def gradients(
     dy_xhat_sum: int,
     threads: int,
     /,
+    epilogue: Epilogue | None = None,
+    shift: int = 0,
+    pulled: int = 0,
 ) -> None: ...
 def blend(
     type: int, groups: int, channels: int, rows: int, factor: float, share: float, old: int, /
