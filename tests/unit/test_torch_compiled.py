@@ -101,10 +101,16 @@ def test_the_operations_are_registered_as_pytorch_asks() -> None:
     for memory in ("contiguous", "channels last", "with gaps"):
         for dtype in (torch.float32, torch.bfloat16):
             x = MEMORY[memory](normal(6, 5, 7, 4, dtype=dtype)).requires_grad_()
-            for asked in (([1], 3, True, 0.1), ([1], 0, False, 0.1), ([1], 2, False, 0.1)):
-                torch.library.opcheck(torch.ops.batchnorm.train, (x, gamma, beta, *asked))
-                y, statistics = torch.ops.batchnorm.train(x, None, beta, *asked)
-                given = y.detach(), x.detach(), None, statistics.detach(), *asked
+            z = normal(*x.shape, dtype=dtype, seed=3).requires_grad_()
+            for asked, residual in (
+                (([1], 3, True, 0.1, "identity", 0.0), None),
+                (([1], 0, False, 0.1, "leaky_relu", 0.2), None),
+                (([1], 2, False, 0.1, "silu", 0.0), z),
+            ):
+                torch.library.opcheck(torch.ops.batchnorm.train, (x, gamma, beta, residual, *asked))
+                known = None, beta.detach(), None if residual is None else residual.detach()
+                y, statistics = torch.ops.batchnorm.train(x, *known, *asked)
+                given = y.detach(), x.detach(), *known, statistics.detach(), *asked
                 torch.library.opcheck(torch.ops.batchnorm.gradients, given)
 
 
