@@ -17,7 +17,7 @@ __all__ = [
     "least_bytes",
 ]
 
-Option = Literal["plain", "renorm", "ghost 16", "weighted", "bfloat16"]
+Option = Literal["plain", "renorm", "ghost 16", "weighted", "bfloat16", "relu", "residual, relu"]
 Phase = Literal["training step", "forward", "inference", "network"]
 
 GHOST_SIZE = 16
@@ -43,7 +43,18 @@ SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "8x16": ((8, 16), -1),
     "256x64": ((256, 64), -1),
 }
-OPTIONS: tuple[Option, ...] = ("plain", "renorm", "ghost 16", "weighted", "bfloat16")
+OPTIONS: tuple[Option, ...] = (
+    "plain",
+    "renorm",
+    "ghost 16",
+    "weighted",
+    "bfloat16",
+    "relu",
+    "residual, relu",
+)
+# What follows the normalization is measured on a few shapes.
+FOLLOWING: tuple[Option, ...] = ("relu", "residual, relu")
+FOLLOWED = ("32x56x56x64", "64x7x7x512", "32x64x56x56", "64x512x7x7")
 # Forward and inference add little to what training steps tell, so they are measured on a few shapes.
 SHORT = ("32x56x56x64", "8192x1024", "32x64x56x56", "256x32")
 # For each network, the input shapes and the frameworks it is trained in; the shape of the blocks is that of all layers.
@@ -80,7 +91,20 @@ class Case:
 
     def runs_in(self, framework: str) -> bool:
         """Whether the framework's competitors have it."""
+        if self.activates:
+            # Keras' layer is measured on TensorFlow.
+            return not framework.startswith("Keras on")
         return self.phase != "network" or framework in NETWORKS[self.network][self.shape_name]
+
+    @property
+    def activates(self) -> bool:
+        """Whether a ReLU follows, in the same pass for ours."""
+        return self.option in FOLLOWING
+
+    @property
+    def adds(self) -> bool:
+        """Whether a residual is added before the ReLU."""
+        return self.option == "residual, relu"
 
     @property
     def mask_shape(self) -> tuple[int, ...]:
@@ -93,13 +117,16 @@ def least_bytes(case: Case) -> int | None:
 
     Channels last, each statistic needs all rows before the first output: the forward pass reads x twice and writes
     y, the backward pass reads x and dy twice and writes dx. Channels first, the numbers of one channel could stay
-    in the cache in between, so each array counts once. Inference reads x and writes y.
+    in the cache in between, so each array counts once. Inference reads x and writes y. A ReLU costs nothing: the
+    backward pass computes its mask from x. A residual is read once in each direction, its gradient written, and,
+    channels last, read again instead of dy.
     """
     if case.phase == "network":
         return None
     first = case.axis == 1
     passes = {"inference": 2, "forward": 2 if first else 3, "training step": 5 if first else 8}
-    return (2 if case.option == "bfloat16" else 4) * prod(case.shape) * passes[case.phase]
+    added = {"inference": 1, "forward": 1, "training step": 3}[case.phase] if case.adds else 0
+    return (2 if case.option == "bfloat16" else 4) * prod(case.shape) * (passes[case.phase] + added)
 
 
 CASES = (
@@ -108,6 +135,7 @@ CASES = (
         for name in SHAPES
         if name not in OF_NETWORKS
         for option in OPTIONS
+        if option not in FOLLOWING or name in FOLLOWED
     ),
     *(Case(name, "plain", phase) for name in SHORT for phase in ("forward", "inference")),
     *(Case(shape, "plain", "network", name) for name, shapes in NETWORKS.items() for shape in shapes),

@@ -10,7 +10,7 @@ from flax import nnx
 
 from batchnorm.flax import BatchNorm
 from benchmarks.cases import BLOCKS, GHOST_SIZE, Case
-from benchmarks.competitors.data import OURS, Data, Step, historical_options
+from benchmarks.competitors.data import APART, OURS, Data, Step, historical_options
 
 __all__ = ["steps"]
 
@@ -28,6 +28,13 @@ def steps(case: Case, data: Data) -> dict[str, Step]:
     if case.option == "bfloat16":
         common["dtype"] = jnp.bfloat16
     channels = case.shape[case.axis]
+    if case.activates:
+        z = jnp.asarray(data.residual, dtype) if case.adds else None
+        joint = BatchNorm(channels, **common, activation="relu")
+        made = {OURS: _step(joint, case, x, dy, {}, z=z)}
+        for name, kind in {APART: BatchNorm, "flax.nnx": nnx.BatchNorm}.items():
+            made[name] = _step(kind(channels, **common), case, x, dy, {}, _followed, z)
+        return made
     masked = {"mask": jnp.asarray(data.mask)[..., None]} if case.option == "weighted" else {}
     made = {OURS: _step(BatchNorm(channels, **common, **historical_options(case)), case, x, dy, masked)}
     if case.option not in ("renorm", "ghost 16"):
@@ -39,22 +46,29 @@ def steps(case: Case, data: Data) -> dict[str, Step]:
 
 
 def _step(
-    layer: Any, case: Case, x: Any, dy: Any, masked: dict[str, Any], call: Callable[..., Any] | None = None
+    layer: Any,
+    case: Case,
+    x: Any,
+    dy: Any,
+    masked: dict[str, Any],
+    call: Callable[..., Any] | None = None,
+    z: Any = None,
 ) -> Step:
     graph, params, rest = nnx.split(layer, nnx.Param, ...)
     average, trains = case.phase == "inference", case.phase in ("training step", "network")
 
-    def forward(params: Any, rest: Any, x: Any) -> tuple[Any, Any]:
+    def forward(params: Any, rest: Any, x: Any, z: Any) -> tuple[Any, Any]:
         module = nnx.merge(graph, params, rest, copy=True)
-        y = (call or type(module).__call__)(module, x, use_running_average=average, **masked)
+        added = masked if z is None else {**masked, "residual": z}
+        y = (call or type(module).__call__)(module, x, use_running_average=average, **added)
         return y, nnx.state(module)
 
-    def training_step(params: Any, rest: Any, x: Any, dy: Any) -> Any:
-        y, pull, state = jax.vjp(lambda p, x: forward(p, rest, x), params, x, has_aux=True)
+    def training_step(params: Any, rest: Any, x: Any, z: Any, dy: Any) -> Any:
+        y, pull, state = jax.vjp(lambda p, x, z: forward(p, rest, x, z), params, x, z, has_aux=True)
         return y, pull(dy), state
 
     compiled = jax.jit(training_step if trains else forward)
-    arguments = (params, rest, x, dy) if trains else (params, rest, x)
+    arguments = (params, rest, x, z, dy) if trains else (params, rest, x, z)
 
     def step(read: bool = False) -> Any:
         results = jax.block_until_ready(compiled(*arguments))
@@ -67,6 +81,11 @@ def _read(results: Any, trains: bool) -> list[np.ndarray]:
     """y, and the gradients of all parameters and x."""
     found = [results[0], *(jax.tree.leaves(results[1]) if trains else [])]
     return [np.asarray(value, np.float32) for value in found]
+
+
+def _followed(module: Any, x: Any, residual: Any = None, **how: Any) -> Any:
+    y = module(x, **how)
+    return nnx.relu(y if residual is None else y + residual)
 
 
 class Network(nnx.Module):

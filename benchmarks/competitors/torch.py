@@ -8,7 +8,7 @@ from torch import nn
 
 import batchnorm.torch as ours
 from benchmarks.cases import GHOST_SIZE, Case
-from benchmarks.competitors.data import OURS, Data, Step, historical_options
+from benchmarks.competitors.data import APART, OURS, Data, Step, historical_options
 from benchmarks.competitors.torch_networks import network_steps
 
 __all__ = ["steps"]
@@ -21,6 +21,8 @@ def steps(case: Case, data: Data) -> dict[str, Step]:
     if case.phase == "network":
         return network_steps(case, x)
     name, channels = ("BatchNorm1d" if x.ndim == 2 else "BatchNorm2d"), x.shape[1]
+    if case.activates:
+        return _followed(case, getattr(ours, name), getattr(nn, name), x, dy)
     layer = getattr(ours, name)(channels, **historical_options(case))
     masked = {"mask": mask} if case.option == "weighted" else {}
     made = {OURS: _step(lambda x: layer(x, **masked), layer, [layer.weight, layer.bias], case, x, dy)}
@@ -33,21 +35,48 @@ def steps(case: Case, data: Data) -> dict[str, Step]:
     return made
 
 
+def _followed(case: Case, own: Any, peer: Any, x: Any, dy: Any) -> dict[str, Step]:
+    """A layer, an addition and a ReLU: in our layer, or one after another."""
+    z = dy.flip(0).contiguous(memory_format=_memory_format(x)) if case.adds else None
+    joint = own(x.shape[1], activation="relu")
+
+    def apart(layer: Any) -> Callable[..., Any]:
+        return lambda x, z=None: nn.functional.relu(layer(x) if z is None else layer(x) + z, inplace=True)
+
+    made = {
+        OURS: _step(lambda x, z=None: joint(x, residual=z), joint, [joint.weight, joint.bias], case, x, dy, z)
+    }
+    for name, layer in {APART: own(x.shape[1]), "torch.nn": peer(x.shape[1])}.items():
+        made[name] = _step(apart(layer), layer, [layer.weight, layer.bias], case, x, dy, z)
+    return made
+
+
+def _memory_format(x: Any) -> torch.memory_format:
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+
+
 def _step(
-    call: Callable[[Any], Any], layer: Any, parameters: Sequence[Any], case: Case, x: Any, dy: Any
+    call: Callable[..., Any],
+    layer: Any,
+    parameters: Sequence[Any],
+    case: Case,
+    x: Any,
+    dy: Any,
+    z: Any = None,
 ) -> Step:
     layer.train(case.phase != "inference")
-    x = x.detach().requires_grad_(case.phase == "training step")
+    trains = case.phase == "training step"
+    inputs = [each.detach().requires_grad_(trains) for each in (x, z) if each is not None]
 
     def step(read: bool = False) -> Any:
         if case.phase == "inference":
             with torch.no_grad():
-                results = [call(x)]
+                results = [call(*inputs)]
         elif case.phase == "forward":
-            results = [call(x)]
+            results = [call(*inputs)]
         else:
-            y = call(x)
-            results = [y, *torch.autograd.grad(y, [x, *parameters], dy)]
+            y = call(*inputs)
+            results = [y, *torch.autograd.grad(y, [*inputs, *parameters], dy)]
         return [value.detach().float().numpy() for value in results] if read else results
 
     return step
