@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from batchnorm._engines.torch.private import is_hooked
 from batchnorm.activation import Activation
@@ -66,7 +67,7 @@ class _Chain:
         return self.behind[-1]
 
 
-class _Apart(Exception):
+class _ApartError(Exception):
     def __init__(self, reason: str, looks_joinable: bool = False) -> None:
         super().__init__(reason)
         self.reason, self.looks_joinable = reason, looks_joinable
@@ -79,7 +80,7 @@ def why_apart(layer: Any, *others: nn.Module) -> str | None:
             return "it has an activation of its own"
         return f"the forward method of {type(layer).__name__} takes no activation"
     # A lazy layer waits for its first input in a hook, which is gone afterwards.
-    if is_hooked(layer) and not isinstance(layer, nn.modules.lazy.LazyModuleMixin):
+    if is_hooked(layer) and not isinstance(layer, LazyModuleMixin):
         return "it has hooks, which would be given the activation's result"
     for each in others:
         if is_hooked(each):
@@ -99,7 +100,7 @@ def find_joins(graph: fx.Graph, modules: Modules) -> tuple[list[_Chain], list[Jo
             continue
         try:
             chain = _chain(node, layer, modules, taken)
-        except _Apart as apart:
+        except _ApartError as apart:
             joins.append(Join(str(node.target), None, False, apart.reason, apart.looks_joinable))
             continue
         chains.append(chain)
@@ -124,14 +125,14 @@ def _chain(node: Node, layer: Layer, modules: Modules, taken: set[Node]) -> _Cha
     if addition is None:
         before, behind = [], before
     elif addition in taken:
-        raise _Apart("its result is the residual of another batch norm")
+        raise _ApartError("its result is the residual of another batch norm")
     if len(node.args) != 1 or node.kwargs or not isinstance(node.args[0], Node):
-        raise _Apart("it is called with more than its input", True)
+        raise _ApartError("it is called with more than its input", True)
     behind.append(user)
     others = [modules[str(each.target)] for each in (*before, *behind) if each.op == "call_module"]
     reason = why_apart(layer, *others)
     if reason is not None:
-        raise _Apart(reason, layer.settings.activation is None)
+        raise _ApartError(reason, layer.settings.activation is None)
     if addition is not None:
         _check_order(node, addition, last, modules)
     return _Chain(node, before, addition, residual, behind, activation)
@@ -142,7 +143,7 @@ def _through_identities(node: Node, modules: Modules, what: str = "its result") 
     identities: list[Node] = []
     while True:
         if len(node.users) != 1:
-            raise _Apart(f"{what} is used {len(node.users)} times")
+            raise _ApartError(f"{what} is used {len(node.users)} times")
         user = next(iter(node.users))
         passes = user.op == "call_module" and type(modules.get(str(user.target))) is nn.Identity
         if not passes or user.args != (node,) or user.kwargs:
@@ -163,9 +164,9 @@ def _other(addition: Node, one: Node) -> Node:
     first, second = addition.args
     other = second if first is one else first
     if not isinstance(other, Node) or other is one:
-        raise _Apart("what is added to it is not another tensor")
+        raise _ApartError("what is added to it is not another tensor")
     if addition.target in _WRITING and first is not one:
-        raise _Apart("it is added in place to another tensor", True)
+        raise _ApartError("it is added in place to another tensor", True)
     return other
 
 
@@ -181,13 +182,17 @@ def _activation(node: Node, modules: Modules) -> Activation | None:
     return None
 
 
-def _no_activation(user: Node, modules: Modules, added: bool) -> _Apart:
+def _no_activation(user: Node, modules: Modules, added: bool) -> _ApartError:
     module = modules.get(str(user.target)) if user.op == "call_module" else None
     if is_altered(module):
-        return _Apart(f"{type(module).__name__} is a subclass of an activation, and may be another", True)
+        return _ApartError(
+            f"{type(module).__name__} is a subclass of an activation, and may be another", True
+        )
     what = type(module).__name__ if module is not None else getattr(user.target, "__name__", str(user.target))
     name = "the end of the method" if user.op == "output" else what
-    return _Apart(f"no activation that can be joined follows {'the addition' if added else 'it'}, but {name}")
+    return _ApartError(
+        f"no activation that can be joined follows {'the addition' if added else 'it'}, but {name}"
+    )
 
 
 def _check_order(node: Node, addition: Node, last: Node, modules: Modules) -> None:
@@ -198,12 +203,12 @@ def _check_order(node: Node, addition: Node, last: Node, modules: Modules) -> No
     while between is not addition:
         module = modules.get(str(between.target)) if between.op == "call_module" else None
         if module is not None and layer in module.modules():
-            raise _Apart("it is called again before the addition", True)
+            raise _ApartError("it is called again before the addition", True)
         if between.op == "get_attr" and str(between.target).startswith(f"{node.target}."):
-            raise _Apart("its parameters or statistics are read before the addition", True)
+            raise _ApartError("its parameters or statistics are read before the addition", True)
         inputs = between.all_input_nodes if between is not last else []
         if any(of_input & set(_memory(each, modules)) for each in inputs):
-            raise _Apart("its input is used again before the addition, and might be changed", True)
+            raise _ApartError("its input is used again before the addition, and might be changed", True)
         between = between.next
 
 

@@ -1,10 +1,10 @@
 """Joining batch norms with the activations behind them, in the modules that call both, and taking them apart again.
 
-No module is replaced and no layer changes. A module whose forward method calls a batch norm and then an activation takes
-on a class derived from its own, in which `forward` calls them as one. Everything else (children, hooks, parameters,
-other methods) is the module's own, and the original method still runs whenever the joined one may not stand for it:
-while the program is traced or compiled, if an attribute that it depends on has changed, or if the arguments are anything
-but plain tensors.
+No module is replaced and no layer changes. A module whose forward method calls a batch norm and then an activation
+takes on a class derived from its own, in which `forward` calls both as one. Everything else (children, hooks,
+parameters, other methods) is the module's own, and the original method still runs whenever the joined one may not stand
+for it: while the program is traced or compiled, if an attribute that it depends on has changed, or if the arguments are
+anything but plain tensors.
 """
 
 import functools
@@ -20,7 +20,7 @@ from batchnorm.torch._activations import activation_of_module, is_altered
 from batchnorm.torch._chains import Join, find_joins, why_apart, write_joins
 from batchnorm.torch._join import ABSORBS, absorbed, end_of_join, is_joinable, norm_act, run_sequence
 from batchnorm.torch._layers import Layer
-from batchnorm.torch._trace import Trace, Unfollowable, names_of_arguments, trace
+from batchnorm.torch._trace import NotFollowedError, Trace, names_of_arguments, trace
 
 __all__ = ["fuse", "joined", "take_apart"]
 
@@ -127,7 +127,7 @@ def _plan(module: Any) -> tuple[Callable[..., Any] | None, list[Join]]:
         if type(module).forward is nn.Sequential.forward:
             return _sequence(module)
         forward, joins = _traced(module)
-    except Unfollowable as error:
+    except NotFollowedError as error:
         return None, [Join(path, None, False, f"{type(module).__name__}: {error}", True) for path in layers]
     called = {each.path for each in joins}
     unused = f"the forward method of {type(module).__name__} does not call it"
@@ -202,13 +202,13 @@ def _traced(module: nn.Module) -> tuple[Callable[..., Any] | None, list[Join]]:
         if chains:
             written[training] = _Written(write_joins(seen.graph, chains), seen.reads)
     if found[0] != found[1]:
-        raise Unfollowable("its forward method does not follow in training and in evaluation alike")
+        raise NotFollowedError("its forward method does not follow in training and in evaluation alike")
     return (_forward(module, written) if written else None), found[0]
 
 
 def _check_pickling(cls: Any) -> None:
     if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
-        raise Unfollowable("it has a way of its own of being copied and pickled")
+        raise NotFollowedError("it has a way of its own of being copied and pickled")
 
 
 def _forward(module: nn.Module, written: dict[bool, _Written]) -> Callable[..., Any]:
@@ -240,7 +240,7 @@ def _names_of_children(module: nn.Module) -> list[str]:
 
 def _is_still(module: nn.Module, path: str, name: str, value: Any) -> bool:
     owner = module.get_submodule(path) if path else module
-    found = vars(owner).get(name, _MISSING)
+    found = getattr(owner, name, _MISSING)
     return found is value or (type(found) is type(value) and bool(found == value))
 
 
@@ -267,12 +267,9 @@ def _derived(cls: Any, forward: Callable[..., Any], joins: list[Join]) -> type:
         ]
         return "\n".join(filter(None, (cls.extra_repr(self), f"joined: {', '.join(told)}")))
 
-    members: dict[str, Any] = {
-        **{"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__},
-        **{"forward": forward, "extra_repr": extra_repr},
-        **{"__reduce_ex__": reduce, "__prepare_scriptable__": prepare},
-        **{WAS: cls, JOINS: joins},
-    }
+    members: dict[str, Any] = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+    members |= {"forward": forward, "extra_repr": extra_repr, WAS: cls, JOINS: joins}
+    members |= {"__reduce_ex__": reduce, "__prepare_scriptable__": prepare}
     return type(cls.__name__, (cls,), members)
 
 

@@ -10,7 +10,7 @@ import enum
 import inspect
 import operator
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +19,14 @@ import torch
 from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Trace", "Unfollowable", "names_of_arguments", "trace"]
+__all__ = ["NotFollowedError", "Trace", "names_of_arguments", "trace"]
 
 # Attributes that every module has; programs do not read them in a forward method, except for `training`.
 _OF_MODULES = frozenset(vars(nn.Module())) - {"training"}
 # Names in a method's code that say that it does something which leaves no trace in a graph.
-_UNSEEN = frozenset(
-    ("checkpoint", "checkpoint_sequential", "is_grad_enabled", "set_grad_enabled", "_set_grad_enabled")
-    + ("print", "random", "randint", "uniform")
+_UNSEEN = (
+    *("checkpoint", "checkpoint_sequential", "is_grad_enabled", "set_grad_enabled", "_set_grad_enabled"),
+    *("print", "random", "randint", "uniform"),
 )
 _UNSEEN_INSTRUCTIONS = {"WITH_EXCEPT_START": "has a with block", "STORE_GLOBAL": "assigns a global variable"}
 _CONSTANTS = (
@@ -35,7 +35,7 @@ _CONSTANTS = (
 )
 
 
-class Unfollowable(Exception):
+class NotFollowedError(Exception):
     """A method cannot be followed; the text says why."""
 
 
@@ -52,10 +52,10 @@ def names_of_arguments(cls: type) -> list[str]:
     found: list[str] = []
     for name, each in list(inspect.signature(cls.forward).parameters.items())[1:]:  # pyright: ignore
         if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
-            raise Unfollowable("its forward method takes any number of arguments")
+            raise NotFollowedError("its forward method takes any number of arguments")
         if each.default is each.empty:
             if each.kind is each.KEYWORD_ONLY:
-                raise Unfollowable(f"its forward method must be given {name} by name")
+                raise NotFollowedError(f"its forward method must be given {name} by name")
             found.append(name)
     return found
 
@@ -64,11 +64,11 @@ def trace(module: nn.Module, training: bool) -> Trace:
     """Follow a module's forward method, called with tensors for the arguments that it must be given.
 
     Raises:
-        Unfollowable: a graph would not stand for it.
+        NotFollowedError: a graph would not stand for it.
     """
     cls = type(module)
     if "forward" in vars(module):
-        raise Unfollowable("its forward method was assigned to this one object")
+        raise NotFollowedError("its forward method was assigned to this one object")
     _scan(cls.forward, cls, set())
     modes = {each: each.training for each in module.modules()}
     try:
@@ -79,13 +79,15 @@ def trace(module: nn.Module, training: bool) -> Trace:
         for each, mode in modes.items():
             each.training = mode
     if len({graph.python_code("self").src for graph, _ in graphs}) > 1:
-        raise Unfollowable("its forward method asks for the types of its arguments")
+        raise NotFollowedError("its forward method asks for the types of its arguments")
     graph, reads = graphs[0]
     known = {(path, name): value for path, name, value in reads if (path, name) != ("", "training")}
     for (path, name), value in known.items():
         if not _is_constant(value):
             where = ".".join(filter(None, ("self", path, name)))
-            raise Unfollowable(f"its forward method reads {where}, a {type(value).__name__} that may change")
+            raise NotFollowedError(
+                f"its forward method reads {where}, a {type(value).__name__} that may change"
+            )
     return Trace(graph, tuple((*place, value) for place, value in known.items()))
 
 
@@ -108,13 +110,13 @@ def _scan(function: Any, cls: type, seen: set[Any]) -> None:
     for code in _codes(function.__code__):
         for name in code.co_names:
             if name in _UNSEEN:
-                raise Unfollowable(f"its forward method uses {name}")
+                raise NotFollowedError(f"its forward method uses {name}")
             called = getattr(cls, name, None) or function.__globals__.get(name)
-            if isinstance(called, types.FunctionType) and not called.__module__.startswith("torch."):
+            if isinstance(called, types.FunctionType) and not str(called.__module__).startswith("torch."):
                 _scan(called, cls, seen)
         for instruction in dis.get_instructions(code):
             if instruction.opname in _UNSEEN_INSTRUCTIONS:
-                raise Unfollowable(f"its forward method {_UNSEEN_INSTRUCTIONS[instruction.opname]}")
+                raise NotFollowedError(f"its forward method {_UNSEEN_INSTRUCTIONS[instruction.opname]}")
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -130,15 +132,15 @@ def _run(module: nn.Module, proxy: type) -> tuple[fx.Graph, list[tuple[str, str,
     try:
         with _watched(module, arguments, reads), _Own():
             return _Tracer(proxy).trace(module), reads
-    except Unfollowable:
+    except NotFollowedError:
         raise
     except Exception as error:
         said = str(error).partition("\n")[0] or type(error).__name__
-        raise Unfollowable(f"torch.fx cannot follow its forward method ({said})") from error
+        raise NotFollowedError(f"torch.fx cannot follow its forward method ({said})") from error
 
 
 @contextmanager
-def _watched(module: nn.Module, arguments: list[str], reads: list[tuple[str, str, Any]]) -> Iterator[None]:
+def _watched(module: nn.Module, arguments: list[str], reads: list[tuple[str, str, Any]]) -> Generator[None]:
     """For a time, modules that note which of their attributes are read, and whose attributes cannot be assigned."""
     classes = {
         each: (type(each), path)
@@ -151,7 +153,7 @@ def _watched(module: nn.Module, arguments: list[str], reads: list[tuple[str, str
             try:
                 each.__class__ = _watching(cls, path, forward, reads)
             except TypeError as error:
-                raise Unfollowable(f"the class {cls.__name__} cannot be watched ({error})") from None
+                raise NotFollowedError(f"the class {cls.__name__} cannot be watched ({error})") from None
         yield
     finally:
         for each, (cls, _) in classes.items():
@@ -176,7 +178,7 @@ def _watching(cls: Any, path: str, forward: Any, reads: list[tuple[str, str, Any
 
     def assign(self: Any, name: str, value: Any) -> None:
         del self, value
-        raise Unfollowable(f"its forward method assigns {'.'.join(filter(None, ('self', path, name)))}")
+        raise NotFollowedError(f"its forward method assigns {'.'.join(filter(None, ('self', path, name)))}")
 
     members: dict[str, Any] = {"__getattribute__": get, "__setattr__": assign, "__module__": cls.__module__}
     if forward is not None:
@@ -191,7 +193,7 @@ class _Own(TorchFunctionMode):
         kwargs = kwargs or {}
         if not any(map(_stands_in, (*args, *kwargs.values()))):
             name = getattr(func, "__name__", str(func))
-            raise Unfollowable(f"its forward method calls {name} on something other than its arguments")
+            raise NotFollowedError(f"its forward method calls {name} on something other than its arguments")
         return func(*args, **kwargs)
 
 
@@ -202,6 +204,8 @@ def _stands_in(value: Any) -> bool:
 
 
 class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
     def __init__(self, stand_in: Callable[[fx.Node, fx.Tracer], fx.Proxy]) -> None:
         super().__init__()
         self._stand_in = stand_in
