@@ -220,6 +220,24 @@ class Functional(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class SequenceBlock(nn.Module):
+    """torchvision's RegNet: batch norms at the end of sequences, whose results are added by the block."""
+
+    expansion = 1
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, downsample: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.proj = downsample or nn.Sequential()
+        last = nn.Sequential(nn.Conv2d(outputs, outputs, 1), nn.BatchNorm2d(outputs))
+        first = nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+        self.f, self.activation = nn.Sequential(*first, last), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.proj(x) + self.f(x))
+
+
 # Each network, and how many of its batch norms are joined: in all, and those with a residual.
 NETWORKS: dict[str, tuple[Any, int, int]] = {
     "ResNet of basic blocks": (ResNet, 9, 4),
@@ -228,6 +246,7 @@ NETWORKS: dict[str, tuple[Any, int, int]] = {
     "MobileNetV2": (MobileNet, 6, 0),
     "MobileNetV3": (lambda: MobileNet(nn.Hardswish, True), 6, 0),
     "timm's BatchNormAct2d": (NormActNet, 2, 1),
+    "RegNet": (lambda: ResNet(SequenceBlock), 9, 4),
     "functions": (Functional, 5, 2),
 }
 

@@ -13,7 +13,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from batchnorm._engines.torch.private import is_hooked
 from batchnorm.activation import Activation
 from batchnorm.torch._activations import activation_of_call, activation_of_module, is_altered
-from batchnorm.torch._join import is_joinable, join
+from batchnorm.torch._join import is_joinable, join, last_layer, runs_in_turn
 from batchnorm.torch._layers import Layer
 
 __all__ = ["Join", "find_joins", "why_apart", "write_joins"]
@@ -89,28 +89,40 @@ def why_apart(layer: Any, *others: nn.Module) -> str | None:
 
 
 def find_joins(graph: fx.Graph, modules: Modules) -> tuple[list[_Chain], list[Join]]:
-    """The chains that can be joined, and a record for each call of a batch norm, in the graph's order."""
+    """The chains that can be joined, and a record for each call of a batch norm, in the graph's order.
+
+    A sequence that ends with a batch norm counts as one, if it is joined; otherwise it has records of its own.
+    """
     chains: list[_Chain] = []
-    joins: list[Join] = []
+    joins: list[tuple[int, Join]] = []
     taken: set[Node] = set()
-    # Of two layers that are added, the later one takes the other as its residual.
-    for node in reversed(graph.nodes):
-        layer = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(layer, Layer):
+    calls = [
+        (place, node, modules[str(node.target)])
+        for place, node in enumerate(graph.nodes)
+        if node.op == "call_module"
+    ]
+    # Of two that are added, one takes the other as its residual: rather a layer than a sequence, and the later one.
+    for place, node, module in sorted(
+        calls, key=lambda call: (isinstance(call[2], Layer), call[0]), reverse=True
+    ):
+        found = ("", module) if isinstance(module, Layer) else last_layer(module)
+        if found is None:
             continue
+        path = ".".join(filter(None, (str(node.target), found[0])))
         try:
-            chain = _chain(node, layer, modules, taken)
+            chain = _chain(node, module, found[1], modules, taken)
         except _ApartError as apart:
-            joins.append(Join(str(node.target), None, False, apart.reason, apart.looks_joinable))
+            if module is found[1]:
+                joins.append((place, Join(path, None, False, apart.reason, apart.looks_joinable)))
             continue
         chains.append(chain)
         if chain.addition is not None:
             taken.add(chain.addition)
-        joins.append(Join(str(node.target), chain.activation, chain.residual is not None))
-    return chains, joins[::-1]
+        joins.append((place, Join(path, chain.activation, chain.residual is not None)))
+    return chains, [each for _, each in sorted(joins, key=lambda pair: pair[0])]
 
 
-def _chain(node: Node, layer: Layer, modules: Modules, taken: set[Node]) -> _Chain:
+def _chain(node: Node, called: nn.Module, layer: Layer, modules: Modules, taken: set[Node]) -> _Chain:
     before, user = _through_identities(node, modules)
     addition = residual = None
     behind: list[Node] = []
@@ -133,8 +145,9 @@ def _chain(node: Node, layer: Layer, modules: Modules, taken: set[Node]) -> _Cha
     reason = why_apart(layer, *others)
     if reason is not None:
         raise _ApartError(reason, layer.settings.activation is None)
-    if addition is not None:
-        _check_order(node, addition, last, modules)
+    if addition is not None and residual is not None:
+        _check_order(node, called, addition, last, modules)
+        _check_residual(residual, addition)
     return _Chain(node, before, addition, residual, behind, activation)
 
 
@@ -195,14 +208,20 @@ def _no_activation(user: Node, modules: Modules, added: bool) -> _ApartError:
     )
 
 
-def _check_order(node: Node, addition: Node, last: Node, modules: Modules) -> None:
+def _check_order(node: Node, called: nn.Module, addition: Node, last: Node, modules: Modules) -> None:
     """Refuse a layer that would be called later than now, if that could change its input or its statistics."""
-    layer = modules[str(node.target)]
     of_input = set(_memory(node.args[0], modules))
     between = node.next
     while between is not addition:
         module = modules.get(str(between.target)) if between.op == "call_module" else None
-        if module is not None and layer in module.modules():
+        if module is not None and _does_nothing(module):
+            between = between.next
+            continue
+        if not isinstance(called, Layer):
+            raise _ApartError(
+                "other calls come between it and the addition, and might depend on their order", True
+            )
+        if module is not None and called in module.modules():
             raise _ApartError("it is called again before the addition", True)
         if between.op == "get_attr" and str(between.target).startswith(f"{node.target}."):
             raise _ApartError("its parameters or statistics are read before the addition", True)
@@ -210,6 +229,21 @@ def _check_order(node: Node, addition: Node, last: Node, modules: Modules) -> No
         if any(of_input & set(_memory(each, modules)) for each in inputs):
             raise _ApartError("its input is used again before the addition, and might be changed", True)
         between = between.next
+
+
+def _does_nothing(module: nn.Module) -> bool:
+    return type(module) is nn.Identity or (
+        runs_in_turn(module) and all(map(_does_nothing, module.children()))
+    )
+
+
+def _check_residual(residual: Node, addition: Node) -> None:
+    """Refuse a residual that might be written to after the addition: the gradient of a joined call reads it."""
+    later = addition.next
+    while later.op != "root":
+        if residual in later.all_input_nodes and later.op != "output":
+            raise _ApartError("what is added to it is used again afterwards, and might be changed", True)
+        later = later.next
 
 
 def _memory(node: Any, modules: Modules) -> Iterator[object]:
@@ -230,7 +264,7 @@ def _memory(node: Any, modules: Modules) -> Iterator[object]:
 
 
 def _makes_new(module: nn.Module) -> bool:
-    if type(module).forward is nn.Sequential.forward:
+    if runs_in_turn(module):
         return any(map(_makes_new, module.children()))
     return isinstance(module, _NEW_MODULES)
 

@@ -18,7 +18,17 @@ from batchnorm._engines.torch.private import children_of
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
 from batchnorm.torch._activations import activation_of_module, is_altered
 from batchnorm.torch._chains import Join, find_joins, why_apart, write_joins
-from batchnorm.torch._join import ABSORBS, absorbed, end_of_join, is_joinable, norm_act, run_sequence
+from batchnorm.torch._join import (
+    ABSORBS,
+    RUNS_IN_TURN,
+    absorbed,
+    end_of_join,
+    is_joinable,
+    last_layer,
+    norm_act,
+    run_sequence,
+    runs_in_turn,
+)
 from batchnorm.torch._layers import Layer
 from batchnorm.torch._trace import NotFollowedError, Trace, names_of_arguments, trace
 
@@ -28,15 +38,17 @@ __all__ = ["fuse", "joined", "take_apart"]
 WAS, JOINS = "_before_joining", "_joins"
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 _MISSING = object()
+END = "the end of the module"
 
 
 def fuse(model: nn.Module) -> list[Join]:
     """Join what can be joined in a model, and say what became of each call of one of our layers."""
     found: list[Join] = []
-    for path, module in model.named_modules():
+    for module in model.modules():
         _restore(module)
+    for path, module in model.named_modules():
         found += _under(path, _fuse_one(module))
-    return found
+    return _without_ends(found)
 
 
 def take_apart(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
@@ -78,10 +90,16 @@ def joined(model: nn.Module) -> tuple[Join, ...]:
         elif isinstance(module, nn.Sequential):
             known = _sequence(module)[1]
         found += _under(path, [*known, *_absorbing(module, change=False)])
-    return tuple(found)
+    return tuple(_without_ends(found))
 
 
 _NOT_YET = "convert(model, fuse=True) would join it"
+
+
+def _without_ends(joins: list[Join]) -> list[Join]:
+    """Without what a sequence says of its last layer, if the module that calls the sequence joined that."""
+    done = {each.path for each in joins if each.activation is not None}
+    return [each for each in joins if each.path not in done or each.reason is None or END not in each.reason]
 
 
 def _under(path: str, joins: list[Join]) -> Iterator[Join]:
@@ -119,12 +137,13 @@ def _absorbing(layer: Any, change: bool) -> list[Join]:
 
 def _plan(module: Any) -> tuple[Callable[..., Any] | None, list[Join]]:
     """A forward method that joins what the module calls, if there is anything to join, and what there is to say."""
-    layers = dict(_layers_of(module))
-    if not layers:
+    children = dict(_children(module))
+    layers = [path for path, child in children.items() if _is_ours(child)]
+    if not layers and not any(map(last_layer, children.values())):
         return None, []
     try:
         _check_pickling(type(module))
-        if type(module).forward is nn.Sequential.forward:
+        if runs_in_turn(module):
             return _sequence(module)
         forward, joins = _traced(module)
     except NotFollowedError as error:
@@ -134,18 +153,22 @@ def _plan(module: Any) -> tuple[Callable[..., Any] | None, list[Join]]:
     return forward, joins + [Join(path, None, False, unused) for path in layers if path not in called]
 
 
-def _layers_of(module: nn.Module) -> Iterator[tuple[str, Layer]]:
-    """Those of our layers that nothing but this module's forward method can call."""
+def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that nothing but this module's forward method can call."""
     if isinstance(module, _CONTAINERS):
         return
     waiting = list(module.named_children())
     while waiting:
         path, child = waiting.pop(0)
-        if isinstance(child, Layer):
-            if type(child).forward is not norm_act or is_joinable(child):
-                yield path, child
-        elif isinstance(child, _CONTAINERS):
+        if isinstance(child, _CONTAINERS):
             waiting += [(f"{path}.{name}", each) for name, each in child.named_children()]
+        else:
+            yield path, child
+
+
+def _is_ours(module: nn.Module) -> bool:
+    """Whether a module is a layer of ours whose activation, if it has one, is called by another."""
+    return isinstance(module, Layer) and (type(module).forward is not norm_act or is_joinable(module))
 
 
 def _sequence(module: nn.Sequential) -> tuple[Callable[..., Any] | None, list[Join]]:
@@ -153,7 +176,7 @@ def _sequence(module: nn.Sequential) -> tuple[Callable[..., Any] | None, list[Jo
     children, joins = list(module), list[Join]()
     for at, path in enumerate(children_of(module)):
         layer = children[at]
-        if not isinstance(layer, Layer) or (type(layer).forward is norm_act and not is_joinable(layer)):
+        if not isinstance(layer, Layer) or not _is_ours(layer):
             continue
         end = end_of_join(children, at)
         behind = [each for each in children[at + 1 :] if type(each) is not nn.Identity][:1]
@@ -167,7 +190,7 @@ def _sequence(module: nn.Sequential) -> tuple[Callable[..., Any] | None, list[Jo
                 f"{type(behind[0]).__name__} is a subclass of an activation, and may be another",
                 True,
             )
-        what = type(behind[0]).__name__ if behind else "the end of the module"
+        what = type(behind[0]).__name__ if behind else END
         reason = reason or f"no activation that can be joined follows it, but {what}"
         joins.append(Join(path, None, False, reason, looks))
     cls: Any = type(module)
@@ -175,6 +198,8 @@ def _sequence(module: nn.Sequential) -> tuple[Callable[..., Any] | None, list[Jo
     @functools.wraps(cls.forward)
     def forward(self: Any, input: Any) -> Any:
         return cls.forward(self, input) if is_traced() else run_sequence(list(self), input)
+
+    setattr(forward, RUNS_IN_TURN, True)
 
     return (forward if any(each.activation for each in joins) else None), joins
 

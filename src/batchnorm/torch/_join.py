@@ -13,18 +13,31 @@ from torch import nn
 from batchnorm._core.engine import Epilogue
 from batchnorm._core.epilogue import follow
 from batchnorm._engines.torch import ops
-from batchnorm._engines.torch.private import is_hooked
+from batchnorm._engines.torch.private import children_of, is_hooked
 from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
 from batchnorm.activation import Activation
 from batchnorm.torch._activations import activation_of_module, record
 from batchnorm.torch._layers import Layer
 
-__all__ = ["ABSORBS", "absorbed", "end_of_join", "is_joinable", "join", "norm_act", "run_sequence"]
+__all__ = [
+    "ABSORBS",
+    "RUNS_IN_TURN",
+    "absorbed",
+    "end_of_join",
+    "is_joinable",
+    "join",
+    "last_layer",
+    "norm_act",
+    "run_sequence",
+    "runs_in_turn",
+]
 
 Tensor = torch.Tensor
 
 # The attribute of timm's layers that were converted with `fuse=True`.
 ABSORBS = "_absorbs"
+# The attribute of a forward method that does what `nn.Sequential`'s does.
+RUNS_IN_TURN = "_runs_in_turn"
 
 
 def is_joinable(layer: object) -> bool:
@@ -39,6 +52,24 @@ def _does_nothing(*modules: Any) -> bool:
     return all(type(each) is nn.Identity and not is_hooked(each) for each in modules)
 
 
+def runs_in_turn(module: object) -> bool:
+    """Whether a module only calls its children one after the other."""
+    forward: Any = getattr(type(module), "forward", None)
+    return forward is nn.Sequential.forward or hasattr(forward, RUNS_IN_TURN)
+
+
+def last_layer(module: nn.Module) -> tuple[str, Layer] | None:
+    """The layer with which a sequence ends, if it can be given an activation, and its path from there."""
+    path: list[str] = []
+    while runs_in_turn(module) and not is_hooked(module):
+        name, last = next(reversed(children_of(module).items()), ("", None))
+        if last is None:
+            return None
+        path.append(name)
+        module = last
+    return (".".join(path), module) if path and isinstance(module, Layer) and is_joinable(module) else None
+
+
 def join(
     layer: Any,
     x: Tensor,
@@ -51,7 +82,7 @@ def join(
     """act(layer(x) + residual).
 
     Args:
-        layer: the batch norm.
+        layer: the batch norm, or a sequence that ends with it.
         x: its input.
         residual: what is added; None for nothing.
         before: the modules between the layer and the addition, which were identities.
@@ -59,6 +90,9 @@ def join(
         name: the activation's, if it is a function.
         slope: the activation's, likewise.
     """
+    while type(x) in EXACT_TYPES and last_layer(layer) is not None:
+        *body, layer = layer
+        x = run_sequence(body, x)
     if name is None:
         activation, identities = activation_of_module(behind[-1]), (*before, *behind[:-1])
     else:

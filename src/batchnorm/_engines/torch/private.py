@@ -105,12 +105,13 @@ def buffers_of(module: torch.nn.Module) -> dict[str, Any]:
 
 
 def is_hooked(module: torch.nn.Module) -> bool:
-    """Whether anything else is called with each call of the module, which would notice that it is called otherwise."""
+    """Whether the module is compiled, or anything else is called with each of its calls and would miss them."""
     return bool(
         module._forward_hooks  # pyright: ignore[reportPrivateUsage]
         or module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
         or module._backward_hooks  # pyright: ignore[reportPrivateUsage]
         or module._backward_pre_hooks  # pyright: ignore[reportPrivateUsage]
+        or module._compiled_call_impl  # pyright: ignore
         or torch.nn.modules.module._has_any_global_hook()  # pyright: ignore[reportPrivateUsage]
     )
 
