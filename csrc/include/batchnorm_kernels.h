@@ -44,13 +44,42 @@
 extern "C" {
 #endif
 
-enum bn_status { BN_OK = 0, BN_BAD_TYPE = 1, BN_BAD_SIZE = 2, BN_NO_MEMORY = 3, BN_BAD_ISA = 4 };
+enum bn_status { BN_OK = 0, BN_BAD_TYPE = 1, BN_BAD_SIZE = 2, BN_NO_MEMORY = 3, BN_BAD_ISA = 4, BN_BAD_EPILOGUE = 5 };
 
 enum bn_type { BN_FLOAT32 = 0, BN_FLOAT64 = 1, BN_BFLOAT16 = 2, BN_FLOAT16 = 3 };
 
 typedef struct bn_sizes {
   int64_t outer, group, middle, channel, inner;
 } bn_sizes;
+
+enum bn_activation {
+  BN_IDENTITY = 0,
+  BN_RELU = 1,
+  BN_RELU6 = 2,
+  BN_LEAKY_RELU = 3,
+  BN_HARD_TANH = 4,
+  BN_HARD_SWISH = 5,
+  BN_SILU = 6,
+  BN_GELU = 7,      /* u * Phi(u), where Phi is the normal distribution's cumulative function */
+  BN_GELU_TANH = 8, /* 0.5 u (1 + tanh(sqrt(2 / pi) (u + 0.044715 u^3))) */
+  BN_SIGMOID = 9,
+  BN_TANH = 10
+};
+
+/* What follows the affine map in the same pass: y = act(u), u = (x - mean) * scale + shift + residual.
+ *
+ * `slope` is that of leaky_relu below zero, and the residual is an array like x, or null. A null epilogue is the identity
+ * without a residual. The derivative at a kink is that from the left, as at 0 for relu and at both bounds for relu6 and
+ * hard_tanh from outside: 0, or the slope. NaN in u gives NaN in y. So does minus infinity for hard_swish, silu and both
+ * gelus, as in the frameworks; derivatives of large finite numbers are 0 or 1.
+ *
+ * u, act and act' are of the statistics' type and rounded once to the element. What the formulas of silu, gelu, sigmoid
+ * and tanh add to the error of u, for any finite u, is at most ACCURACY. */
+typedef struct bn_epilogue {
+  int activation;
+  double slope;
+  const void* residual;
+} bn_epilogue;
 
 /* Mean and mean squared deviation, and the weights' totals. The mean comes in two parts: `mean` is rounded to the
  * statistics' type, and mean + rest is what was found. x - mean is exact near the mean, so that whoever minds the rest
@@ -62,40 +91,53 @@ typedef struct bn_sizes {
 BN_PUBLIC int bn_moments(int type, const bn_sizes* sizes, const void* x, const void* weights, int weights_by_group,
                          void* total, void* effective, void* mean, void* rest, void* variance, int threads);
 
-/* y = (x - mean) * scale + shift. */
+/* y = act(u), u = (x - mean) * scale + shift + residual. */
 BN_PUBLIC int bn_apply(int type, const bn_sizes* sizes, const void* x, const void* mean, const void* scale,
-                       const void* shift, void* y, int threads);
+                       const void* shift, const bn_epilogue* epilogue, void* y, int threads);
 
-/* dy_sum = sum of dy, dy_centered_sum = sum of dy * (x - mean). */
+/* dy_sum = sum of h, dy_centered_sum = sum of h * (x - mean), where h is dy, or act'(u) * dy with an epilogue.
+ *
+ * u is computed again from x, scale and shift, which may be null without an epilogue. `pulled` may be null; it takes h,
+ * which is the gradient of the residual, and needs an epilogue. */
 BN_PUBLIC int bn_grad_sums(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* mean,
+                           const bn_epilogue* epilogue, const void* scale, const void* shift, void* pulled,
                            void* dy_sum, void* dy_centered_sum, int threads);
 
-/* dx = slope * dy + w * (tilt * (x - mean) + offset). */
+/* dx = slope * h + w * (tilt * (x - mean) + offset), with h as above and u = (x - mean) * slope + shift.
+ *
+ * An epilogue together with weights or a residual is BN_BAD_EPILOGUE: give what bn_grad_sums wrote to `pulled` as dy, and
+ * no epilogue. Without one, shift may be null. */
 BN_PUBLIC int bn_grad_input(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* weights,
                             int weights_by_group, const void* mean, const void* slope, const void* tilt,
-                            const void* offset, void* dx, int threads);
+                            const void* offset, const bn_epilogue* epilogue, const void* shift, void* dx, int threads);
 
-/* The moments, scale = gamma / sqrt(variance + epsilon) and y = (x - (mean + rest)) * scale + beta in one call.
+/* The moments, scale = gamma / sqrt(variance + epsilon), shift = beta - rest * scale and
+ * y = act((x - mean) * scale + shift + residual) in one call.
  *
  * gamma and beta (either may be null: 1 and 0) hold `channels` numbers; the statistic k uses number k % channels. So
- * `channels` is `channel` where `group` counts ghost batches, and group*channel where it is a channel axis. */
+ * `channels` is `channel` where `group` counts ghost batches, and group*channel where it is a channel axis. `shift` may
+ * be null. */
 BN_PUBLIC int bn_train(int type, const bn_sizes* sizes, const void* x, const void* gamma, const void* beta,
-                       int64_t channels, double epsilon, void* y, void* mean, void* rest, void* variance, void* scale,
-                       int threads);
+                       int64_t channels, double epsilon, const bn_epilogue* epilogue, void* y, void* mean, void* rest,
+                       void* variance, void* scale, void* shift, int threads);
 
-/* y = gamma * (x - mean) / sqrt(variance + epsilon) + beta by given statistics, of which there are group*channel. */
+/* y = act(gamma * (x - mean) / sqrt(variance + epsilon) + beta + residual) by given statistics, of which there are
+ * group*channel. */
 BN_PUBLIC int bn_infer(int type, const bn_sizes* sizes, const void* x, const void* gamma, const void* beta,
-                       int64_t channels, const void* mean, const void* variance, double epsilon, void* y,
-                       int threads);
+                       int64_t channels, const void* mean, const void* variance, double epsilon,
+                       const bn_epilogue* epilogue, void* y, int threads);
 
-/* The gradient of bn_train in one call, or of any y = (x - m) * scale + ... with a constant in place of `...`:
+/* The gradient of bn_train in one call, or of any y = act((x - m) * scale + ...) with a constant in place of `...`:
  *
- *     dx = scale * (dy - dy_sum / N - (x - m) / (variance + epsilon) * dy_centered_sum / N)
+ *     dx = scale * (h - dy_sum / N - (x - m) / (variance + epsilon) * dy_centered_sum / N)
  *
- * with m = mean + rest, dy_centered_sum = sum of dy * (x - m) and N numbers to a statistic; dy_xhat_sum = dy_centered_sum / sqrt(variance + epsilon). */
+ * with m = mean + rest, dy_sum = sum of h, dy_centered_sum = sum of h * (x - m) and N numbers to a statistic;
+ * dy_xhat_sum = dy_centered_sum / sqrt(variance + epsilon). h, shift and `pulled` are those of bn_grad_sums. A residual
+ * needs `pulled`. */
 BN_PUBLIC int bn_gradients(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* mean,
-                           const void* rest, const void* variance, const void* scale, double epsilon, void* dx,
-                           void* dy_sum, void* dy_xhat_sum, int threads);
+                           const void* rest, const void* variance, const void* scale, double epsilon,
+                           const bn_epilogue* epilogue, const void* shift, void* pulled, void* dx, void* dy_sum,
+                           void* dy_xhat_sum, int threads);
 
 /* Move a running average: old += share * (factor * mean - old), where mean is that of `groups` rows of `channels`
  * numbers. Of the types only the statistics' count: BN_FLOAT64, and BN_FLOAT32 for all others. */

@@ -5,23 +5,37 @@
 
 namespace batchnorm::xla {
 
-double Recipe::epsilon() const {
-  double epsilon;
-  std::memcpy(&epsilon, &epsilon_bits, sizeof epsilon);
-  return epsilon;
+namespace {
+
+double as_double(int64_t bits) {
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
 }
 
-Call::Call(const xla::CallFrame& frame, int inputs, int outputs) : frame_(frame) {
+}  // namespace
+
+double Recipe::epsilon() const { return as_double(epsilon_bits); }
+double Recipe::slope() const { return as_double(slope_bits); }
+
+Call::Call(const xla::CallFrame& frame, int inputs, int outputs, int more) : frame_(frame) {
   const xla::Attributes& attributes = frame.attributes;
   if (attributes.size != 1 || attributes.types[0] != xla::kArray) return;
   const auto* array = static_cast<const xla::Array*>(attributes.items[0]);
   if (array->type != xla::kS64 || array->size * sizeof(int64_t) != sizeof(Recipe)) return;
   const auto* recipe = static_cast<const Recipe*>(array->data);
-  const int64_t given = inputs + recipe->has(0) + recipe->has(1);
-  if (frame.arguments.size != given || frame.results.size != outputs) return;
+  const int64_t given = inputs + recipe->has(0) + recipe->has(1) + recipe->has(2);
+  const int64_t wanted = outputs + (more >= 0 && recipe->has(more));
+  if (frame.arguments.size != given || frame.results.size != wanted) return;
   recipe_ = recipe;
   const int64_t* runs = recipe_->runs;
   sizes_ = {runs[0], runs[1], runs[2], runs[3], runs[4]};
+}
+
+const bn_epilogue* Call::epilogue(const void* residual) {
+  if (recipe_->activation == BN_IDENTITY && residual == nullptr) return nullptr;
+  epilogue_ = {int(recipe_->activation), recipe_->slope(), residual};
+  return &epilogue_;
 }
 
 int Call::threads() const {

@@ -23,6 +23,29 @@ struct Weight {
   double squares = 0.0;
 };
 
+enum Activation {
+  kIdentity,
+  kRelu,
+  kRelu6,
+  kLeakyRelu,
+  kHardTanh,
+  kHardSwish,
+  kSilu,
+  kGelu,
+  kGeluTanh,
+  kSigmoid,
+  kTanh,
+  kActivations
+};
+
+// What follows the affine map: act(u), u = (x - mean) * scale + shift + residual. The residual lies as x does, or is
+// null.
+struct Epilogue {
+  int activation;
+  double slope;
+  const void* residual;
+};
+
 enum ElementType { kFloat32, kFloat64, kBFloat16, kFloat16, kElementTypes };
 
 // The kernels for one element type. Large arrays are of that type, `const void*` statistics of its statistics' type.
@@ -42,13 +65,30 @@ struct Kernels {
                      const void* slope, const void* tilt, const void* offset, void* dx, bool stream);
 };
 
+// The same with an epilogue: y = act(u), and h = act'(u) * dy in place of dy.
+struct EpilogueKernels {
+  void (*apply)(const Block&, const void* x, const void* mean, const void* scale, const void* shift, const Epilogue&,
+                void* y, bool stream, int64_t ahead);
+  // `pulled`, if not null, takes h.
+  void (*grad_sums)(const Block&, const void* dy, const void* x, const void* mean, const Epilogue&, const void* scale,
+                    const void* shift, void* pulled, double* first, double* second);
+  // There are no weights and no residual, and the scale is the slope.
+  void (*grad_input)(const Block&, const void* dy, const void* x, const void* mean, const void* slope,
+                     const void* tilt, const void* offset, const Epilogue&, const void* shift, void* dx, bool stream);
+};
+
 // The kernels compiled for one instruction set.
 struct Isa {
   const char* name;
   Kernels kernels[kElementTypes];
+  const EpilogueKernels* epilogues;  // one for each type
   // Moments of a whole from those of its two parts, for some channels; the first part becomes the whole.
   void (*merge)(int64_t channels, Weight* weight, double* mean, double* squares, Weight other_weight,
                 const double* other_mean, const double* other_squares);
 };
+
+// The name of an instruction set's table.
+#define BATCHNORM_TABLE_OF(isa, table) isa##table
+#define BATCHNORM_TABLE(isa, table) BATCHNORM_TABLE_OF(isa, table)
 
 }  // namespace batchnorm

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kWidest = 2048;  // columns at a time; three rows of sums stay in the first cache
 constexpr int64_t kNarrowest = 256;
+constexpr int64_t kNarrowestWritten = 1024;  // of y, where a call for each line costs more than a larger row of each number
 constexpr int64_t kLongest = 256;  // lines summed in the elements' precision before the sums move to double
 constexpr int kTogether = 4;       // lines with gaps between them are read so many at once (see each_group)
 
@@ -21,15 +22,15 @@ struct Line {
   alignas(64) T values[kWidest];
 };
 
-// Rows that make one line.
+// Rows that make one line of at least `narrowest` columns, if there are enough.
 template <class Element>
-inline int64_t rows_in_line(const Block& b) {
+inline int64_t rows_in_line(const Block& b, int64_t narrowest = kNarrowest) {
   const int64_t width = b.channels * b.inner, whole = 64 / int64_t(sizeof(Element));
   if (b.row_stride != width || b.rows < 16) return 1;
   int64_t best = 1;
   for (int64_t rows = 1; rows <= b.rows / 8 && rows * width <= kWidest; ++rows) {
     best = rows;
-    if (rows * width >= kNarrowest && rows * width % whole == 0) break;
+    if (rows * width >= narrowest && rows * width % whole == 0) break;
   }
   return best;
 }

@@ -6,12 +6,12 @@
 namespace batchnorm {
 namespace {
 
-template <class Element>
+template <class Element, class Source>
 class ColumnSums {
   typedef Stat<Element> T;
 
  public:
-  ColumnSums(const Block& block, const Element* dy, const Element* x, const T* mean, double* first, double* second)
+  ColumnSums(const Block& block, const Source& dy, const Element* x, const T* mean, double* first, double* second)
       : b_(block), dy_(dy), x_(x), first_out_(first), second_out_(second), rows_(rows_in_line<Element>(block)) {
     mean_ = as_columns(b_, rows_, mean, &room_);
     std::memset(first_.values, 0, sizeof(T) * size_t(rows_ * b_.channels * b_.inner));
@@ -25,7 +25,7 @@ class ColumnSums {
         const int64_t some = smaller(lines - line, kLongest - pending_), start = offset + line * stride;
         each_group(some, stride != width, [&](int64_t next, auto together) {
           const int64_t at = start + next * stride;
-          add_lines<together.value>(Pull<Element>{dy_ + at, x_ + at, stride}, width, mean_, first_.values,
+          add_lines<together.value>(Pull<Element, Source>{dy_.from(at), x_ + at, stride}, width, mean_, first_.values,
                                     second_.values);
         });
         line += some;
@@ -46,7 +46,7 @@ class ColumnSums {
   }
 
   const Block b_;
-  const Element* const dy_;
+  const Source dy_;
   const Element* const x_;
   double* const first_out_;
   double* const second_out_;

@@ -1,6 +1,7 @@
-// The kernels for one instruction set: this file is compiled once for each, with BATCHNORM_ISA naming it.
-#include "kernels/grad_columns.h"
+// The kernels for one instruction set: this file and epilogues.cc are compiled once for each, with BATCHNORM_ISA naming
+// it.
 #include "kernels/moments_planes.h"
+#include "kernels/passes.h"
 
 namespace batchnorm {
 namespace {
@@ -61,7 +62,7 @@ void apply(const Block& b, const void* x, const void* mean, const void* scale, c
     }
   } else {
     each_part(b, [&](const Block& part, int64_t c) {
-      const int64_t in_line = rows_in_line<Element>(part);
+      const int64_t in_line = rows_in_line<Element>(part, kNarrowestWritten);
       Line<T> rooms[3];
       const Row<T> m{as_columns(part, in_line, means + c, &rooms[0])};
       const Row<T> a{as_columns(part, in_line, scales + c, &rooms[1])};
@@ -80,86 +81,18 @@ void apply(const Block& b, const void* x, const void* mean, const void* scale, c
 
 template <class Element>
 void grad_sums(const Block& b, const void* dy, const void* x, const void* mean, double* first, double* second) {
-  typedef Stat<Element> T;
-  const Element *pulls = static_cast<const Element*>(dy), *from = static_cast<const Element*>(x);
-  const T* means = static_cast<const T*>(mean);
-  for (int64_t c = 0; c < b.channels; ++c) first[c] = second[c] = 0.0;
-  if (b.count() == 0) return;
-  if (is_plane(b)) {
-    for (int64_t c = 0; c < b.channels; ++c) {
-      PlaneSums<T> sums;
-      int64_t pending = 0;
-      const auto flush = [&] {
-        first[c] += sums.sum_first();
-        second[c] += sums.sum_second();
-        sums = PlaneSums<T>();
-        pending = 0;
-      };
-      each_piece(b, [&](int64_t offset, int64_t, int64_t n) {
-        offset += c * b.inner;
-        sums.add(Pull<Element>{pulls + offset, from + offset, 0}, n, means[c], n == b.inner ? b.row_stride : n);
-        pending += n;
-        if (pending >= kPiece) flush();
-      });
-      flush();
-    }
-    return;
-  }
-  each_part(b, [&](const Block& part, int64_t c) {
-    ColumnSums<Element>(part, pulls + c * b.inner, from + c * b.inner, means + c, first + c, second + c).run();
-  });
+  sum_pulls(b, GivenPulls<Element>{static_cast<const Element*>(dy)}, static_cast<const Element*>(x),
+            static_cast<const Stat<Element>*>(mean), first, second);
 }
 
 template <class Element>
 void grad_input(const Block& b, const void* dy, const void* x, const void* weights, const void* mean, const void* slope,
                 const void* tilt, const void* offset, void* dx, bool streaming) {
   typedef Stat<Element> T;
-  const Element *pulls = static_cast<const Element*>(dy), *from = static_cast<const Element*>(x);
-  Element* to = static_cast<Element*>(dx);
-  const T *w = static_cast<const T*>(weights), *means = static_cast<const T*>(mean),
-          *slopes = static_cast<const T*>(slope), *tilts = static_cast<const T*>(tilt),
-          *offsets = static_cast<const T*>(offset);
-  if (b.count() == 0) return;
-  if (is_plane(b)) {
-    for (int64_t c = 0; c < b.channels; ++c) {
-      each_piece_backwards(b, [&](int64_t at, int64_t at_weight, int64_t n) {
-        at += c * b.inner;
-        const Input<Element, Same> input{pulls + at, from + at, {means[c]}, {slopes[c]}, {tilts[c]}, {offsets[c]}};
-        if (w == nullptr) return write(input, n, to + at, streaming);
-        write(WeightedInput<Element, Same, PlaneWeights>{input, {w + at_weight}}, n, to + at, streaming);
-      });
-    }
-  } else {
-    each_part(b, [&](const Block& part, int64_t c) {
-      const Order order = w == nullptr ? Order::kNone : weight_order<Element>(part);
-      const int64_t in_line = order == Order::kByRow || order == Order::kCycle ? 1 : rows_in_line<Element>(part);
-      Line<T> rooms[4], each;
-      const Row<T> m{as_columns(part, in_line, means + c, &rooms[0])};
-      const Row<T> s{as_columns(part, in_line, slopes + c, &rooms[1])};
-      const Row<T> t{as_columns(part, in_line, tilts + c, &rooms[2])};
-      const Row<T> o{as_columns(part, in_line, offsets + c, &rooms[3])};
-      each_run(part, in_line, [&](int64_t at, int64_t at_weight, int64_t lines, int64_t stride, int64_t rows) {
-        at += c * part.inner;
-        const int64_t width = rows * part.channels * part.inner, jump = stride == width ? 0 : stride;
-        for (int64_t line = 0; line < lines; ++line, at += stride, at_weight += rows * part.inner) {
-          const Input<Element, Row> input{pulls + at, from + at, m, s, t, o};
-          if (order == Order::kNone) {
-            write(input, width, to + at, streaming, jump);
-          } else if (order == Order::kByRow) {
-            write(WeightedInput<Element, Row, RowWeights>{input, {w + at_weight}}, width, to + at, streaming, jump);
-          } else if (order == Order::kCycle) {
-            typename CycleWeights<Element>::template Room<1> room;
-            const CycleWeights<Element> cycle(&room, w + at_weight, part.inner);
-            write(WeightedInput<Element, Row, CycleWeights>{input, cycle}, width, to + at, streaming, jump);
-          } else {
-            expand_weights(part, rows, w + at_weight, each.values);
-            write(WeightedInput<Element, Row, ColumnWeights>{input, {each.values}}, width, to + at, streaming, jump);
-          }
-        }
-      });
-    });
-  }
-  if (streaming) finish_streams();
+  const InputTerms<T> known{static_cast<const T*>(mean), static_cast<const T*>(slope), static_cast<const T*>(tilt),
+                            static_cast<const T*>(offset)};
+  write_input(b, GivenPulls<Element>{static_cast<const Element*>(dy)}, static_cast<const Element*>(x),
+              static_cast<const T*>(weights), known, static_cast<Element*>(dx), streaming);
 }
 
 template <class Element>
@@ -171,13 +104,13 @@ constexpr Kernels kernels() {
 
 #define BATCHNORM_NAME_OF(isa) #isa
 #define BATCHNORM_NAME(isa) BATCHNORM_NAME_OF(isa)
-#define BATCHNORM_TABLE_OF(isa) isa##_isa
-#define BATCHNORM_TABLE(isa) BATCHNORM_TABLE_OF(isa)
 
-extern const Isa BATCHNORM_TABLE(BATCHNORM_ISA);
-const Isa BATCHNORM_TABLE(BATCHNORM_ISA) = {
+extern const EpilogueKernels BATCHNORM_TABLE(BATCHNORM_ISA, _epilogues)[kElementTypes];
+extern const Isa BATCHNORM_TABLE(BATCHNORM_ISA, _isa);
+const Isa BATCHNORM_TABLE(BATCHNORM_ISA, _isa) = {
     BATCHNORM_NAME(BATCHNORM_ISA),
     {kernels<float>(), kernels<double>(), kernels<BFloat16>(), kernels<Float16>()},
+    BATCHNORM_TABLE(BATCHNORM_ISA, _epilogues),
     merge,
 };
 

@@ -31,6 +31,9 @@ constexpr int kVectorBytes = 16;
 template <class T>
 constexpr int kLanes = kVectorBytes / int(sizeof(T));
 
+// Into its caller, however large that gets: what the innermost loops consist of.
+#define BATCHNORM_INLINE __attribute__((always_inline)) inline
+
 template <class T, int N>
 struct VectorOf {
   typedef T Type __attribute__((vector_size(N * sizeof(T))));

@@ -76,23 +76,41 @@ struct WeightedDeviation {
   void fetch_at(int64_t r, int64_t j) const { fetch(x, r * stride + j); }
 };
 
-// dy, and dy * (x - mean).
+// dy as it is; h of epilogue.h in its place.
 template <class Element>
+struct Given {
+  typedef Stat<Element> T;
+  static constexpr bool kAnyOrder = true;
+  const Element* dy;
+
+  template <int N, Part part>
+  BATCHNORM_INLINE Vector<T, N> at(int64_t i, int64_t, Vector<T, N>) const {
+    return load<N, part>(dy + i);
+  }
+
+  void fetch_at(int64_t i) const { fetch(dy, i); }
+
+  Given from(int64_t offset) const { return {dy + offset}; }
+};
+
+// dy, and dy * (x - mean).
+template <class Element, class Source>
 struct Pull {
   typedef Stat<Element> T;
   typedef Element Read;
-  static constexpr bool kAnyOrder = true;
-  const Element* dy;
+  static constexpr bool kAnyOrder = Source::kAnyOrder;
+  Source dy;
   const Element* x;
   int64_t stride;
 
   template <int N, Part part = kLow>
-  Pair<T, N> at(int64_t r, int64_t j, Vector<T, N> mean) const {
-    return {load<N, part>(dy + r * stride + j), load<N, part>(x + r * stride + j) - mean};
+  BATCHNORM_INLINE Pair<T, N> at(int64_t r, int64_t j, Vector<T, N> mean) const {
+    const Vector<T, N> deviation = load<N, part>(x + r * stride + j) - mean;
+    return {dy.template at<N, part>(r * stride + j, j, deviation), deviation};
   }
 
   void fetch_at(int64_t r, int64_t j) const {
-    fetch(dy, r * stride + j);
+    dy.fetch_at(r * stride + j);
     fetch(x, r * stride + j);
   }
 };
@@ -106,7 +124,7 @@ struct Affine {
   Known<T> mean, scale, shift;
 
   template <int N, Part part = kLow>
-  Vector<T, N> at(int64_t j) const {
+  BATCHNORM_INLINE Vector<T, N> at(int64_t j) const {
     return (load<N, part>(x + j) - mean.template at<N, part>(j)) * scale.template at<N, part>(j) +
            shift.template at<N, part>(j);
   }
@@ -115,22 +133,19 @@ struct Affine {
 };
 
 // slope * dy + (tilt * (x - mean) + offset).
-template <class Element, template <class> class Known>
+template <class Element, template <class> class Known, class Source>
 struct Input {
   typedef Stat<Element> T;
-  static constexpr bool kAnyOrder = Known<T>::kAnyOrder, kFetches = false;
-  const Element* dy;
+  static constexpr bool kAnyOrder = Known<T>::kAnyOrder && Source::kAnyOrder, kFetches = false;
+  Source dy;
   const Element* x;
   Known<T> mean, slope, tilt, offset;
 
-  template <int N, Part part>
-  Vector<T, N> pulled(int64_t j) const {
-    return tilt.template at<N, part>(j) * (load<N, part>(x + j) - mean.template at<N, part>(j)) +
-           offset.template at<N, part>(j);
-  }
   template <int N, Part part = kLow>
-  Vector<T, N> at(int64_t j) const {
-    return slope.template at<N, part>(j) * load<N, part>(dy + j) + pulled<N, part>(j);
+  BATCHNORM_INLINE Vector<T, N> at(int64_t j) const {
+    const Vector<T, N> deviation = load<N, part>(x + j) - mean.template at<N, part>(j);
+    return slope.template at<N, part>(j) * dy.template at<N, part>(j, j, deviation) +
+           (tilt.template at<N, part>(j) * deviation + offset.template at<N, part>(j));
   }
 };
 
@@ -139,13 +154,16 @@ template <class Element, template <class> class Known, template <class> class We
 struct WeightedInput {
   typedef Stat<Element> T;
   static constexpr bool kAnyOrder = Known<T>::kAnyOrder && Weights<Element>::kAnyOrder, kFetches = false;
-  Input<Element, Known> input;
+  Input<Element, Known, Given<Element>> input;
   Weights<Element> weights;
 
   template <int N, Part part = kLow>
-  Vector<T, N> at(int64_t j) const {
-    return input.slope.template at<N, part>(j) * load<N, part>(input.dy + j) +
-           weights.template at<N, part>(0, j) * input.template pulled<N, part>(j);
+  BATCHNORM_INLINE Vector<T, N> at(int64_t j) const {
+    const Vector<T, N> deviation = load<N, part>(input.x + j) - input.mean.template at<N, part>(j);
+    const Vector<T, N> pulled =
+        input.tilt.template at<N, part>(j) * deviation + input.offset.template at<N, part>(j);
+    return input.slope.template at<N, part>(j) * load<N, part>(input.dy.dy + j) +
+           weights.template at<N, part>(0, j) * pulled;
   }
 };
 

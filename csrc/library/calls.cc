@@ -17,8 +17,24 @@ char* at(const Call& call, void* array, int64_t offset) {
   return static_cast<char*>(array) + offset * call.element;
 }
 
+bool has_residual(const Epilogue* epilogue) { return epilogue != nullptr && epilogue->residual != nullptr; }
+
 bool streams(const Call& call) {
   return exceeds_caches(call.runs.count() * call.runs.statistics() * call.element);
+}
+
+// The epilogue of a task whose arrays begin at `offset`.
+Epilogue at(const Call& call, const Epilogue& whole, int64_t offset) {
+  return {whole.activation, whole.slope, whole.residual == nullptr ? nullptr : at(call, whole.residual, offset)};
+}
+
+// One task of bn_apply, by what is known from its first channel on.
+template <class T>
+void apply_to(const Call& call, const Located& at_, const void* x, const T* mean, const T* scale, const T* shift,
+              const Epilogue* epilogue, void* y, bool streaming, int64_t ahead) {
+  x = at(call, x, at_.offset), y = at(call, y, at_.offset);
+  if (epilogue == nullptr) return call.kernels->apply(at_.block, x, mean, scale, shift, y, streaming, ahead);
+  call.epilogues->apply(at_.block, x, mean, scale, shift, at(call, *epilogue, at_.offset), y, streaming, ahead);
 }
 
 // Sums of squares as a variance; where nothing had weight, zero, or NaN from NaN.
@@ -77,11 +93,20 @@ void add(int64_t channels, Weight*, double* first, double* second, Weight, const
 }
 
 template <class T>
-auto gradient_sums_of(const Call& call, const void* dy, const void* x, const T* mean) {
-  return [&call, dy, x, mean](const Located& at_, const Task& task, Weight*, double* first, double* second) {
+auto gradient_sums_of(const Call& call, const void* dy, const void* x, const T* mean, const Epilogue* epilogue,
+                      const T* scale, const T* shift, void* pulled) {
+  return [=, &call](const Located& at_, const Task& task, Weight*, double* first, double* second) {
     const int64_t k = task.group * call.runs.channel + task.channel_from;
-    call.kernels->grad_sums(at_.block, at(call, dy, at_.offset), at(call, x, at_.offset), mean + k, first, second);
+    const void *from = at(call, dy, at_.offset), *x_from = at(call, x, at_.offset);
+    if (epilogue == nullptr) return call.kernels->grad_sums(at_.block, from, x_from, mean + k, first, second);
+    call.epilogues->grad_sums(at_.block, from, x_from, mean + k, at(call, *epilogue, at_.offset), scale + k, shift + k,
+                              pulled == nullptr ? nullptr : at(call, pulled, at_.offset), first, second);
   };
+}
+
+// What a pass over dy and x reads and writes of one position until another pass may follow.
+int64_t bytes_of_sums(const Call& call, const Epilogue* epilogue, const void* pulled) {
+  return call.element * (2 + (has_residual(epilogue) ? 1 : 0) + (pulled != nullptr ? 1 : 0));
 }
 
 template <class T>
@@ -114,19 +139,22 @@ void find_moments(const Call& call, const void* x, const T* weights, int64_t tot
 }
 
 template <class T>
-void apply(const Call& call, const void* x, const T* mean, const T* scale, const T* shift, void* y) {
+void apply(const Call& call, const void* x, const T* mean, const T* scale, const T* shift, const Epilogue* epilogue,
+           void* y) {
   const bool streaming = streams(call);
-  each(plan_each(call.runs, call.element), call.threads, [&](const Located& at_, const Task& task) {
+  const Plan plan = plan_each(call.runs, has_residual(epilogue) ? 2 * call.element : call.element);
+  each(plan, call.threads, [&](const Located& at_, const Task& task) {
     const int64_t k = task.group * call.runs.channel + task.channel_from;
-    call.kernels->apply(at_.block, at(call, x, at_.offset), mean + k, scale + k, shift + k, at(call, y, at_.offset),
-                        streaming, 0);
+    apply_to(call, at_, x, mean + k, scale + k, shift + k, epilogue, y, streaming, 0);
   });
 }
 
 template <class T>
-void sum_gradients(const Call& call, const void* dy, const void* x, const T* mean, T* dy_sum, T* dy_centered_sum) {
+void sum_gradients(const Call& call, const void* dy, const void* x, const T* mean, const Epilogue* epilogue,
+                   const T* scale, const T* shift, void* pulled, T* dy_sum, T* dy_centered_sum) {
   sum_and_follow<T>(
-      plan_sums(call.runs, 2 * call.element), call.threads, gradient_sums_of(call, dy, x, mean), add,
+      plan_sums(call.runs, bytes_of_sums(call, epilogue, pulled)), call.threads,
+      gradient_sums_of(call, dy, x, mean, epilogue, scale, shift, pulled), add,
       [&](int64_t group, int64_t from, int64_t to, const Weight&, const double* first, const double* second, T*, T*) {
         const int64_t k = group * call.runs.channel;
         for (int64_t c = from; c < to; ++c) {
@@ -139,53 +167,64 @@ void sum_gradients(const Call& call, const void* dy, const void* x, const T* mea
 
 template <class T>
 void find_input_gradient(const Call& call, const void* dy, const void* x, const T* weights, const T* mean,
-                         const T* slope, const T* tilt, const T* offset, void* dx) {
+                         const T* slope, const T* tilt, const T* offset, const Epilogue* epilogue, const T* shift,
+                         void* dx) {
   const bool streaming = streams(call);
   each(plan_each(call.runs, 2 * call.element), call.threads, [&](const Located& at_, const Task& task) {
     const int64_t k = task.group * call.runs.channel + task.channel_from;
-    call.kernels->grad_input(at_.block, at(call, dy, at_.offset), at(call, x, at_.offset),
-                             weights == nullptr ? nullptr : weights + at_.weight_offset, mean + k, slope + k, tilt + k,
-                             offset + k, at(call, dx, at_.offset), streaming);
+    const void *from = at(call, dy, at_.offset), *x_from = at(call, x, at_.offset);
+    void* to = at(call, dx, at_.offset);
+    if (epilogue != nullptr) {
+      return call.epilogues->grad_input(at_.block, from, x_from, mean + k, slope + k, tilt + k, offset + k, *epilogue,
+                                        shift + k, to, streaming);
+    }
+    call.kernels->grad_input(at_.block, from, x_from, weights == nullptr ? nullptr : weights + at_.weight_offset,
+                             mean + k, slope + k, tilt + k, offset + k, to, streaming);
   });
 }
 
 template <class T>
-void train(const Call& call, const void* x, const T* gamma, const T* beta, int64_t channels, double epsilon, void* y,
-           T* mean, T* rest, T* variance, T* scale) {
+void train(const Call& call, const void* x, const T* gamma, const T* beta, int64_t channels, double epsilon,
+           const Epilogue* epilogue, void* y, T* mean, T* rest, T* variance, T* scale, T* shift) {
   const Runs& n = call.runs;
   const bool streaming = streams(call);
   sum_and_follow<T>(
       plan_sums(n, call.element), call.threads, moments_of<T>(call, x, nullptr, 0), call.isa->merge,
       [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares,
-          T* shift, T*) {
+          T* kept, T*) {
         const int64_t k = group * n.channel + from;
         store_moments(weight, to - from, means, squares, mean + k, rest + k, variance + k);
-        scale_and_shift(k, k + to - from, rest, variance, epsilon, gamma, beta, channels, scale + k, shift);
+        scale_and_shift(k, k + to - from, rest, variance, epsilon, gamma, beta, channels, scale + k, kept);
+        if (shift != nullptr) std::copy(kept, kept + (to - from), shift + k);
       },
-      [&](const Located& at_, const Task& task, const T* shift, const T*, int64_t ahead) {
+      [&](const Located& at_, const Task& task, const T* kept, const T*, int64_t ahead) {
         const int64_t k = task.group * n.channel + task.channel_from;
-        call.kernels->apply(at_.block, at(call, x, at_.offset), mean + k, scale + k, shift, at(call, y, at_.offset),
-                            streaming, ahead);
+        apply_to(call, at_, x, mean + k, scale + k, kept, epilogue, y, streaming, ahead);
       });
 }
 
 template <class T>
 void infer(const Call& call, const void* x, const T* gamma, const T* beta, int64_t channels, const T* mean,
-           const T* variance, double epsilon, void* y) {
+           const T* variance, double epsilon, const Epilogue* epilogue, void* y) {
   const int64_t many = call.runs.statistics();
   std::vector<T> scale(size_t(many), T(0)), shift(size_t(many), T(0));
   scale_and_shift<T>(0, many, nullptr, variance, epsilon, gamma, beta, channels, scale.data(), shift.data());
-  apply(call, x, mean, scale.data(), shift.data(), y);
+  apply(call, x, mean, scale.data(), shift.data(), epilogue, y);
 }
 
 template <class T>
 void find_gradients(const Call& call, const void* dy, const void* x, const T* mean, const T* rest, const T* variance,
-                    const T* scale, double epsilon, void* dx, T* dy_sum, T* dy_xhat_sum) {
+                    const T* scale, double epsilon, const Epilogue* epilogue, const T* shift, void* pulled, void* dx,
+                    T* dy_sum, T* dy_xhat_sum) {
   const Runs& n = call.runs;
   const bool streaming = streams(call);
   const double share = n.count() > 0 ? 1.0 / double(n.count()) : 0.0;
+  // What the second pass reads for dy, and whether it finds h again.
+  const void* pulls = pulled != nullptr ? pulled : dy;
+  const Epilogue* again = pulled != nullptr ? nullptr : epilogue;
   sum_and_follow<T>(
-      plan_sums(n, 2 * call.element), call.threads, gradient_sums_of(call, dy, x, mean), add,
+      plan_sums(n, bytes_of_sums(call, epilogue, pulled)), call.threads,
+      gradient_sums_of(call, dy, x, mean, epilogue, scale, shift, pulled), add,
       [&](int64_t group, int64_t from, int64_t to, const Weight&, const double* first, const double* second, T* tilt,
           T* offset) {
         const int64_t k = group * n.channel + from, many = to - from;
@@ -204,21 +243,29 @@ void find_gradients(const Call& call, const void* dy, const void* x, const T* me
       },
       [&](const Located& at_, const Task& task, const T* tilt, const T* offset, int64_t) {
         const int64_t k = task.group * n.channel + task.channel_from;
-        call.kernels->grad_input(at_.block, at(call, dy, at_.offset), at(call, x, at_.offset), nullptr, mean + k,
-                                 scale + k, tilt, offset, at(call, dx, at_.offset), streaming);
+        const void *from = at(call, pulls, at_.offset), *x_from = at(call, x, at_.offset);
+        void* to = at(call, dx, at_.offset);
+        if (again != nullptr) {
+          return call.epilogues->grad_input(at_.block, from, x_from, mean + k, scale + k, tilt, offset, *again,
+                                            shift + k, to, streaming);
+        }
+        call.kernels->grad_input(at_.block, from, x_from, nullptr, mean + k, scale + k, tilt, offset, to, streaming);
       });
 }
 
-#define BATCHNORM_CALLS(T)                                                                                           \
-  template void find_moments<T>(const Call&, const void*, const T*, int64_t, T*, T*, T*, T*, T*);                            \
-  template void apply<T>(const Call&, const void*, const T*, const T*, const T*, void*);                             \
-  template void sum_gradients<T>(const Call&, const void*, const void*, const T*, T*, T*);                           \
+#define BATCHNORM_CALLS(T)                                                                                            \
+  template void find_moments<T>(const Call&, const void*, const T*, int64_t, T*, T*, T*, T*, T*);                     \
+  template void apply<T>(const Call&, const void*, const T*, const T*, const T*, const Epilogue*, void*);             \
+  template void sum_gradients<T>(const Call&, const void*, const void*, const T*, const Epilogue*, const T*,          \
+                                 const T*, void*, T*, T*);                                                            \
   template void find_input_gradient<T>(const Call&, const void*, const void*, const T*, const T*, const T*, const T*, \
-                                       const T*, void*);                                                             \
-  template void train<T>(const Call&, const void*, const T*, const T*, int64_t, double, void*, T*, T*, T*, T*);      \
-  template void infer<T>(const Call&, const void*, const T*, const T*, int64_t, const T*, const T*, double, void*);  \
+                                       const T*, const Epilogue*, const T*, void*);                                   \
+  template void train<T>(const Call&, const void*, const T*, const T*, int64_t, double, const Epilogue*, void*, T*,   \
+                         T*, T*, T*, T*);                                                                             \
+  template void infer<T>(const Call&, const void*, const T*, const T*, int64_t, const T*, const T*, double,           \
+                         const Epilogue*, void*);                                                                     \
   template void find_gradients<T>(const Call&, const void*, const void*, const T*, const T*, const T*, const T*,      \
-                                  double, void*, T*, T*);
+                                  double, const Epilogue*, const T*, void*, void*, T*, T*);
 
 BATCHNORM_CALLS(float)
 BATCHNORM_CALLS(double)

@@ -12,6 +12,35 @@ namespace {
 
 constexpr int64_t kElementBytes[kElementTypes] = {4, 8, 2, 2};
 
+static_assert(int(kTanh) == int(BN_TANH) && int(kGelu) == int(BN_GELU) && int(kRelu6) == int(BN_RELU6),
+              "activations are numbered as in the public header");
+
+// An epilogue as the kernels take it: null for one that changes nothing, unless h is asked for.
+class GivenEpilogue {
+ public:
+  GivenEpilogue(const bn_epilogue* given, bool residual_allowed, const void* pulled) {
+    if (given == nullptr) {
+      status_ = pulled == nullptr ? BN_OK : BN_BAD_EPILOGUE;
+      return;
+    }
+    const bool known = given->activation >= 0 && given->activation < kActivations;
+    if (!known || (given->residual != nullptr && !residual_allowed)) {
+      status_ = BN_BAD_EPILOGUE;
+      return;
+    }
+    epilogue_ = {given->activation, given->slope, given->residual};
+    changes_ = given->activation != BN_IDENTITY || given->residual != nullptr || pulled != nullptr;
+  }
+
+  int status() const { return status_; }
+  const Epilogue* get() const { return changes_ ? &epilogue_ : nullptr; }
+
+ private:
+  Epilogue epilogue_{};
+  bool changes_ = false;
+  int status_ = BN_OK;
+};
+
 // Run `work` with a call and a null pointer to the statistics' type.
 template <class Work>
 int guarded(int type, const bn_sizes* s, const void* weights, int weights_by_group, int threads, Work work) {
@@ -23,6 +52,7 @@ int guarded(int type, const bn_sizes* s, const void* weights, int weights_by_gro
   }
   call.isa = &isa_in_use();
   call.kernels = &call.isa->kernels[type];
+  call.epilogues = &call.isa->epilogues[type];
   call.element = kElementBytes[type];
   const TeamScope scope(threads < 0);
   call.threads = threads < 0 ? -threads : threads;
@@ -76,49 +106,68 @@ int bn_moments(int type, const bn_sizes* sizes, const void* x, const void* weigh
 }
 
 int bn_apply(int type, const bn_sizes* sizes, const void* x, const void* mean, const void* scale, const void* shift,
-             void* y, int threads) {
+             const bn_epilogue* epilogue, void* y, int threads) {
+  const GivenEpilogue e(epilogue, true, nullptr);
+  if (e.status() != BN_OK) return e.status();
   return guarded(type, sizes, nullptr, 0, threads, [&](const Call& call, auto* t) {
-    apply(call, x, as(mean, t), as(scale, t), as(shift, t), y);
+    apply(call, x, as(mean, t), as(scale, t), as(shift, t), e.get(), y);
   });
 }
 
-int bn_grad_sums(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* mean, void* dy_sum,
+int bn_grad_sums(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* mean,
+                 const bn_epilogue* epilogue, const void* scale, const void* shift, void* pulled, void* dy_sum,
                  void* dy_centered_sum, int threads) {
+  const GivenEpilogue e(epilogue, true, pulled);
+  if (e.status() != BN_OK) return e.status();
   return guarded(type, sizes, nullptr, 0, threads, [&](const Call& call, auto* t) {
-    sum_gradients(call, dy, x, as(mean, t), as(dy_sum, t), as(dy_centered_sum, t));
+    sum_gradients(call, dy, x, as(mean, t), e.get(), as(scale, t), as(shift, t), pulled, as(dy_sum, t),
+                  as(dy_centered_sum, t));
   });
 }
 
 int bn_grad_input(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* weights,
                   int weights_by_group, const void* mean, const void* slope, const void* tilt, const void* offset,
-                  void* dx, int threads) {
+                  const bn_epilogue* epilogue, const void* shift, void* dx, int threads) {
+  const GivenEpilogue e(epilogue, false, nullptr);
+  if (e.status() != BN_OK) return e.status();
+  if (epilogue != nullptr && weights != nullptr) return BN_BAD_EPILOGUE;
   return guarded(type, sizes, weights, weights_by_group, threads, [&](const Call& call, auto* t) {
-    find_input_gradient(call, dy, x, as(weights, t), as(mean, t), as(slope, t), as(tilt, t), as(offset, t), dx);
+    find_input_gradient(call, dy, x, as(weights, t), as(mean, t), as(slope, t), as(tilt, t), as(offset, t), e.get(),
+                        as(shift, t), dx);
   });
 }
 
 int bn_train(int type, const bn_sizes* sizes, const void* x, const void* gamma, const void* beta, int64_t channels,
-             double epsilon, void* y, void* mean, void* rest, void* variance, void* scale, int threads) {
+             double epsilon, const bn_epilogue* epilogue, void* y, void* mean, void* rest, void* variance, void* scale,
+             void* shift, int threads) {
+  const GivenEpilogue e(epilogue, true, nullptr);
+  if (e.status() != BN_OK) return e.status();
   if (channels < 1 && (gamma != nullptr || beta != nullptr)) channels = 1;
   return guarded(type, sizes, nullptr, 0, threads, [&](const Call& call, auto* t) {
-    train(call, x, as(gamma, t), as(beta, t), channels < 1 ? 1 : channels, epsilon, y, as(mean, t), as(rest, t),
-          as(variance, t), as(scale, t));
+    train(call, x, as(gamma, t), as(beta, t), channels < 1 ? 1 : channels, epsilon, e.get(), y, as(mean, t),
+          as(rest, t), as(variance, t), as(scale, t), as(shift, t));
   });
 }
 
 int bn_infer(int type, const bn_sizes* sizes, const void* x, const void* gamma, const void* beta, int64_t channels,
-             const void* mean, const void* variance, double epsilon, void* y, int threads) {
+             const void* mean, const void* variance, double epsilon, const bn_epilogue* epilogue, void* y,
+             int threads) {
+  const GivenEpilogue e(epilogue, true, nullptr);
+  if (e.status() != BN_OK) return e.status();
   return guarded(type, sizes, nullptr, 0, threads, [&](const Call& call, auto* t) {
-    infer(call, x, as(gamma, t), as(beta, t), channels < 1 ? 1 : channels, as(mean, t), as(variance, t), epsilon, y);
+    infer(call, x, as(gamma, t), as(beta, t), channels < 1 ? 1 : channels, as(mean, t), as(variance, t), epsilon,
+          e.get(), y);
   });
 }
 
-int bn_gradients(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* mean,
-                 const void* rest, const void* variance, const void* scale, double epsilon, void* dx, void* dy_sum,
-                 void* dy_xhat_sum, int threads) {
+int bn_gradients(int type, const bn_sizes* sizes, const void* dy, const void* x, const void* mean, const void* rest,
+                 const void* variance, const void* scale, double epsilon, const bn_epilogue* epilogue,
+                 const void* shift, void* pulled, void* dx, void* dy_sum, void* dy_xhat_sum, int threads) {
+  const GivenEpilogue e(epilogue, pulled != nullptr, pulled);
+  if (e.status() != BN_OK) return e.status();
   return guarded(type, sizes, nullptr, 0, threads, [&](const Call& call, auto* t) {
-    find_gradients(call, dy, x, as(mean, t), as(rest, t), as(variance, t), as(scale, t), epsilon, dx, as(dy_sum, t),
-                   as(dy_xhat_sum, t));
+    find_gradients(call, dy, x, as(mean, t), as(rest, t), as(variance, t), as(scale, t), epsilon, e.get(),
+                   as(shift, t), pulled, dx, as(dy_sum, t), as(dy_xhat_sum, t));
   });
 }
 

@@ -34,7 +34,7 @@ void apply(Call& call) {
   const void* in[] = {call.statistic(1), call.statistic(2), call.statistic(3)};
   void* y = call.new_large(0);
   if (call.failed()) return;
-  call.finish(bn_apply(call.recipe().type, call.runs(), x, in[0], in[1], in[2], y, threads()));
+  call.finish(bn_apply(call.recipe().type, call.runs(), x, in[0], in[1], in[2], nullptr, y, threads()));
 }
 
 void grad_sums(Call& call) {
@@ -42,7 +42,8 @@ void grad_sums(Call& call) {
   const void *dy = call.large(0), *x = call.large(1), *mean = call.statistic(2);
   void* out[] = {call.new_statistic(0), call.new_statistic(1)};
   if (call.failed()) return;
-  call.finish(bn_grad_sums(call.recipe().type, call.runs(), dy, x, mean, out[0], out[1], threads()));
+  call.finish(bn_grad_sums(call.recipe().type, call.runs(), dy, x, mean, nullptr, nullptr, nullptr, nullptr, out[0],
+                           out[1], threads()));
 }
 
 void grad_input(Call& call) {
@@ -53,7 +54,7 @@ void grad_input(Call& call) {
   void* dx = call.new_large(0);
   if (call.failed()) return;
   call.finish(bn_grad_input(call.recipe().type, call.runs(), dy, x, weights, call.recipe().weights_by_group, in[0],
-                            in[1], in[2], in[3], dx, threads()));
+                            in[1], in[2], in[3], nullptr, nullptr, dx, threads()));
 }
 
 void train(Call& call) {
@@ -65,8 +66,8 @@ void train(Call& call) {
   void* out[] = {call.new_large(0), call.new_statistic(1), call.new_statistic(2), call.new_statistic(3),
                  call.new_statistic(4)};
   if (call.failed()) return;
-  call.finish(bn_train(recipe.type, call.runs(), x, gamma, beta, call.channels(), recipe.epsilon, out[0], out[1],
-                       out[2], out[3], out[4], threads()));
+  call.finish(bn_train(recipe.type, call.runs(), x, gamma, beta, call.channels(), recipe.epsilon, nullptr, out[0],
+                       out[1], out[2], out[3], out[4], nullptr, threads()));
 }
 
 // What the moving averages take, as [3, channels]: the mean, the variance (times N / (N - 1) if of_sample) and N. They
@@ -105,7 +106,7 @@ void gradients(Call& call) {
   void* out[] = {call.new_large(0), call.new_statistic(1), call.new_statistic(2)};
   if (call.failed()) return;
   call.finish(bn_gradients(call.recipe().type, call.runs(), dy, x, in[0], in[1], in[2], in[3],
-                           call.recipe().epsilon, out[0], out[1], out[2], threads()));
+                           call.recipe().epsilon, nullptr, nullptr, nullptr, out[0], out[1], out[2], threads()));
 }
 
 void plain_train(Call& call) {
@@ -117,8 +118,8 @@ void plain_train(Call& call) {
   void* out[] = {call.new_large(0),       call.new_per_channel(1), call.new_per_channel(2),
                  call.new_per_channel(3), call.new_per_channel(4), call.new_averages(5)};
   if (call.failed()) return;
-  const int status = bn_train(recipe.type, call.runs(), x, gamma, beta, call.channels(), recipe.epsilon, out[0], out[1],
-                              out[2], out[3], out[4], threads());
+  const int status = bn_train(recipe.type, call.runs(), x, gamma, beta, call.channels(), recipe.epsilon, nullptr,
+                              out[0], out[1], out[2], out[3], out[4], nullptr, threads());
   if (recipe.statistic == TF_DOUBLE) {
     tell_averages<double>(call, out[1], out[3], out[5]);
   } else {
@@ -134,7 +135,7 @@ void plain_gradients(Call& call) {
   void* out[] = {call.new_large(0), call.new_per_channel(1), call.new_per_channel(2)};
   if (call.failed()) return;
   call.finish(bn_gradients(call.recipe().type, call.runs(), dy, x, in[0], in[1], in[2], in[3], call.recipe().epsilon,
-                           out[0], out[1], out[2], threads()));
+                           nullptr, nullptr, nullptr, out[0], out[1], out[2], threads()));
 }
 
 void plain_infer(Call& call) {
@@ -145,8 +146,8 @@ void plain_infer(Call& call) {
   const void* beta = recipe.centered ? call.per_channel(recipe.scaled ? 4 : 3) : nullptr;
   void* y = call.new_large(0);
   if (call.failed()) return;
-  call.finish(bn_infer(recipe.type, call.runs(), x, gamma, beta, call.channels(), mean, variance, recipe.epsilon, y,
-                       threads()));
+  call.finish(bn_infer(recipe.type, call.runs(), x, gamma, beta, call.channels(), mean, variance, recipe.epsilon,
+                       nullptr, y, threads()));
 }
 
 void plain_infer_gradients(Call& call) {
@@ -159,14 +160,15 @@ void plain_infer_gradients(Call& call) {
   if (call.failed()) return;
   const size_t bytes = size_t(call.channels()) * (recipe.statistic == TF_DOUBLE ? 8 : 4);
   std::vector<char> scale(bytes), zero(bytes);
-  int status = bn_grad_sums(recipe.type, call.runs(), dy, x, mean, out[1], out[2], threads());
+  int status = bn_grad_sums(recipe.type, call.runs(), dy, x, mean, nullptr, nullptr, nullptr, nullptr, out[1], out[2],
+                            threads());
   if (recipe.statistic == TF_DOUBLE) {
     finish_infer_gradients<double>(call, variance, gamma, out[1], out[2], scale.data(), out[3], out[4]);
   } else {
     finish_infer_gradients<float>(call, variance, gamma, out[1], out[2], scale.data(), out[3], out[4]);
   }
   if (status == BN_OK) {
-    status = bn_apply(recipe.type, call.runs(), dy, zero.data(), scale.data(), zero.data(), out[0], threads());
+    status = bn_apply(recipe.type, call.runs(), dy, zero.data(), scale.data(), zero.data(), nullptr, out[0], threads());
   }
   call.finish(status);
 }

@@ -79,8 +79,7 @@ class Activation:
                     "Leave the slope out, or pass 'leaky_relu'",
                 )
             )
-        slope: object = self.slope
-        if slope is not None and (isinstance(slope, bool) or not isinstance(slope, (int, float))):
+        if self.slope is not None and not _is_number(self.slope):
             raise TypeError(
                 format_error(
                     f"Activation({self.name!r}, slope={self.slope!r}) was asked for",
@@ -90,6 +89,10 @@ class Activation:
             )
         default = 0.01 if leaky else 0.0
         object.__setattr__(self, "slope", default if self.slope is None else float(self.slope))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def read_activation(asked: str, value: object) -> Activation | None:

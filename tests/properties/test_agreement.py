@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import oracle
+from batchnorm.activation import ACTIVATIONS
 from batchnorm.combinations import REFUSED, features
 from batchnorm.options import Clip, Ghost, Options, Renorm
 from properties import frameworks
@@ -25,6 +26,9 @@ ESTIMATORS = ("population", "sample")
 # These change where numbers lie and nothing else, so they take turns.
 AXES = ((-1,), (1,), (1, -1))
 PARAMETERS = ((True, True), (True, False), (False, True), (False, False))
+# Each activation and a residual meet many of the other options in turn, a third of them without either.
+AFTER = (*(name for name in ACTIVATIONS if name != "identity"), None, None, None, None, None)
+RESIDUALS = (False, True, True, False, False, True, False)
 
 
 def combinations():
@@ -35,7 +39,16 @@ def combinations():
             turn = len(made)
             gamma, beta = PARAMETERS[turn % len(PARAMETERS)]
             options = Options(
-                AXES[turn % len(AXES)], 0.9, 1e-3, gamma, beta, variance, renorm, ghost, debias_mean=debias
+                AXES[turn % len(AXES)],
+                0.9,
+                1e-3,
+                gamma,
+                beta,
+                variance,
+                renorm,
+                ghost,
+                debias_mean=debias,
+                activation=AFTER[turn % len(AFTER)],
             )
         except ValueError:
             continue
@@ -48,9 +61,8 @@ def combinations():
         if adjustment is not None and adjustment[0] == (1, 1, 1, 2):
             kept = {axis % 4 for axis in options.axes}
             adjustment = (tuple(n if axis in kept else 1 for axis, n in enumerate(shape)),) * 2
-        made.append(
-            Case(options, shape, weights=weights, weightless="some", adjustment=adjustment, steps=STEPS)
-        )
+        more = {"weights": weights, "adjustment": adjustment, "residual": RESIDUALS[turn % len(RESIDUALS)]}
+        made.append(Case(options, shape, weightless="some", steps=STEPS, **more))
     return made
 
 
@@ -60,6 +72,7 @@ CASES = combinations()
 def name_of(case):
     parts = sorted(features(case.options))
     parts += ["weights"] * (case.weights is not None) + ["adjustment"] * (case.adjustment is not None)
+    parts += ["residual"] * case.residual
     return " ".join(["plain", *parts][bool(parts) :])
 
 

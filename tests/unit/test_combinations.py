@@ -8,7 +8,7 @@ import pytest
 from batchnorm.combinations import FEATURES, FORMS, REFUSED, REMARKS, check, features, table
 from batchnorm.options import Ghost, Options, Renorm
 
-# How each feature is asked for. Weights and adjustments come with a call and are in no record.
+# How each feature is asked for. Weights, adjustments and residuals come with a call and are in no record.
 FIELDS = {
     "several axes": {"axes": (1, 2)},
     "renorm": {"renorm": Renorm()},
@@ -20,9 +20,11 @@ FIELDS = {
     "zero-debias": {"debias_mean": True},
     "sample variance": {"variance": "sample"},
     "synchronized": {"synchronized": True},
+    "activation": {"activation": "relu"},
+    "residual": {},
     "fused": {"fused": True},
 }
-WITH_A_CALL = {"adjustment", "weights"}
+WITH_A_CALL = {"adjustment", "weights", "residual"}
 ROWS = list(table())
 
 

@@ -133,6 +133,7 @@ def test_defaults_are_those_of_the_historical_layers() -> None:
         "debias_mean": False,
         "synchronized": False,
         "fused": None,
+        "activation": None,
     }
     assert dataclasses.asdict(Renorm()) == {
         "clip": {"rmin": None, "rmax": None, "dmax": None},

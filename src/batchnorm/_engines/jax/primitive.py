@@ -5,7 +5,7 @@ derivatives are derived from. XLA's program decides which of them is used: only 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from jax.extend.core import Primitive
 from batchnorm._engines.jax import ops, private
 from batchnorm._kernels.axis_groups import kernel_sizes
 from batchnorm._kernels.jax import target
+from batchnorm.activation import ACTIVATIONS, Activation
 from batchnorm.layout import Layout
 
 __all__ = ["TYPES", "Plan", "define", "linear_in"]
@@ -34,11 +35,13 @@ class Plan:
         layout: of x.
         present: which of the optional arrays were given; they come last.
         epsilon: for the passes that use one.
+        activation: what follows the affine map.
     """
 
     layout: Layout
     present: tuple[bool, ...] = ()
     epsilon: float = 0.0
+    activation: Activation | None = None
 
     def fill(self, optional: Sequence[Array]) -> list[Array | None]:
         """The optional arrays, and None for each that was not given."""
@@ -50,21 +53,24 @@ class Plan:
         sizes = kernel_sizes(self.layout)
         assert sizes is not None  # otherwise the pass would not be a primitive
         present = sum(1 << place for place, is_present in enumerate(self.present) if is_present)
-        epsilon_bits = int(np.float64(self.epsilon).view(np.int64))
-        kind, by_group = TYPES[dtype.name], bool(sizes.by_group)
-        return np.array([kind, *sizes.sizes, self.layout.channels, present, by_group, epsilon_bits], np.int64)
+        name, slope = ("identity", 0.0) if self.activation is None else astuple(self.activation)
+        kind, by_group, function = TYPES[dtype.name], bool(sizes.by_group), ACTIVATIONS.index(name)
+        bits = [int(np.float64(value).view(np.int64)) for value in (self.epsilon, slope)]
+        first = [kind, *sizes.sizes, self.layout.channels, present, by_group]
+        return np.array([*first, bits[0], function, bits[1]], np.int64)
 
 
 def define(
-    name: str, function: Callable[..., tuple[Array, ...]], results: str, *, is_native: bool = True
+    name: str, function: Callable[..., tuple[Array, ...]], results: str, *, kernel: str | None
 ) -> Primitive:
     """A primitive that computes `function(plan, *arrays)`.
 
     Args:
-        name: of the primitive, and of the kernel.
+        name: of the primitive.
         function: the pass in operations that JAX knows.
-        results: the kind of each result: "large" as the first array, "statistic" [G, C], or "total" [G, 1].
-        is_native: whether there is a kernel.
+        results: the kind of each result: "large" as the first array, "statistic" [G, C], or "total" [G, 1]; after a
+            "/" those that there are if the last of the optional arrays is.
+        kernel: the name of the kernel, if there is one.
     """
     primitive = Primitive(f"batchnorm_{name}")
     primitive.multiple_results = True
@@ -76,7 +82,9 @@ def define(
             "statistic": ((layout.ghosts, layout.channels), dtype),
             "total": ((layout.ghosts, 1), dtype),
         }
-        return [ShapedArray(*shapes[kind]) for kind in results.split()]
+        always, _, at_times = results.partition("/")
+        kinds = always.split() + (at_times.split() if plan.present and plan.present[-1] else [])
+        return [ShapedArray(*shapes[kind]) for kind in kinds]
 
     def push(primals: Any, tangents: Any, *, plan: Plan) -> Any:
         tangents = tuple(map(private.instantiate_zeros, tangents))
@@ -92,14 +100,14 @@ def define(
         if private.is_exported(context):
             return plainly(context, *arrays, plan=plan)
         recipe = plan.recipe(context.avals_in[0].dtype)
-        return jax.ffi.ffi_lowering(target(name))(context, *arrays, recipe=recipe)
+        return jax.ffi.ffi_lowering(target(str(kernel)))(context, *arrays, recipe=recipe)
 
     primitive.def_abstract_eval(as_shapes)
     primitive.def_impl(lambda *arrays, plan: _compiled(primitive, plan)(*arrays))
     private.primitive_jvps[primitive] = push
     private.primitive_batchers[primitive] = spread
     private.register_lowering(primitive, plainly)
-    if is_native:
+    if kernel is not None:
         private.register_lowering(primitive, on_cpu, platform="cpu")
     return primitive
 
@@ -111,7 +119,9 @@ def _compiled(primitive: Primitive, plan: Plan) -> Callable[..., Any]:
 
 
 def linear_in(
-    primitive: Primitive, places: Sequence[int], transpose: Callable[..., tuple[Array, ...]]
+    primitive: Primitive,
+    places: Sequence[int] | Callable[[Plan], Sequence[int]],
+    transpose: Callable[..., tuple[Array, ...]],
 ) -> None:
     """Declare that a primitive is linear in the arrays at those positions, and how it is transposed.
 
@@ -120,9 +130,10 @@ def linear_in(
     """
 
     def rule(cotangents: Any, *arrays: Any, plan: Plan) -> list[Array | None]:
-        others = [array for place, array in enumerate(arrays) if place not in places]
+        own = places(plan) if callable(places) else places
+        others = [array for place, array in enumerate(arrays) if place not in own]
         found = dict(
-            zip(places, transpose(plan, [*map(private.instantiate_zeros, cotangents)], others), strict=True)
+            zip(own, transpose(plan, [*map(private.instantiate_zeros, cotangents)], others), strict=True)
         )
         return [
             found[place] if private.is_undefined_primal(array) else None for place, array in enumerate(arrays)

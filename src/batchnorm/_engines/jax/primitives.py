@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from batchnorm._core import fused
+from batchnorm._core.composed import pull_through
 from batchnorm._core.engine import Epilogue, GradTerms, Moments, Saved
 from batchnorm._engines.jax import ops
 from batchnorm._engines.jax.autodiff import differentiable
@@ -61,15 +62,43 @@ def _push_input(
     return jax.linear_transpose(pull, x, slope, slope)((moved,))
 
 
-def _train(plan: Plan, x: Array, *parameters: Array) -> tuple[Array, ...]:
-    gamma, beta = plan.fill(parameters)
-    y, moments, scale = fused.train(_plain, x, gamma, beta, plan.epsilon, plan.layout)
+def _apply_after(
+    plan: Plan, x: Array, mean: Array, scale: Array, shift: Array, *residual: Array
+) -> tuple[Array]:
+    epilogue = Epilogue(plan.activation, *plan.fill(residual))
+    return (_plain.apply(x, mean, scale, shift, plan.layout, epilogue),)
+
+
+def _train(plan: Plan, x: Array, *optional: Array) -> tuple[Array, ...]:
+    gamma, beta, residual = plan.fill(optional)
+    epilogue = Epilogue(plan.activation, residual)
+    y, moments, scale = fused.train(_plain, x, gamma, beta, plan.epsilon, plan.layout, epilogue)
     return y, moments.center, moments.offset, moments.variance, scale
 
 
 def _gradients(plan: Plan, dy: Array, x: Array, *saved: Array) -> tuple[Array, ...]:
     center, offset, variance, scale = saved
     return fused.gradients(_plain, dy, x, center, offset, variance, scale, plan.epsilon, plan.layout)
+
+
+def _gradients_after(plan: Plan, dy: Array, x: Array, *known: Array) -> tuple[Array, ...]:
+    """The same through an activation, and what is pulled through it if there is a residual."""
+    *saved, shift, residual = *known[:4], *plan.fill(known[4:])
+    epilogue = Epilogue(plan.activation, residual, saved[3], shift)
+    pulled = pull_through(_plain.ops, dy, x, saved[0], plan.layout, epilogue)
+    found = _gradients(plan, pulled, x, *saved)
+    return found if residual is None else (*found, pulled)
+
+
+def _push_after(plan: Plan, *arrays: Array) -> tuple[Array]:
+    """The transpose of `_gradients_after` in dy."""
+    moved, known = arrays[: _results(plan)], arrays[_results(plan) :]
+    return jax.linear_transpose(lambda dy: _gradients_after(plan, dy, *known), known[0])(moved)
+
+
+def _results(plan: Plan) -> int:
+    """How many results `_gradients_after` has."""
+    return 3 + plan.present[-1]
 
 
 def _push(plan: Plan, moved: Array, shift: Array, tilt: Array, x: Array, *saved: Array) -> tuple[Array]:
@@ -81,14 +110,19 @@ def _push(plan: Plan, moved: Array, shift: Array, tilt: Array, x: Array, *saved:
     return jax.linear_transpose(pull, x)((moved, shift, tilt))
 
 
-moments_p = define("moments", _moments, "total total statistic statistic statistic")
-apply_p = define("apply", _apply, "large")
-grad_sums_p = define("grad_sums", _grad_sums, "statistic statistic")
-grad_input_p = define("grad_input", _grad_input, "large")
-push_input_p = define("push_input", _push_input, "large statistic statistic", is_native=False)
-train_p = define("train", _train, "large statistic statistic statistic statistic")
-gradients_p = define("gradients", _gradients, "large statistic statistic")
-push_p = define("push", _push, "large", is_native=False)
+moments_p = define("moments", _moments, "total total statistic statistic statistic", kernel="moments")
+apply_p = define("apply", _apply, "large", kernel="apply")
+grad_sums_p = define("grad_sums", _grad_sums, "statistic statistic", kernel="grad_sums")
+grad_input_p = define("grad_input", _grad_input, "large", kernel="grad_input")
+push_input_p = define("push_input", _push_input, "large statistic statistic", kernel=None)
+train_p = define("train", _train, "large statistic statistic statistic statistic", kernel="train")
+gradients_p = define("gradients", _gradients, "large statistic statistic", kernel="gradients")
+push_p = define("push", _push, "large", kernel=None)
+apply_after_p = define("apply_after", _apply_after, "large", kernel="apply")
+gradients_after_p = define(
+    "gradients_after", _gradients_after, "large statistic statistic / large", kernel="gradients"
+)
+push_after_p = define("push_after", _push_after, "large", kernel=None)
 
 linear_in(apply_p, (2, 3), lambda plan, moved, known: _reverse(grad_sums_p.bind(*moved, *known, plan=plan)))
 linear_in(grad_sums_p, (0,), lambda plan, sums, known: apply_p.bind(*known, *_reverse(sums), plan=plan))
@@ -100,6 +134,14 @@ linear_in(
 )
 linear_in(gradients_p, (0,), lambda plan, moved, known: push_p.bind(*moved, *known, plan=plan))
 linear_in(push_p, (0, 1, 2), lambda plan, moved, known: gradients_p.bind(*moved, *known, plan=plan))
+
+
+linear_in(gradients_after_p, (0,), lambda plan, moved, known: push_after_p.bind(*moved, *known, plan=plan))
+linear_in(
+    push_after_p,
+    lambda plan: range(_results(plan)),
+    lambda plan, moved, known: gradients_after_p.bind(*moved, *known, plan=plan),
+)
 
 
 def _reverse(pair: Any) -> tuple[Array, ...]:
@@ -134,9 +176,15 @@ class Native(Fusing[Any]):
         layout: Layout,
         epilogue: Epilogue[Array] | None = None,
     ) -> Array:
-        if epilogue is not None or not takes_kernels(self.insists, x, None, layout, mean, scale, shift):
+        residual = None if epilogue is None else epilogue.residual
+        if not takes_kernels(self.insists, x, None, layout, mean, scale, shift, residual):
             return super().apply(x, mean, scale, shift, layout, epilogue)
-        (y,) = apply_p.bind(x, *_known((mean, scale, shift), x, layout), plan=Plan(layout))
+        known = _known((mean, scale, shift), x, layout)
+        if epilogue is None:
+            (y,) = apply_p.bind(x, *known, plan=Plan(layout))
+        else:
+            plan = Plan(layout, (residual is not None,), activation=epilogue.activation)
+            (y,) = apply_after_p.bind(x, *known, *_given(residual), plan=plan)
         return y
 
     def grad_sums(self, dy: Array, x: Array, mean: Array, layout: Layout) -> tuple[Array, Array]:
@@ -173,14 +221,17 @@ class Native(Fusing[Any]):
         layout: Layout,
         epilogue: Epilogue[Array] | None = None,
     ) -> tuple[Array, Moments[Array], Array] | None:
-        if epilogue is not None or not isinstance(epsilon, Real):
+        activation, residual = (None, None) if epilogue is None else epilogue[:2]
+        if not isinstance(epsilon, Real):
             return None
-        if not takes_kernels(self.insists, x, None, layout, gamma, beta):
+        if not takes_kernels(self.insists, x, None, layout, gamma, beta, residual):
             return None
         dtype = ops.stat_dtype(x)
-        plan = Plan(layout, (gamma is not None, beta is not None), float(epsilon))
+        present = tuple(value is not None for value in (gamma, beta, residual))
         parameters = [value.astype(dtype) for value in (gamma, beta) if value is not None]
-        y, center, offset, variance, scale = train_p.bind(x, *parameters, plan=plan)
+        given = *parameters, *_given(residual)
+        plan = Plan(layout, present, float(epsilon), activation)
+        y, center, offset, variance, scale = train_p.bind(x, *given, plan=plan)
         total = float(layout.count)
         return y, Moments(total, total, center + offset, variance, center, offset), scale
 
@@ -193,15 +244,21 @@ class Native(Fusing[Any]):
         layout: Layout,
         epilogue: Epilogue[Array] | None = None,
     ) -> tuple[Array, Array, Array, Array | None] | None:
-        if epilogue is not None or not isinstance(epsilon, Real):
+        residual = None if epilogue is None else epilogue.residual
+        if not isinstance(epsilon, Real):
             return None
-        if not takes_kernels(self.insists, x, None, layout, dy, saved.scale):
+        if not takes_kernels(self.insists, x, None, layout, dy, saved.scale, residual):
             return None
         known = _known((saved.center, saved.offset, saved.variance, saved.scale), x, layout)
-        dx, sums, products = gradients_p.bind(
-            dy.astype(x.dtype), x, *known, plan=Plan(layout, (), float(epsilon))
+        dy = dy.astype(x.dtype)
+        if epilogue is None:
+            return *gradients_p.bind(dy, x, *known, plan=Plan(layout, (), float(epsilon))), None
+        plan = Plan(layout, (True, residual is not None), float(epsilon), epilogue.activation)
+        shift = _known((epilogue.shift,), x, layout)
+        dx, sums, products, *pulled = gradients_after_p.bind(
+            dy, x, *known, *shift, *_given(residual), plan=plan
         )
-        return dx, sums, products, None
+        return dx, sums, products, pulled[0] if pulled else None
 
 
 def _spread(weights: Array | None, x: Array, layout: Layout) -> list[Array]:
@@ -209,6 +266,10 @@ def _spread(weights: Array | None, x: Array, layout: Layout) -> list[Array]:
     if weights is None:
         return []
     return [jnp.broadcast_to(weights.astype(ops.stat_dtype(x)), layout.weight_shape)]
+
+
+def _given(residual: Array | None) -> list[Array]:
+    return [] if residual is None else [residual]
 
 
 def _known(values: Any, x: Array, layout: Layout) -> list[Array]:

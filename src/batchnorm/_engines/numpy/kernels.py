@@ -4,7 +4,7 @@ They take float32, float64, float16 and ml_dtypes' bfloat16 in every layout that
 are the same for all channels. An array with gaps is copied first.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -71,13 +71,15 @@ class CpuKernels(Composed[Any]):
     ) -> Array:
         """(x − mean)·scale + shift, and what follows it."""
         found = find(x, None, layout)
-        if found is None or epilogue is not None:
+        if found is None:
             return super().apply(x, mean, scale, shift, layout, epilogue)
         native, kind, sizes, _ = found
         x = _dense(x)
         y = _like(x)
         known = [_known(value, x, layout) for value in (mean, scale, shift)]
-        native.apply(kind, sizes, _address(x), *map(_address, known), _address(y), threads())
+        read = _address(x), *map(_address, known)
+        _residual, after = _after(native, epilogue, x)
+        native.apply(kind, sizes, *read, _address(y), threads(), after)
         return y
 
     def grad_sums(self, dy: Array, x: Array, mean: Array, layout: Layout) -> tuple[Array, Array]:
@@ -92,6 +94,23 @@ class CpuKernels(Composed[Any]):
         native.grad_sums(kind, sizes, *map(_address, (dy, x, mean, first, second)), threads())
         return first, second
 
+    def pulled_sums(
+        self, dy: Array, x: Array, mean: Array, layout: Layout, epilogue: Epilogue[Array], keep: bool
+    ) -> tuple[Array, Array, Array | None]:
+        """Σh and Σh·(x − mean), and h if it is to be kept."""
+        found = find(x, None, layout)
+        if found is None:
+            return super().pulled_sums(dy, x, mean, layout, epilogue, keep)
+        native, kind, sizes, _ = found
+        x, dtype = _dense(x), ops.stat_dtype(x)
+        dy, pulled = _dense(ops.cast(dy, x.dtype)), _like(x) if keep else None
+        mean, *known = (_known(value, x, layout) for value in (mean, epilogue.scale, epilogue.shift))
+        first, second = _statistics(layout, dtype), _statistics(layout, dtype)
+        _residual, after = _after(native, epilogue, x)
+        more = after, *map(_address, (*known, pulled))
+        native.grad_sums(kind, sizes, *map(_address, (dy, x, mean, first, second)), threads(), *more)
+        return first, second, pulled
+
     def grad_input(
         self,
         dy: Array,
@@ -104,13 +123,15 @@ class CpuKernels(Composed[Any]):
     ) -> Array:
         """slope·h + w·(tilt·(x − mean) + offset)."""
         found = find(x, weights, layout)
-        if found is None or epilogue is not None:
+        if found is None:
             return super().grad_input(dy, x, weights, mean, terms, layout, epilogue)
         native, kind, sizes, by_group = found
         spread = _spread(weights, x, layout)
         x = _dense(x)
         dy, dx = _dense(ops.cast(dy, x.dtype)), _like(x)
         known = [_known(value, x, layout) for value in (mean, *terms)]
+        shift = None if epilogue is None else _known(epilogue.shift, x, layout)
+        _, after = _after(native, epilogue, x)
         native.grad_input(
             kind,
             sizes,
@@ -121,6 +142,8 @@ class CpuKernels(Composed[Any]):
             *map(_address, known),
             _address(dx),
             threads(),
+            after,
+            _address(shift),
         )
         return dx
 
@@ -135,10 +158,11 @@ class CpuKernels(Composed[Any]):
     ) -> tuple[Array, Moments[Array], Array] | None:
         """y, the moments and the scale in one call; None without kernels."""
         found = find(x, None, layout)
-        if found is None or epilogue is not None:
+        if found is None:
             return None
         native, kind, sizes, _ = found
         x, dtype = _dense(x), ops.stat_dtype(x)
+        _residual, after = _after(native, epilogue, x)
         y, (mean, rest, variance, scale) = _like(x), (_statistics(layout, dtype) for _ in range(4))
         gamma, beta = (None if value is None else _dense(ops.cast(value, dtype)) for value in (gamma, beta))
         native.train(
@@ -149,6 +173,7 @@ class CpuKernels(Composed[Any]):
             float(epsilon),
             *map(_address, (y, mean, rest, variance, scale)),
             threads(),
+            after,
         )
         total = float(layout.count)
         return y, Moments(total, total, mean, variance, mean, rest), scale
@@ -164,10 +189,13 @@ class CpuKernels(Composed[Any]):
     ) -> tuple[Array, Array, Array, Array | None] | None:
         """dx, Σh, Σh·x̂ and the gradient of a residual in one call; None without kernels."""
         found = find(x, None, layout)
-        if found is None or epilogue is not None:
+        if found is None:
             return None
         native, kind, sizes, _ = found
         x, dtype = _dense(x), ops.stat_dtype(x)
+        pulled = None if epilogue is None or epilogue.residual is None else _like(x)
+        _residual, after = _after(native, epilogue, x)
+        shift = None if epilogue is None else _known(epilogue.shift, x, layout)
         dy, dx = _dense(ops.cast(dy, x.dtype)), _like(x)
         first, second = _statistics(layout, dtype), _statistics(layout, dtype)
         statistics = (saved.center, saved.offset, saved.variance, saved.scale)
@@ -179,8 +207,10 @@ class CpuKernels(Composed[Any]):
             float(epsilon),
             *map(_address, (dx, first, second)),
             threads(),
+            after,
+            *map(_address, (shift, pulled)),
         )
-        return dx, first, second, None
+        return dx, first, second, pulled
 
     def fused_infer(
         self,
@@ -195,10 +225,11 @@ class CpuKernels(Composed[Any]):
     ) -> Array | None:
         """Normalization by given statistics in one call; None without kernels."""
         found = find(x, None, layout)
-        if found is None or epilogue is not None:
+        if found is None:
             return None
         native, kind, sizes, _ = found
         x, dtype = _dense(x), ops.stat_dtype(x)
+        _residual, after = _after(native, epilogue, x)
         y = _like(x)
         gamma, beta = (None if value is None else _dense(ops.cast(value, dtype)) for value in (gamma, beta))
         known = [_known(value, x, layout) for value in (mean, variance)]
@@ -211,6 +242,7 @@ class CpuKernels(Composed[Any]):
             float(epsilon),
             _address(y),
             threads(),
+            after,
         )
         return y
 
@@ -220,6 +252,15 @@ def _spread(weights: Array | None, x: Array, layout: Layout) -> Array | None:
     if weights is None:
         return None
     return _dense(np.broadcast_to(ops.cast(weights, ops.stat_dtype(x)), layout.weight_shape))
+
+
+def _after(native: Any, epilogue: Epilogue[Array] | None, x: Array) -> tuple[Array | None, Any]:
+    """The dense residual, which must outlive the call, and an epilogue as the compiled functions take it."""
+    if epilogue is None:
+        return None, None
+    name, slope = ("identity", 0.0) if epilogue.activation is None else astuple(epilogue.activation)
+    residual = None if epilogue.residual is None else _dense(ops.cast(epilogue.residual, x.dtype))
+    return residual, (native.ACTIVATIONS[name], slope, _address(residual))
 
 
 def _known(value: Array, x: Array, layout: Layout) -> Array:

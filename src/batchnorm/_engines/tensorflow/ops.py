@@ -1,7 +1,7 @@
 """TensorFlow's spelling of the functions that the core and the composed passes use; sizes may be unknown."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import tensorflow as tf
@@ -64,20 +64,18 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     return tf.where(condition, x, y)
 
 
+# Not gelu and leaky_relu: TensorFlow rounds their constants to 32 bits, for numbers of 64 as well.
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": tf.nn.relu,
     "relu6": tf.nn.relu6,
     "silu": tf.nn.silu,
-    "gelu": partial(tf.nn.gelu, approximate=False),
-    "gelu_tanh": partial(tf.nn.gelu, approximate=True),
     "sigmoid": tf.sigmoid,
     "tanh": tf.tanh,
 }
 
 
 def activation(name: str, slope: float) -> Callable[[Any], Any] | None:
-    if name == "leaky_relu":
-        return partial(tf.nn.leaky_relu, alpha=slope)
+    del slope
     return _ACTIVATIONS.get(name)
 
 

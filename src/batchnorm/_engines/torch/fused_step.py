@@ -1,12 +1,10 @@
 """A plain training step and its gradient: one call each way, whatever the layout.
 
 The core gives the same numbers. This saves some forty operations on small tensors, which take most of the time if the
-input is small. `grouped_batch_norm` is the step of an ordinary program, by our kernels or PyTorch's. A compiled graph
-holds the step as the operations `batchnorm::train` and `batchnorm::gradients`, if the numbers are in CPU memory.
-Exported programs hold standard operations only, so that they load without this package.
+input is small. `grouped_batch_norm` is the step of an ordinary program, by our kernels or PyTorch's; `custom_op` has
+that of a compiled one.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +12,7 @@ import torch
 from batchnorm._core import fused
 from batchnorm._core.affine import shift_of
 from batchnorm._core.composed import pull_through
-from batchnorm._core.engine import Epilogue, Moments
+from batchnorm._core.engine import Epilogue
 from batchnorm._core.epilogue import follow
 from batchnorm._core.moments import bessel
 from batchnorm._engines.torch import cpu_kernels, ops
@@ -23,13 +21,11 @@ from batchnorm._engines.torch.composed import composed
 from batchnorm._engines.torch.cpu_kernels import Kernels
 from batchnorm._engines.torch.numpy_ops import as_numpy, as_tensor
 from batchnorm._engines.torch.numpy_stats import Host
-from batchnorm._engines.torch.private import is_view
 from batchnorm._engines.torch.tracing import is_recorded
 from batchnorm.activation import Activation
-from batchnorm.layout import Layout, plan_in_memory, plan_layout, product
-from batchnorm.options import Ghost
+from batchnorm.layout import Layout, plan_in_memory, plan_layout
 
-__all__ = ["grouped_batch_norm", "train_as_operation", "train_natively"]
+__all__ = ["Step", "gradients_of", "grouped_batch_norm", "parameter_gradients", "train_natively"]
 
 Tensor = torch.Tensor
 
@@ -162,12 +158,12 @@ class _Train(torch.autograd.Function):
         step, statistics, has_residual = ctx.rest
         _, _, _, needs_dx, *_ = ctx.needs_input_grad
         x, gamma, beta, residual = ctx.saved_tensors
-        dx, sums, pulled = _gradients_of(outputs[0], x, gamma, beta, residual, statistics, step, needs_dx)
-        parameters = _parameter_gradients(sums, gamma, ctx.beta_dtype)
+        dx, sums, pulled = gradients_of(outputs[0], x, gamma, beta, residual, statistics, step, needs_dx)
+        parameters = parameter_gradients(sums, gamma, ctx.beta_dtype)
         return None, None, None, dx, *parameters, pulled if has_residual else None
 
 
-def _gradients_of(
+def gradients_of(
     dy: Tensor,
     x: Tensor,
     gamma: Tensor | None,
@@ -218,7 +214,7 @@ def _plain_gradients(
     return dx, torch.stack(sums), dy
 
 
-def _parameter_gradients(
+def parameter_gradients(
     sums: Tensor, gamma: Tensor | None, beta_dtype: torch.dtype | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Those of gamma and beta, from Σdy and Σdy·x̂ per group."""
@@ -227,103 +223,3 @@ def _parameter_gradients(
         None if gamma is None else dgamma.to(gamma.dtype),
         None if beta_dtype is None else dbeta.to(beta_dtype),
     )
-
-
-def train_as_operation(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
-) -> tuple[Tensor, Moments[Tensor], Tensor]:
-    """y, the moments and the scale, which are constants of the gradient."""
-    ghost = layout.ghost
-    size, interleaved = (0, False) if ghost is None else (ghost.size, ghost.order == "interleaved")
-    y, statistics = _train(x, gamma, beta, list(layout.axes), size, interleaved, float(epsilon))
-    center, offset, variance, scale = statistics.detach().unbind()
-    total = ops.as_float(layout.count, scale.dtype)
-    return y, Moments(total, total, center + offset, variance, center, offset), scale
-
-
-@torch.library.custom_op("batchnorm::train", mutates_args=())
-def _train(
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    axes: Sequence[int],
-    ghost_size: int,
-    interleaved: bool,
-    epsilon: float,
-) -> tuple[Tensor, Tensor]:
-    """y, and center, offset, variance and scale as one tensor [4, G, C]."""
-    layout = _layout_of(x, axes, ghost_size, interleaved)
-    kernels = cpu_kernels.find(layout, x, gamma, beta)
-    if kernels is not None:
-        y, statistics = cpu_kernels.train_by(kernels, x, gamma, beta, epsilon)
-    else:
-        y, moments, scale = fused.train(composed, x, gamma, beta, epsilon, layout)
-        statistics = torch.stack((moments.center, moments.offset, moments.variance, scale))
-    return _as_promised(y, x), statistics
-
-
-@torch.library.custom_op("batchnorm::gradients", mutates_args=())
-def _gradients(
-    dy: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    statistics: Tensor,
-    axes: Sequence[int],
-    ghost_size: int,
-    interleaved: bool,
-    epsilon: float,
-) -> tuple[Tensor, Tensor]:
-    """dx, and Σdy and Σdy·x̂ as one tensor [2, G, C]."""
-    layout = _layout_of(x, axes, ghost_size, interleaved)
-    with torch.no_grad():
-        step = Step(epsilon, layout, None)
-        dx, sums, _ = _gradients_of(dy, x, gamma, None, None, statistics, step)
-    return _as_promised(dx, x), sums  # pyright: ignore[reportArgumentType]
-
-
-@_train.register_fake
-def _(
-    x: Tensor, gamma: Any, beta: Any, axes: Sequence[int], ghost_size: int, *rest: Any
-) -> tuple[Tensor, Tensor]:
-    del gamma, beta, rest
-    return torch.empty_like(x), _statistics(4, x, axes, ghost_size)
-
-
-@_gradients.register_fake
-def _(
-    dy: Tensor, x: Tensor, gamma: Any, statistics: Tensor, axes: Sequence[int], ghost_size: int, *rest: Any
-) -> tuple[Tensor, Tensor]:
-    del dy, gamma, statistics, rest
-    return torch.empty_like(x), _statistics(2, x, axes, ghost_size)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, gamma, beta, *asked = inputs
-    ctx.save_for_backward(x, gamma, output[1])
-    ctx.asked, ctx.beta_dtype = asked, None if beta is None else beta.dtype
-
-
-def _backward(ctx: Any, dy: Tensor, unused: Tensor | None) -> tuple[Any, ...]:
-    del unused
-    x, gamma, statistics = ctx.saved_tensors
-    dx, sums = _gradients(dy, x, gamma, statistics, *ctx.asked)
-    return dx, *_parameter_gradients(sums, gamma, ctx.beta_dtype), *[None] * len(ctx.asked)
-
-
-_train.register_autograd(_backward, setup_context=_keep)
-
-
-def _layout_of(x: Tensor, axes: Sequence[int], ghost_size: int, interleaved: bool) -> Layout:
-    ghost = Ghost(ghost_size, "interleaved" if interleaved else "contiguous") if ghost_size else None
-    return plan_layout(x.shape, axes, ghost)
-
-
-def _as_promised(y: Tensor, x: Tensor) -> Tensor:
-    """y with the strides that the compiler was told of, as a tensor of its own."""
-    promised = torch.empty_like(x)
-    return y if y.stride() == promised.stride() and not is_view(y) else promised.copy_(y)
-
-
-def _statistics(number: int, x: Tensor, axes: Sequence[int], ghost_size: int) -> Tensor:
-    groups = x.shape[0] // ghost_size if ghost_size else 1
-    return x.new_empty((number, groups, product(x.shape[axis] for axis in axes)), dtype=ops.stat_dtype(x))

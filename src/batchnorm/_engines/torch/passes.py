@@ -16,8 +16,8 @@ from batchnorm._core.epilogue import follow
 from batchnorm._engines.torch import aten, cpu_kernels, numpy_stats, ops
 from batchnorm._engines.torch.autodiff import differentiable
 from batchnorm._engines.torch.composed import PlainOperations, composed
+from batchnorm._engines.torch.custom_op import train_as_operation
 from batchnorm._engines.torch.dispatch import prefers_custom_op
-from batchnorm._engines.torch.fused_step import train_as_operation
 from batchnorm.layout import Layout
 
 __all__ = ["engine"]
@@ -53,12 +53,11 @@ class PyTorch(PlainOperations):
         layout: Layout,
         epilogue: Epilogue[Tensor] | None = None,
     ) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
-        if epilogue is not None and x.dtype in ops.NARROW:
-            return None  # which would round twice
         if prefers_custom_op(x):
-            done = train_as_operation(x, gamma, beta, epsilon, layout)
-        else:
-            done = aten.fused_train(x, gamma, beta, epsilon, layout)
+            return train_as_operation(x, gamma, beta, epsilon, layout, epilogue)
+        if epilogue is not None and x.dtype in ops.NARROW:
+            return None  # PyTorch's kernel would round before the activation
+        done = aten.fused_train(x, gamma, beta, epsilon, layout)
         return done if done is None else (follow(ops, done[0], epilogue), *done[1:])
 
     def fused_infer(
