@@ -1,14 +1,13 @@
 """Which modules and calls of PyTorch are activations that a layer can apply, and which records these are."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from batchnorm.activation import Activation
+from batchnorm.activation import ACTIVATIONS, Activation
 
 __all__ = ["activation_of_call", "activation_of_module", "is_altered", "record"]
 
@@ -16,9 +15,12 @@ __all__ = ["activation_of_call", "activation_of_module", "is_altered", "record"]
 Reader = Callable[..., Activation | None]
 
 
-@cache
+_RECORDS = {name: Activation(name) for name in ACTIVATIONS}
+
+
 def record(name: str, slope: float | None = None) -> Activation:
-    return Activation(name, slope)
+    """The record of that name. Compilers that trace Python warn of caches, but can read this."""
+    return Activation(name, slope) if name == "leaky_relu" else _RECORDS[name]
 
 
 def _leaky(slope: Any) -> Activation | None:

@@ -56,10 +56,20 @@ def convert(
     swapped (`SyncBatchNorm`, subclasses that normalize by themselves, frozen and scripted layers) stay as they are,
     and one warning names each with the reason.
 
+    With `fuse=True`, a batch norm and the activation behind it become one call, y = act(BN(x)), and so do a batch norm,
+    the addition of a residual z and an activation, y = act(BN(x) + z). The calls are found in `nn.Sequential`s, whose
+    children follow each other, and by following the `forward` of every other module that calls one of our layers
+    itself; timm's `BatchNormAct2d` takes in its own activation. The modules that call the layers get a class derived
+    from their own; modules, names, hooks and checkpoints stay as they are. A hook on the batch norm or the activation
+    keeps the two calls apart, whenever it is added, and so does anything else that would change a number.
+    `batchnorm.torch.joined` lists what was joined, and why the rest was not.
+
     Args:
         model: a module, which may itself be such a layer.
         back: from ours to `torch.nn`'s.
-        force: with `back`, convert even layers with options that `torch.nn` does not have, and drop those options.
+        force: with `back`, convert even layers with options that `torch.nn` does not have, and drop those options. An
+            activation that a layer was built with is such an option; what `fuse` joined needs no force.
+        fuse: join batch norms with the activations and additions behind them.
         options: ours, as keyword arguments of the layers, such as `renorm=True`.
 
     Returns:
@@ -70,7 +80,8 @@ def convert(
         TypeError: there is no such option.
 
     Warns:
-        UserWarning: layers were left as they are.
+        UserWarning: layers were left as they are; or with `fuse`, an activation follows a batch norm, or may, and
+            could not be joined.
 
     Examples:
         >>> import torch
@@ -80,6 +91,12 @@ def convert(
         True
         >>> type(convert(model, back=True, force=True)[1]) is torch.nn.BatchNorm1d
         True
+        >>> print(convert(torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.ReLU()), fuse=True))
+        Sequential(
+          joined: 0 + relu
+          (0): BatchNorm1d(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+          (1): ReLU()
+        )
     """
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from batchnorm._engines.torch.private import children_of
-from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
+from batchnorm._engines.torch.tracing import EXACT_TYPES
 from batchnorm.torch._activations import activation_of_module, is_altered
 from batchnorm.torch._chains import Join, find_joins, why_apart, write_joins
 from batchnorm.torch._join import (
@@ -24,6 +24,7 @@ from batchnorm.torch._join import (
     absorbed,
     end_of_join,
     is_joinable,
+    must_see_parts,
     last_layer,
     norm_act,
     run_sequence,
@@ -197,7 +198,7 @@ def _sequence(module: nn.Sequential) -> tuple[Callable[..., Any] | None, list[Jo
 
     @functools.wraps(cls.forward)
     def forward(self: Any, input: Any) -> Any:
-        return cls.forward(self, input) if is_traced() else run_sequence(list(self), input)
+        return cls.forward(self, input) if must_see_parts() else run_sequence(list(self), input)
 
     setattr(forward, RUNS_IN_TURN, True)
 
@@ -242,7 +243,12 @@ def _forward(module: nn.Module, written: dict[bool, _Written]) -> Callable[..., 
 
     @functools.wraps(cls.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if is_traced() or kwargs or len(args) != count or any(type(each) not in EXACT_TYPES for each in args):
+        if (
+            must_see_parts()
+            or kwargs
+            or len(args) != count
+            or any(type(each) not in EXACT_TYPES for each in args)
+        ):
             return cls.forward(self, *args, **kwargs)
         now = written[self.training]
         if _names_of_children(self) != names or not all(_is_still(self, *each) for each in now.reads):

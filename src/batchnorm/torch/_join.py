@@ -14,7 +14,7 @@ from batchnorm._core.engine import Epilogue
 from batchnorm._core.epilogue import follow
 from batchnorm._engines.torch import ops
 from batchnorm._engines.torch.private import children_of, is_hooked
-from batchnorm._engines.torch.tracing import EXACT_TYPES, is_traced
+from batchnorm._engines.torch.tracing import EXACT_TYPES, in_compiled_step, is_traced
 from batchnorm.activation import Activation
 from batchnorm.torch._activations import activation_of_module, record
 from batchnorm.torch._layers import Layer
@@ -27,6 +27,7 @@ __all__ = [
     "is_joinable",
     "join",
     "last_layer",
+    "must_see_parts",
     "norm_act",
     "run_sequence",
     "runs_in_turn",
@@ -38,6 +39,11 @@ Tensor = torch.Tensor
 ABSORBS = "_absorbs"
 # The attribute of a forward method that does what `nn.Sequential`'s does.
 RUNS_IN_TURN = "_runs_in_turn"
+
+
+def must_see_parts() -> bool:
+    """Whether something is at work that should see one operation after the other, such as an exporter."""
+    return is_traced() and not in_compiled_step()
 
 
 def is_joinable(layer: object) -> bool:
@@ -161,7 +167,7 @@ def norm_act(
     activation: Activation | None = None,
 ) -> Any:
     """The `forward` of timm's layer, whose own contains a copy of `torch.nn`'s, and then its `drop` and `act`."""
-    if ABSORBS in self.__dict__ and activation is None and type(x) in EXACT_TYPES and not is_traced():
+    if ABSORBS in self.__dict__ and activation is None and type(x) in EXACT_TYPES and not must_see_parts():
         own = absorbed(self)
         if own is not None:
             return Layer.forward(self, x, weight, mask, residual, own)
