@@ -59,9 +59,19 @@ def test_exported_programs_hold_standard_operations() -> None:
         torch.testing.assert_close(program(x), copy.deepcopy(plain).train(training)(x), rtol=1e-4, atol=1e-4)
 
 
-def test_jit_traces() -> None:
+def test_jit_traces_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, model = pair()
+    given: list[Any] = []
+    original = bt._layers.Layer.forward
+
+    def forward(layer: Any, x: Any, *rest: Any, **named: Any) -> Any:
+        given.append(named)
+        return original(layer, x, *rest, **named)
+
+    monkeypatch.setattr(bt._layers.Layer, "forward", forward)
     traced = torch.jit.trace(copy.deepcopy(model).eval(), images(), check_trace=False)
+    assert given
+    assert not any(given)
     torch.testing.assert_close(traced(images(3)), plain.eval()(images(3)), rtol=1e-4, atol=1e-4)
 
 
