@@ -86,6 +86,41 @@ def buffers(private: Any) -> None:
     assert private.buffers_of(layer)["running_mean"] is None
 
 
+@touches("torch", "children_of", "a joined forward method notices children that a program has taken away")
+def children(private: Any) -> None:
+    import torch
+
+    pair = torch.nn.Sequential(*[torch.nn.ReLU()] * 2)
+    pair.extra = None
+    pair.register_module("gone", None)
+    assert list(private.children_of(pair).items()) == [("0", pair[0]), ("1", pair[0]), ("gone", None)]
+
+
+@touches("torch", "is_hooked", "modules with hooks are called one by one")
+def hooks(private: Any) -> None:
+    import torch
+    from torch.nn.modules import module as modules
+
+    for register in (
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+    ):
+        layer = torch.nn.ReLU()
+        assert not private.is_hooked(layer)
+        handle = getattr(layer, register)(lambda *_: None)
+        assert private.is_hooked(layer)
+        handle.remove()
+        assert not private.is_hooked(layer)
+    layer.compile()
+    assert private.is_hooked(layer)
+    layer = torch.nn.ReLU()
+    handle = modules.register_module_forward_hook(lambda *_: None)
+    assert private.is_hooked(layer)
+    handle.remove()
+
+
 @touches("torch", "BatchNorm", "layers are found by what torch.nn's have in common, SyncBatchNorm included")
 def base(private: Any) -> None:
     import torch

@@ -19,6 +19,7 @@ PUBLIC = {
     "options": ("Clip", "Ghost", "Options", "Renorm"),
     "torch._layers": ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d"),
     "torch._convert": ("convert",),
+    "torch._fuse": ("joined",),
     "_engines.torch.recompute": ("checkpoint_contexts", "frozen_statistics"),
     "torch._schedule": ("clipping_schedule",),
     "flax._module": ("BatchNorm",),

@@ -9,8 +9,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from batchnorm._engines.torch.private import BatchNorm
+from batchnorm._faces.switches import check_switches
 from batchnorm.errors import format_error, warn_user
 from batchnorm.torch import _state, _twin
+from batchnorm.torch._fuse import fuse as fuse_calls
+from batchnorm.torch._fuse import take_apart
+from batchnorm.torch._join import norm_act
 from batchnorm.torch._layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, Layer
 from batchnorm.torch._lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from batchnorm.torch._settings import Settings, configure, describe, plan
@@ -36,7 +40,9 @@ THEIRS = {ours: theirs for theirs, ours in OURS.items()}
 _twin.register(READY)
 
 
-def convert(model: Model, *, back: bool = False, force: bool = False, **options: Any) -> Model:
+def convert(
+    model: Model, *, back: bool = False, force: bool = False, fuse: bool = False, **options: Any
+) -> Model:
     """Swap every `torch.nn.BatchNorm1d`, `2d` and `3d` of a model for ours, or ours for those.
 
     The layers remain the same objects and only change their class, so parameters, buffers, hooks, training mode,
@@ -50,10 +56,20 @@ def convert(model: Model, *, back: bool = False, force: bool = False, **options:
     swapped (`SyncBatchNorm`, subclasses that normalize by themselves, frozen and scripted layers) stay as they are,
     and one warning names each with the reason.
 
+    With `fuse=True`, a batch norm and the activation behind it become one call, y = act(BN(x)), and so do a batch norm,
+    the addition of a residual z and an activation, y = act(BN(x) + z). The calls are found in `nn.Sequential`s, whose
+    children follow each other, and by following the `forward` of every other module that calls one of our layers
+    itself; timm's `BatchNormAct2d` takes in its own activation. The modules that call the layers get a class derived
+    from their own; modules, names, hooks and checkpoints stay as they are. A hook on the batch norm or the activation
+    keeps the two calls apart, whenever it is added, and so does anything else that would change a number.
+    `batchnorm.torch.joined` lists what was joined, and why the rest was not.
+
     Args:
         model: a module, which may itself be such a layer.
         back: from ours to `torch.nn`'s.
-        force: with `back`, convert even layers with options that `torch.nn` does not have, and drop those options.
+        force: with `back`, convert even layers with options that `torch.nn` does not have, and drop those options. An
+            activation that a layer was built with is such an option; what `fuse` joined needs no force.
+        fuse: join batch norms with the activations and additions behind them.
         options: ours, as keyword arguments of the layers, such as `renorm=True`.
 
     Returns:
@@ -64,7 +80,8 @@ def convert(model: Model, *, back: bool = False, force: bool = False, **options:
         TypeError: there is no such option.
 
     Warns:
-        UserWarning: layers were left as they are.
+        UserWarning: layers were left as they are; or with `fuse`, an activation follows a batch norm, or may, and
+            could not be joined.
 
     Examples:
         >>> import torch
@@ -74,6 +91,12 @@ def convert(model: Model, *, back: bool = False, force: bool = False, **options:
         True
         >>> type(convert(model, back=True, force=True)[1]) is torch.nn.BatchNorm1d
         True
+        >>> print(convert(torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.ReLU()), fuse=True))
+        Sequential(
+          joined: 0 + relu
+          (0): BatchNorm1d(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+          (1): ReLU()
+        )
     """
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
@@ -93,11 +116,12 @@ def convert(model: Model, *, back: bool = False, force: bool = False, **options:
                 f"Pass some of {', '.join(known)}",
             )
         )
-    if back and options:
+    check_switches(back=back, force=force, fuse=fuse)
+    if back and (options or fuse):
         raise ValueError(
             format_error(
-                f"convert(back=True) was given {', '.join(options)}",
-                "torch.nn's layers have none of our options",
+                f"convert(back=True) was given {', '.join([*options, *(['fuse=True'] if fuse else [])])}",
+                "torch.nn's layers have none of our options, and take no activation",
                 "Leave them out",
             )
         )
@@ -114,9 +138,15 @@ def convert(model: Model, *, back: bool = False, force: bool = False, **options:
     for layer, _ in layers:
         if not back:
             plan(layer, settings)
+    if back:
+        left += take_apart(model)
     for layer, cls in layers:
         (_drop if back else _adopt)(layer, cls, settings)
-    _tell(left)
+    _tell("left {} of the model's layers as they are", left)
+    if fuse:
+        apart = [each for each in fuse_calls(model) if each.looks_joinable]
+        found = [(each.path, model.get_submodule(each.path), str(each.reason)) for each in apart]
+        _tell("left {} of the model's batch norms apart from what follows them", found)
     return model
 
 
@@ -182,17 +212,17 @@ def _subclass_for(layer: nn.Module, cls: type) -> type | str:
         return "it is a subclass of a lazy layer; convert the model after its first forward pass"
     theirs = next((base for base in READY if issubclass(cls, base)), BatchNorm)
     own = cls.__mro__[: cls.__mro__.index(theirs)]
-    norm_act = (
+    is_norm_act = (
         cls.__name__ == "BatchNormAct2d"
         and cls.__module__.partition(".")[0] == "timm"
         and all(isinstance(getattr(layer, each, None), nn.Module) for each in ("drop", "act"))
     )
-    if not norm_act and not all(
+    if not is_norm_act and not all(
         _is_cooperative(vars(each)["forward"]) for each in own if "forward" in vars(each)
     ):
         return f"the forward method of {cls.__name__} normalizes by itself and would not call ours"
     try:
-        return _derived(cls, READY.get(theirs, Layer), norm_act)
+        return _derived(cls, READY.get(theirs, Layer), is_norm_act)
     except TypeError as error:
         return f"its class cannot be combined with ours ({error})"
 
@@ -204,27 +234,22 @@ def _is_cooperative(forward: Any) -> bool:
 
 
 @cache
-def _derived(cls: type, ours: type, norm_act: bool) -> type:
+def _derived(cls: type, ours: type, is_norm_act: bool) -> type:
     """A class derived from a subclass of `torch.nn`'s layer, with ours inserted before that layer."""
 
     def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
         del protocol
-        return _revive, (cls, ours, norm_act), self.__getstate__()
+        return _revive, (cls, ours, is_norm_act), self.__getstate__()
 
     members: dict[str, Any] = {"__module__": cls.__module__, "__reduce_ex__": reduce, "_was": cls}
-    if norm_act:
-        members["forward"] = _norm_act
+    if is_norm_act:
+        members["forward"] = norm_act
     return type(cls.__name__, (cls, ours), members)
 
 
-def _norm_act(self: Any, x: Any, weight: Any = None, mask: Any = None, residual: Any = None) -> Any:
-    """The `forward` of timm's layer, whose own contains a copy of `torch.nn`'s."""
-    return self.act(self.drop(Layer.forward(self, x, weight, mask, residual)))
-
-
-def _revive(cls: type, ours: type, norm_act: bool) -> Any:
+def _revive(cls: type, ours: type, is_norm_act: bool) -> Any:
     """An empty layer of a derived class, for pickles and copies: such a class has no name in any module."""
-    made: Any = _derived(cls, ours, norm_act)
+    made: Any = _derived(cls, ours, is_norm_act)
     return made.__new__(made)
 
 
@@ -234,7 +259,7 @@ def _parametrized(cls: type, base: type) -> type:
     return type(f"Parametrized{base.__name__}", (base,), members)
 
 
-def _tell(left: list[tuple[str, Any, str]]) -> None:
+def _tell(what: str, left: list[tuple[str, Any, str]]) -> None:
     """Warn once about all layers that were left."""
     if not left:
         return
@@ -243,4 +268,4 @@ def _tell(left: list[tuple[str, Any, str]]) -> None:
         reasons.setdefault(reason, []).append(f"{path or 'the model itself'} ({type(layer).__name__})")
     each = "; ".join(f"{', '.join(paths)}: {reason}" for reason, paths in reasons.items())
     # At the line that called `convert`.
-    warn_user(f"convert left {len(left)} of the model's layers as they are. {each}.")
+    warn_user(f"convert {what.format(len(left))}. {each}.")

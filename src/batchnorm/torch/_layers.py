@@ -115,12 +115,13 @@ class Layer(BatchNorm):
         weight: Tensor | None = None,
         mask: Tensor | None = None,
         residual: Tensor | None = None,
+        activation: Activation | None = None,
     ) -> Tensor:
         self._check_input_dim(input)
         weighted = weight is not None or mask is not None
         epilogue = None
-        if residual is not None or self.settings.activation is not None:
-            epilogue = _training.epilogue_of(self, input, residual)
+        if residual is not None or activation is not None or self.settings.activation is not None:
+            epilogue = _training.epilogue_of(self, input, residual, activation)
         if not self.training and (self.running_mean is not None or self.running_var is not None):
             if weighted:
                 axes = [axis % input.dim() for axis in self.settings.axes]
@@ -310,6 +311,7 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):  # pyright: ignore[reportIncompatibleM
             NaN are refused if they are in CPU memory and the program is not being traced.
         mask: the same as booleans; False leaves a position out of the statistics.
         residual: a tensor of the input's shape that is added to the normalized numbers before the activation.
+        activation: a `batchnorm.Activation` for this call, in place of the layer's own.
 
     Returns:
         The normalized tensor, in the shape and dtype of the input.

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from batchnorm._faces.adjustment import call_adjustment
 from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm._faces.residual import check_same_shape
 from batchnorm._validation import check_floating
+from batchnorm.activation import Activation
 from batchnorm.errors import format_error
 from batchnorm.layout import Layout, canonical_axes, plan_in_memory, plan_layout
 from batchnorm.options import Options
@@ -34,12 +36,14 @@ Tensor = torch.Tensor
 ops = engine.ops
 
 
-def epilogue_of(layer: Any, x: Tensor, residual: Tensor | None) -> Epilogue[Tensor] | None:
+def epilogue_of(
+    layer: Any, x: Tensor, residual: Tensor | None, activation: Activation | None
+) -> Epilogue[Tensor] | None:
     """What follows the affine map of a call; None if nothing does."""
     if residual is not None:
         check_same_shape(tuple(residual.shape), tuple(x.shape))
         residual = residual.to(x.dtype)
-    activation = layer.activation
+    activation = layer.activation if activation is None else activation
     return None if activation is None and residual is None else Epilogue(activation, residual)
 
 
@@ -79,7 +83,7 @@ def train(
     check_step(x, layer.eps, layout.count == 1)
     require_fused(dispatch, options, layout, x, weights, enough=("native", "framework"))
     state, count = recompute.recall(layer, (state, layer.num_batches_tracked))
-    options = _at_step(layer, options, count)
+    options = _with_activation(_at_step(layer, options, count), epilogue)
     inputs = Inputs(x, *given, weights, state, residual=residual)
     y, batch = step.train(engine, options, layout.reordered, inputs, adjustment)
     if _state.moves(layer):
@@ -113,7 +117,7 @@ def infer(layer: Any, x: Tensor, epilogue: Epilogue[Tensor] | None) -> Tensor:
     """Normalize by the running statistics."""
     _state.running(layer)
     # Evaluation needs only the statistics that all layers have.
-    options = _state.alone(layer.options)
+    options = _with_activation(_state.alone(layer.options), epilogue)
     axes = canonical_axes(options.axes, x.dim())
     state = _state.read(layer, options, ops.stat_dtype(x))
     state = dict(zip(state, for_gradient(tuple(state.values()), x, layer.weight, layer.bias), strict=True))
@@ -177,6 +181,12 @@ def _check(layer: Any, x: Tensor, layout: Layout, *values: Tensor | None) -> Non
                     "shorter tensors to a layer, assign all of them",
                 )
             )
+
+
+def _with_activation(options: Options, epilogue: Epilogue[Tensor] | None) -> Options:
+    """The options with the activation of this call."""
+    activation = None if epilogue is None else epilogue.activation
+    return options if activation == options.activation else replace(options, activation=activation)
 
 
 def _at_step(layer: Any, options: Options, count: Tensor | None) -> Options:

@@ -19,7 +19,7 @@ Module = nn.Module
 # The attributes that our layers have and torch.nn's do not.
 OWN = (
     *("settings", "_plain", "_grouped", "_composed_inference", "_key", "_options"),
-    *("_debiased_by", "_is_loaded"),
+    *("_debiased_by", "_is_loaded", "_absorbs"),
     "__module__",
 )
 

@@ -11,11 +11,13 @@ from torch.autograd import forward_ad
 __all__ = [
     "BatchNorm",
     "buffers_of",
+    "children_of",
     "fuser_methods",
     "has_storage",
     "in_compiled_checkpoint",
     "in_forward_mode",
     "in_transform",
+    "is_hooked",
     "is_mapped",
     "is_recording_trace",
     "is_view",
@@ -100,6 +102,23 @@ def is_mapped(value: Any) -> bool:
 def buffers_of(module: torch.nn.Module) -> dict[str, Any]:
     """The module's own buffers by name, including those that a program has set to None."""
     return module._buffers  # pyright: ignore[reportPrivateUsage]
+
+
+def is_hooked(module: torch.nn.Module) -> bool:
+    """Whether the module is compiled, or anything else is called with each of its calls and would miss them."""
+    return bool(
+        module._forward_hooks  # pyright: ignore[reportPrivateUsage]
+        or module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
+        or module._backward_hooks  # pyright: ignore[reportPrivateUsage]
+        or module._backward_pre_hooks  # pyright: ignore[reportPrivateUsage]
+        or module._compiled_call_impl  # pyright: ignore
+        or torch.nn.modules.module._has_any_global_hook()  # pyright: ignore[reportPrivateUsage]
+    )
+
+
+def children_of(module: torch.nn.Module) -> dict[str, torch.nn.Module | None]:
+    """The module's own children by name, each under all its names, and None for those that a program took away."""
+    return module._modules  # pyright: ignore[reportPrivateUsage]
 
 
 def version_of(value: Tensor) -> int:
