@@ -95,6 +95,7 @@ class BatchNormalization(keras.layers.Layer):
             any shape whose axes broadcast to the first ones of the inputs. Negative weights and NaN are refused in
             eager calls on a CPU; compiled programs do not check.
         residual: a tensor of the inputs' shape that is added before the activation; ragged if they are.
+        inputs_mask: where Keras puts the inputs' own mask if there are other tensors; `mask` takes precedence.
 
     Returns:
         The normalized inputs, after the activation, in their shape and the layer's compute dtype.
@@ -212,8 +213,10 @@ class BatchNormalization(keras.layers.Layer):
         mask: Tensor | None = None,
         sample_weight: Tensor | None = None,
         residual: Tensor | None = None,
+        inputs_mask: Tensor | None = None,
     ) -> Tensor:
-        inputs, residual = self._as_tensor(inputs), self._as_tensor(residual)
+        mask = inputs_mask if mask is None else mask
+        inputs, residual = map(self._as_tensor, (inputs, residual))
         check_residual(inputs, residual)
         if backend().is_ragged(inputs):
             check_weights(inputs, mask, sample_weight)
