@@ -6,10 +6,18 @@ import keras
 
 from batchnorm.activation import ACTIVATIONS, Activation
 from batchnorm.errors import format_error
+from batchnorm.keras._copies import copied
 
-__all__ = ["activate", "deserialize", "fusable", "read", "serialize"]
+__all__ = ["activate", "deserialize", "fusable", "layer_of", "read", "serialize"]
 
 Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="batchnorm")
+def gelu_tanh(x: Tensor) -> Tensor:
+    """The approximation of gelu, which has no name of its own in Keras."""
+    return keras.ops.gelu(x, approximate=True)
+
 
 # What Keras' functions compute by their defaults: `keras.activations.gelu` is exact, and `keras.ops.gelu` is not.
 _OWN: dict[Any, Activation] = {
@@ -36,6 +44,7 @@ _RECORDS = _OWN | {
     keras.ops.silu: Activation("silu"),
     keras.ops.swish: Activation("silu"),
     keras.ops.gelu: Activation("gelu_tanh"),
+    gelu_tanh: Activation("gelu_tanh"),
     keras.ops.sigmoid: Activation("sigmoid"),
     keras.ops.tanh: Activation("tanh"),
 }
@@ -100,6 +109,23 @@ def fusable(value: Any) -> Activation | None:
 def activate(value: Any, y: Tensor) -> Tensor:
     """What is left to do with a step's result: nothing, or an activation that the core does not know."""
     return y if value is None or fusable(value) is not None else value(y)
+
+
+def layer_of(value: Any, name: str, dtype: Any) -> Any:
+    """A stock layer that computes the activation alone; one that is a layer itself is copied without its weights."""
+    record = fusable(value)
+    if record is None:
+        is_layer = isinstance(value, keras.layers.Layer)
+        return (
+            copied(value, name=name) if is_layer else keras.layers.Activation(value, name=name, dtype=dtype)
+        )
+    if record.name == "leaky_relu":
+        return keras.layers.LeakyReLU(negative_slope=record.slope or 0.0, name=name, dtype=dtype)
+    if record.name in ("relu", "relu6"):
+        most = 6.0 if record.name == "relu6" else None
+        return keras.layers.ReLU(max_value=most, name=name, dtype=dtype)
+    function = _FUNCTIONS.get(record, gelu_tanh)
+    return keras.layers.Activation(function, name=name, dtype=dtype)
 
 
 def serialize(value: Any) -> Any:

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import keras
-import numpy as np
 from keras import constraints, initializers, regularizers
 
 from batchnorm._core import step
@@ -21,6 +20,7 @@ from batchnorm.keras._residual import check_residual
 from batchnorm.keras._weights import (
     adjustment_for,
     as_float,
+    as_tensor,
     check_weights,
     merge_weights,
     statistics_dtype,
@@ -216,7 +216,7 @@ class BatchNormalization(keras.layers.Layer):
         inputs_mask: Tensor | None = None,
     ) -> Tensor:
         mask = inputs_mask if mask is None else mask
-        inputs, residual = map(self._as_tensor, (inputs, residual))
+        inputs, residual = (as_tensor(each, self.compute_dtype) for each in (inputs, residual))
         check_residual(inputs, residual)
         if backend().is_ragged(inputs):
             check_weights(inputs, mask, sample_weight)
@@ -225,10 +225,10 @@ class BatchNormalization(keras.layers.Layer):
             y = self._call_dense(inputs, training, mask, sample_weight, residual)
         return _activation.activate(self.activation, y)
 
-    def compute_output_spec(self, inputs: Any, *args: Any, residual: Any = None, **kwargs: Any) -> Any:
+    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         # Keras asks this of symbolic inputs, which `call` does not see.
-        check_residual(inputs, residual)
-        return super().compute_output_spec(inputs, *args, residual=residual, **kwargs)
+        check_residual(inputs, kwargs.get("residual"))
+        return super().compute_output_spec(inputs, *args, **kwargs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         canonical_axes(_arguments.options_of(self).axes, len(input_shape))
@@ -326,13 +326,6 @@ class BatchNormalization(keras.layers.Layer):
             inputs = _variables.inputs_of(self, x, None, options, residual)
             y = step.infer(tools.engine, options, layout, inputs)
         return self._as_computed(y)
-
-    def _as_tensor(self, x: Any) -> Any:
-        """`__call__` converts its inputs; programs that call `call`, or stateless_call, need not."""
-        if not isinstance(x, np.ndarray):
-            return x
-        dtype = self.compute_dtype if np.issubdtype(x.dtype, np.floating) else None
-        return keras.ops.convert_to_tensor(x, dtype)
 
     def _as_computed(self, y: Tensor) -> Tensor:
         dtype = self.compute_dtype
