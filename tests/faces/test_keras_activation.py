@@ -1,7 +1,8 @@
-"""The Keras layer's activation and residual: against stock layers in a row, on TensorFlow and JAX, and its refusals."""
+"""The Keras layer's activation and residual: against stock layers in a row, on every backend, and its refusals."""
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import keras
@@ -14,7 +15,7 @@ import forked
 from batchnorm.keras.layers import BatchNormalization
 from programs.keras_activation import CHECKS, ELSEWHERE
 
-pytestmark = [pytest.mark.needs("keras", "tensorflow", "jax"), pytest.mark.forks]
+pytestmark = [pytest.mark.needs("keras", "tensorflow"), pytest.mark.forks]
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "keras_activation.py"
 NAMES = (
@@ -28,18 +29,20 @@ def images(dtype="float32"):
     return (random.normal(size=(6, 2, 3, 4)) * 4.0).astype(dtype)
 
 
-@pytest.fixture(scope="module")
-def failures():
-    variables = {"KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"}
+@cache
+def failures(backend):
+    variables = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = forked.run(["keras"], PROGRAM, env=variables)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("check", ELSEWHERE)
-def test_on_jax(failures, check):
-    assert tuple(failures) == ELSEWHERE
-    assert not failures[check], failures[check]
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_on_another_backend(backend, check):
+    pytest.importorskip(backend)
+    assert tuple(failures(backend)) == ELSEWHERE
+    assert not failures(backend)[check], failures(backend)[check]
 
 
 @pytest.mark.parametrize("check", CHECKS)
