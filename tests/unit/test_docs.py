@@ -40,7 +40,7 @@ def test_combinations_page_is_the_table():
 
 def test_readme_has_examples():
     assert len(EXAMPLES) == 8
-    assert len(OF_PROGRAMS) == 4
+    assert len(OF_PROGRAMS) == 6
 
 
 def modules_of(source):
