@@ -27,6 +27,7 @@ def test_signature_starts_with_keras_own():
         "variance",
         "ghost_remainder",
         "ghost_averages",
+        "activation",
     ]
     assert {p.kind for p in added} == {inspect.Parameter.KEYWORD_ONLY}
 

@@ -40,7 +40,7 @@ def test_combinations_page_is_the_table():
 
 def test_readme_has_examples():
     assert len(EXAMPLES) == 8
-    assert len(OF_PROGRAMS) == 5
+    assert len(OF_PROGRAMS) == 7
 
 
 def modules_of(source):

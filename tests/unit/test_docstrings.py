@@ -24,6 +24,7 @@ PUBLIC = {
     "torch._schedule": ("clipping_schedule",),
     "flax._module": ("BatchNorm",),
     "keras.layers": ("BatchNormalization",),
+    "keras._convert": ("convert",),
     "compat.v1._layer": ("BatchNormalization",),
     "compat.v1._function": ("batch_normalization",),
     "compat.v1.keras.utils": (

@@ -84,6 +84,20 @@ def taking_up(private: Any) -> None:
     assert variable._path == "late"
 
 
+@touches("keras", "inner_layers is_functional mask_of", "convert: which models and layers it takes")
+def converting(private: Any) -> None:
+    import keras
+
+    x = keras.Input((3, 2))
+    y = keras.layers.Masking()(x)
+    assert private.is_functional(keras.Model(x, y))
+    assert not private.is_functional(keras.Sequential())
+    assert private.mask_of(x) is None
+    assert private.mask_of(y) is not None
+    inner = keras.layers.Dense(2)
+    assert private.inner_layers(keras.layers.TimeDistributed(inner)) == [inner]
+
+
 # JAX
 
 

@@ -14,6 +14,7 @@ from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm._faces.names import NAMES, reworded
 from batchnorm._faces.weights import FIRST_AXES, check_fit, multiply
 from batchnorm.errors import format_error
+from batchnorm.flax._activation import fusable
 from batchnorm.layout import canonical_axes, product
 from batchnorm.options import Clip, Ghost, Options, Renorm
 
@@ -64,6 +65,7 @@ def options_of(module: Any, synchronized: bool = False) -> Options:
             debias_mean=module.zero_debias,
             synchronized=synchronized,
             fused=module.fused,
+            activation=fusable(module.activation),
         )
     except (TypeError, ValueError) as error:
         raise reworded(error, NAMES) from None

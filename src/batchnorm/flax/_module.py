@@ -13,7 +13,7 @@ from batchnorm._engines.jax import engine
 from batchnorm._faces.adjustment import check_adjustment
 from batchnorm._faces.axes import read_axis
 from batchnorm._faces.switches import check_switches
-from batchnorm.flax import _arguments
+from batchnorm.flax import _activation, _arguments
 from batchnorm.flax.private import canonicalize_dtype, promote_dtype
 from batchnorm.functional import batch_norm
 from batchnorm.options import check_share
@@ -29,8 +29,9 @@ ZEROS, ONES = nnx.initializers.zeros_init(), nnx.initializers.ones_init()
 class BatchNorm(nnx.Module):
     """`flax.nnx.BatchNorm` with renorm, ghost batches, weights and the rest.
 
-    Trained on a batch with mean μ and variance σ², y = γ·(x − μ) / √(σ² + ε) + β, with γ the `scale` and β the
-    `bias`; with `use_running_average` the stored `mean` and `var` take the place of μ and σ². Parameters and statistics
+    Trained on a batch with mean μ and variance σ², y = act(γ·(x − μ) / √(σ² + ε) + β + z), with γ the `scale`, β the
+    `bias`, and the `activation` act and the `residual` z if they are given; with `use_running_average` the stored
+    `mean` and `var` take the place of μ and σ². Parameters and statistics
     have the names, shapes and kinds (`nnx.Param`, `nnx.BatchStat`) of Flax's, so that `nnx.update` can move the state
     of one into the other.
 
@@ -80,6 +81,10 @@ class BatchNorm(nnx.Module):
         ghost_averages: "step" moves the stored statistics once per step, towards the mean of the groups'
             statistics; "group" moves them once per group in turn, as a loop over chunks does. Not with renorm or
             zero_debias.
+        activation: a name of `batchnorm.Activation`'s table, which says what it means ("gelu" is exact, "gelu_tanh" its
+            approximation); a function, which means what it does by its defaults (`jax.nn.gelu` is the approximation);
+            or a `batchnorm.Activation`. Those of the table are computed with the normalization, in at least 32 bits,
+            and rounded once; any other function, or module, is applied to its result.
 
     Raises:
         ValueError: options that cannot be combined, or values outside their range.
@@ -127,6 +132,7 @@ class BatchNorm(nnx.Module):
         fused: bool | None = None,
         ghost_remainder: Literal["refuse", "smaller"] = "refuse",
         ghost_averages: Literal["step", "group"] = "step",
+        activation: Any = None,
     ) -> None:
         check_switches(
             renorm=renorm, zero_debias=zero_debias, fused=fused, use_running_average=use_running_average
@@ -159,6 +165,7 @@ class BatchNorm(nnx.Module):
         self.variance: Any = variance
         self.zero_debias = zero_debias
         self.fused = fused
+        self.activation: Any = _activation.read(activation)
         self.step: nnx.BatchStat[Array] | None = (
             nnx.BatchStat(jnp.zeros((), jnp.int32)) if callable(self.renorm_clipping) else nnx.data(None)
         )
@@ -189,6 +196,7 @@ class BatchNorm(nnx.Module):
         *,
         mask: Array | None = None,
         weights: Array | None = None,
+        residual: Array | None = None,
     ) -> Array:
         """Normalize x, of any rank.
 
@@ -199,6 +207,7 @@ class BatchNorm(nnx.Module):
             weights: how much each number counts in the statistics, not negative: [batch], or any shape whose axes are
                 the first ones of x, of the same size or 1. Negative weights and NaN are refused if the array is
                 in the memory of one CPU and not traced.
+            residual: an array of the shape of x that is added before the activation.
 
         Returns:
             y in the shape of x.
@@ -226,6 +235,7 @@ class BatchNorm(nnx.Module):
             training=training,
             weights=weights,
             adjustment=_arguments.adjustment_of(self, x) if training else None,
+            residual=None if residual is None else jnp.asarray(residual),
             axis_name=replicas,
         )
         if training:
@@ -233,7 +243,7 @@ class BatchNorm(nnx.Module):
                 self._statistic(slot)[...] = jax.lax.stop_gradient(value)
             if self.step is not None:
                 self.step[...] += 1
-        return jnp.asarray(y, dtype)
+        return _activation.activate(self.activation, jnp.asarray(y, dtype))
 
     def set_view(self, use_running_average: bool | None = None) -> None:
         """What `nnx.view` may set.

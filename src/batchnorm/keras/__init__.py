@@ -1,4 +1,4 @@
-"""The Keras 3 layer, `batchnorm.keras.layers.BatchNormalization`."""
+"""The Keras 3 layer, `batchnorm.keras.layers.BatchNormalization`, and `convert` for whole models."""
 
 from batchnorm.errors import format_error
 
@@ -10,3 +10,7 @@ except ImportError as error:
             "batchnorm.keras was imported", "It needs Keras 3", "Run: pip install 'batchnorm[keras]'"
         )
     ) from error
+
+from batchnorm.keras._convert import convert
+
+__all__ = ["convert"]

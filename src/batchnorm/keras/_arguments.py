@@ -11,7 +11,9 @@ from numpy.exceptions import AxisError
 from batchnorm._faces.axes import axes_of
 from batchnorm._faces.fused import fused_hindrances, refuse_fused
 from batchnorm._faces.names import NAMES, reworded
+from batchnorm.activation import Activation
 from batchnorm.errors import format_error
+from batchnorm.keras._activation import fusable
 from batchnorm.keras._backend import backend
 from batchnorm.layout import canonical_axes, plan_layout
 from batchnorm.options import BOUNDS, OF_OLD, Clip, Ghost, Options, Renorm, check_share
@@ -30,10 +32,10 @@ FUSED_RANKS = (4, 5)
 # Fields of Options in the order in which `options_of` gives them, after those of Ghost and Renorm.
 FIELDS = (
     *("axes", "decay", "epsilon", "with_gamma", "with_beta", "variance", "debias_mean", "synchronized"),
-    "fused",
+    *("fused", "activation"),
 )
 # The types of arguments that stay what they are.
-KNOWN = frozenset((bool, int, float, str, tuple, type(None)))
+KNOWN = frozenset((bool, int, float, str, tuple, Activation, type(None)))
 
 
 def index_of(axis: Any) -> int:
@@ -81,6 +83,7 @@ def options_of(layer: Any) -> Options:
         bool(layer.zero_debias_moving_mean),
         bool(layer.synchronized),
         layer.wants_kernel,
+        fusable(layer.activation),
         *(bounds or ()),
     )
     # Tensors are not remembered, as they may be those of a program that is being traced.

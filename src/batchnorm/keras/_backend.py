@@ -64,9 +64,16 @@ class StaticBackend:
         """A step by kernels that write the moving statistics too, which only works with PyTorch's memory."""
         del layer, options, layout, x
 
-    def infer_plainly(self, layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
+    def infer_plainly(
+        self, layer: Any, options: Options, layout: Layout, x: Tensor, residual: Tensor | None
+    ) -> Tensor | None:
         """Inference in another way than the core's; None if there is none."""
-        del layer, options, layout, x
+        del layer, options, layout, x, residual
+
+    def spread_residual(self, residual: Tensor, x: Tensor) -> Tensor:
+        """The residual with the sizes of x, which were compared before if they are known."""
+        del x
+        return residual
 
     def value(self, variable: Any) -> Tensor:
         """What a variable holds now: in a stateless call the value that was passed for it."""

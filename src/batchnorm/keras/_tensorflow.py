@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from batchnorm._core import step
@@ -12,6 +13,7 @@ from batchnorm._engines.tensorflow import engine, ops
 from batchnorm._tf1 import recompute
 from batchnorm.errors import format_error
 from batchnorm.keras._backend import StaticBackend
+from batchnorm.keras._variables import inputs_of
 from batchnorm.layout import Layout
 from batchnorm.options import Options
 
@@ -43,7 +45,9 @@ class TensorFlowBackend(StaticBackend):
         """What a variable holds now; a cast to the dtype it has would hand on the variable, to be read later."""
         return tf.convert_to_tensor(variable.value)
 
-    def infer_plainly(self, layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
+    def infer_plainly(
+        self, layer: Any, options: Options, layout: Layout, x: Tensor, residual: Tensor | None
+    ) -> Tensor | None:
         """In a graph, inference on 16-bit numbers computed in 32 bits, as stock Keras does; None otherwise.
 
         TensorFlow's operation takes 16 bits itself, but TensorFlow Lite's converter knows it only in 32.
@@ -51,7 +55,13 @@ class TensorFlowBackend(StaticBackend):
         dtype = ops.stat_dtype(x)
         if dtype == x.dtype or tf.executing_eagerly():
             return None
-        return step.infer(self.engine, options, layout, layer._inputs(ops.cast(x, dtype), None, options))
+        inputs = inputs_of(layer, ops.cast(x, dtype), None, options, residual)
+        return step.infer(self.engine, options, layout, inputs)
+
+    def spread_residual(self, residual: Tensor, x: Tensor) -> Tensor:
+        """The residual with the sizes of x; if these are known when the graph runs, that is when it fails."""
+        known = residual.shape.is_fully_defined() and x.shape.is_fully_defined()
+        return residual if known else tf.reshape(residual, tf.shape(x))
 
     @tf.autograph.experimental.do_not_convert
     def either(self, training: Any, train: Callable[[], Tensor], infer: Callable[[], Tensor]) -> Tensor:
@@ -93,6 +103,30 @@ class TensorFlowBackend(StaticBackend):
             return x.with_flat_values(tf.squeeze(y, list(range(1, 1 + x.ragged_rank))))
 
         return dense, restore
+
+    def same_rows(self, residual: Any, x: Any) -> Any:
+        """The residual, after a check that its rows are as long as those of x.
+
+        Raises:
+            ValueError: they are not. In a graph the check fails when it runs.
+        """
+        message = format_error(
+            "A ragged residual came with inputs whose rows have other lengths",
+            "It is added number by number to the normalized inputs, so both have the same rows",
+            "Make it with the row lengths of the inputs",
+        )
+        pairs = list(zip(residual.nested_row_splits, x.nested_row_splits, strict=False))
+        if residual.ragged_rank != x.ragged_rank:
+            raise ValueError(message)
+        if all(mine is theirs for mine, theirs in pairs):
+            return residual
+        if tf.executing_eagerly():
+            if not all(mine.shape == theirs.shape and np.array_equal(mine, theirs) for mine, theirs in pairs):
+                raise ValueError(message)
+            return residual
+        checks = [tf.debugging.assert_equal(mine, theirs, message) for mine, theirs in pairs]
+        with tf.control_dependencies(checks):
+            return residual.with_flat_values(tf.identity(residual.flat_values))
 
     def pad(self, x: Any) -> tuple[Tensor, Tensor, Callable[[Tensor], Any]]:
         """A ragged tensor padded with zeros, a mask of its own numbers, and the function that extracts these again."""

@@ -68,6 +68,7 @@ class TorchBackend(StaticBackend):
         """
         if (
             options.renorm is not None
+            or options.activation is not None
             or options.synchronized
             or options.debias_mean
             or options.fused is False
@@ -92,9 +93,11 @@ class TorchBackend(StaticBackend):
             cpu_kernels.move_averages((moving_mean, moving_variance), statistics, factor, 1.0 - options.decay)
         return y
 
-    def infer_plainly(self, layer: Any, options: Options, layout: Layout, x: Tensor) -> Tensor | None:
+    def infer_plainly(
+        self, layer: Any, options: Options, layout: Layout, x: Tensor, residual: Tensor | None
+    ) -> Tensor | None:
         """Inference by PyTorch's operation for it; None if it cannot be used."""
-        if options.fused is False:
+        if options.fused is False or options.activation is not None or residual is not None:
             return None
         dtype = stat_dtype(x)
         gamma, beta = _read(layer.gamma, dtype), _read(layer.beta, dtype)

@@ -5,13 +5,13 @@ from typing import Any
 
 import keras
 
-from batchnorm._core.engine import Batch, Ops
+from batchnorm._core.engine import Batch, Inputs, Ops
 from batchnorm._core.state import SCALARS, moved, rules, slots
 from batchnorm._faces.start import initializers
 from batchnorm.keras._backend import backend
 from batchnorm.options import Options
 
-__all__ = ["advance", "create", "read", "state_names", "variable_shape"]
+__all__ = ["advance", "create", "inputs_of", "read", "state_names", "variable_shape"]
 
 Tensor = Any
 Variable = Any
@@ -71,6 +71,25 @@ def read(ops: Ops[Tensor], variable: Variable, dtype: Any) -> Tensor:
     value = backend().value(variable)
     value = value if ops.dtype(value) == dtype else ops.cast(value, dtype)
     return value if len(variable.shape) <= 1 else ops.reshape(value, (-1,))
+
+
+def inputs_of(
+    layer: Any, x: Tensor, weights: Tensor | None, options: Options, residual: Tensor | None
+) -> Inputs[Tensor]:
+    """What a step of the layer takes: x, what the variables hold, and what the call brings."""
+    tools = backend()
+    ops = tools.engine.ops
+    dtype = ops.stat_dtype(x)
+
+    def of(name: str) -> Tensor:
+        return read(ops, getattr(layer, name), dtype)
+
+    gamma = None if layer.gamma is None else of("gamma")
+    beta = None if layer.beta is None else of("beta")
+    state = {slot: of(name) for slot, name in state_names(options).items()}
+    if residual is not None:
+        residual = tools.spread_residual(ops.cast(residual, ops.dtype(x)), x)
+    return Inputs(x, gamma, beta, weights, state, residual=residual)
 
 
 def advance(

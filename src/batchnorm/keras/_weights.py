@@ -4,18 +4,37 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from batchnorm._core.adjustment import Adjustment
 from batchnorm._faces.adjustment import call_adjustment, check_dtype
 from batchnorm._faces.weights import FIRST_AXES, check_fit, check_values, multiply
 
-__all__ = ["adjustment_for", "check_weights", "merge_weights"]
+__all__ = ["adjustment_for", "as_float", "as_tensor", "check_weights", "merge_weights", "statistics_dtype"]
 
 Tensor = Any
 OF_MASKS = (
     "A mask has the shape of the inputs without the last axis",
     "Pass a mask with one axis less than the inputs",
 )
+
+
+def as_tensor(x: Any, dtype: str) -> Any:
+    """A NumPy array as a tensor, floats of this dtype: `call` and stateless_call do not convert, as `__call__` does."""
+    if not isinstance(x, np.ndarray):
+        return x
+    return keras.ops.convert_to_tensor(x, dtype if np.issubdtype(x.dtype, np.floating) else None)
+
+
+def as_float(x: Tensor) -> Tensor:
+    """x, or the same numbers as floats."""
+    return x if keras.backend.is_float_dtype(x.dtype) else keras.ops.cast(x, statistics_dtype(x))
+
+
+def statistics_dtype(x: Tensor) -> str:
+    """The dtype in which statistics of x are taken."""
+    # Keras' own rule for mixing dtypes makes float32 of float64 on some backends.
+    return "float64" if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32"
 
 
 def check_weights(inputs: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> None:

@@ -1,26 +1,32 @@
 """Batch normalization as a Keras 3 layer."""
 
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import keras
-import numpy as np
 from keras import constraints, initializers, regularizers
 
 from batchnorm._core import step
-from batchnorm._core.engine import Inputs
 from batchnorm._core.given import given
 from batchnorm._faces.adjustment import check_adjustment
 from batchnorm._faces.axes import read_axis, read_size
 from batchnorm._faces.clip import check_bounds, read_clip
 from batchnorm._faces.switches import check_switches
-from batchnorm._faces.weights import multiply
-from batchnorm.keras import _arguments, _config, _variables
+from batchnorm.keras import _activation, _arguments, _config, _variables
 from batchnorm.keras._backend import backend, warn_beside_keras_2
 from batchnorm.keras._moments import ask_moments, overrides_moments, own_moments, remember_own
-from batchnorm.keras._weights import adjustment_for, check_weights, merge_weights
+from batchnorm.keras._ragged import call_ragged
+from batchnorm.keras._residual import check_residual
+from batchnorm.keras._weights import (
+    adjustment_for,
+    as_float,
+    as_tensor,
+    check_weights,
+    merge_weights,
+    statistics_dtype,
+)
 from batchnorm.layout import Layout, canonical_axes, plan_layout
-from batchnorm.options import Ghost, Options
+from batchnorm.options import Ghost
 
 __all__ = ["BatchNormalization"]
 
@@ -37,9 +43,10 @@ RENORM = ("synchronized", "renorm", "renorm_clipping", "renorm_momentum")
 class BatchNormalization(keras.layers.Layer):
     """`keras.layers.BatchNormalization` with the options of Keras 2 and `tf.contrib` as well.
 
-    Trained on a batch with mean μ and variance σ², y = γ·(x − μ) / √(σ² + ε) + β; otherwise the moving
-    statistics take the place of μ and σ². Variables are named, shaped and ordered as in Keras 3, those for
-    several axes and for ghost batches as in tf_keras, so that the weights of both load.
+    Trained on a batch with mean μ and variance σ², y = act(γ·(x − μ) / √(σ² + ε) + β + z), where the `activation` act
+    and the `residual` z are optional; otherwise the moving statistics take the place of μ and σ². Variables are
+    named, shaped and ordered as in Keras 3, those for several axes and for ghost batches as in tf_keras, so that the
+    weights of both load.
 
     What differs from Keras 3: an empty batch leaves the statistics as they are, and so do channels whose mask or
     weights are all zero; if that is true of all channels, the moving statistics normalize. A mask counts with
@@ -73,6 +80,11 @@ class BatchNormalization(keras.layers.Layer):
         ghost_averages: "step" moves the moving statistics once per step, towards the mean of the groups'
             statistics; "group" moves them once per group in turn, as a loop over chunks does. Not with renorm or
             zero_debias_moving_mean.
+        activation: as in Keras' own layers: a name ("relu", "leaky_relu", "gelu", "silu", "hard_silu", ...) or a
+            function, with Keras' defaults (`keras.activations.gelu` is exact, `keras.ops.gelu` its approximation
+            by tanh); a `batchnorm.Activation`; or a layer such as `keras.layers.ReLU(max_value=6)`. Those of
+            `batchnorm.Activation`'s table are computed with the normalization, in at least 32 bits, and rounded once;
+            any other is applied to its result.
 
     Call arguments:
         inputs: tensor of any rank. On TensorFlow it may be a `tf.RaggedTensor`; each of its numbers counts.
@@ -82,9 +94,11 @@ class BatchNormalization(keras.layers.Layer):
         sample_weight: how much each example or position counts in the statistics, not negative: [batch], or
             any shape whose axes broadcast to the first ones of the inputs. Negative weights and NaN are refused in
             eager calls on a CPU; compiled programs do not check.
+        residual: a tensor of the inputs' shape that is added before the activation; ragged if they are.
+        inputs_mask: where Keras puts the inputs' own mask if there are other tensors; `mask` takes precedence.
 
     Returns:
-        The normalized inputs, in their shape and the layer's compute dtype.
+        The normalized inputs, after the activation, in their shape and the layer's compute dtype.
 
     Raises:
         TypeError: an argument of a wrong type, such as an `axis` that is not an int.
@@ -130,6 +144,7 @@ class BatchNormalization(keras.layers.Layer):
         variance: Literal["population", "sample"] = "population",
         ghost_remainder: Literal["refuse", "smaller"] = "refuse",
         ghost_averages: Literal["step", "group"] = "step",
+        activation: Any = None,
         **kwargs: Any,
     ) -> None:
         backend()
@@ -173,6 +188,7 @@ class BatchNormalization(keras.layers.Layer):
         self.variance = variance
         self.ghost_remainder = ghost_remainder
         self.ghost_averages = ghost_averages
+        self.activation = _activation.read(activation)
         self.gamma = self.beta = self.moving_mean = self.moving_variance = None
         _arguments.options_of(self)
 
@@ -186,6 +202,8 @@ class BatchNormalization(keras.layers.Layer):
         shape = tuple(input_shape)
         axes = _arguments.build_axes(options, shape)
         _variables.create(self, options, _variables.variable_shape(options, axes, shape))
+        if isinstance(self.activation, keras.layers.Layer) and not self.activation.built:
+            self.activation.build(shape)
         self.input_spec = keras.layers.InputSpec(ndim=len(shape), axes={axis: shape[axis] for axis in axes})
 
     def call(
@@ -194,20 +212,23 @@ class BatchNormalization(keras.layers.Layer):
         training: Any = None,
         mask: Tensor | None = None,
         sample_weight: Tensor | None = None,
+        residual: Tensor | None = None,
+        inputs_mask: Tensor | None = None,
     ) -> Tensor:
-        if isinstance(inputs, np.ndarray):
-            # `__call__` converts its inputs; programs that call this method, or stateless_call, need not.
-            dtype = self.compute_dtype if np.issubdtype(inputs.dtype, np.floating) else None
-            inputs = keras.ops.convert_to_tensor(inputs, dtype)
-        check_weights(inputs, mask, sample_weight)
-        tools = backend()
-        if tools.is_ragged(inputs):
-            return self._call_ragged(inputs, training, mask, sample_weight)
-        return tools.either(
-            training if self.trainable else False,
-            lambda: self._train(inputs, mask, sample_weight),
-            lambda: self._infer(inputs),
-        )
+        mask = inputs_mask if mask is None else mask
+        inputs, residual = (as_tensor(each, self.compute_dtype) for each in (inputs, residual))
+        check_residual(inputs, residual)
+        if backend().is_ragged(inputs):
+            check_weights(inputs, mask, sample_weight)
+            y = call_ragged(self, self._call_dense, inputs, training, mask, sample_weight, residual)
+        else:
+            y = self._call_dense(inputs, training, mask, sample_weight, residual)
+        return _activation.activate(self.activation, y)
+
+    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # Keras asks this of symbolic inputs, which `call` does not see.
+        check_residual(inputs, kwargs.get("residual"))
+        return super().compute_output_spec(inputs, *args, **kwargs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         canonical_axes(_arguments.options_of(self).axes, len(input_shape))
@@ -221,6 +242,8 @@ class BatchNormalization(keras.layers.Layer):
         config |= {name: value for name, value in added.items() if value != _config.DEFAULTS[name]}
         if self.virtual_batch_size is not None:
             config["ghost_order"] = self.ghost_order
+        if self.activation is not None:
+            config["activation"] = _activation.serialize(self.activation)
         return config | _config.serialize_adjustment(self.adjustment)
 
     @classmethod
@@ -228,6 +251,8 @@ class BatchNormalization(keras.layers.Layer):
         config = _config.translate(config)
         if isinstance(config.get("adjustment"), dict):
             config["adjustment"] = keras.saving.deserialize_keras_object(config["adjustment"])
+        if "activation" in config:
+            config["activation"] = _activation.deserialize(config["activation"])
         return super().from_config(config)
 
     @property
@@ -246,19 +271,38 @@ class BatchNormalization(keras.layers.Layer):
         layout = self._layout(inputs, None)
         return own_moments(self, _arguments.options_of(self), layout, inputs, mask)
 
-    def _train(self, inputs: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> Tensor:
+    def _call_dense(
+        self,
+        inputs: Tensor,
+        training: Any,
+        mask: Tensor | None,
+        sample_weight: Tensor | None,
+        residual: Tensor | None,
+    ) -> Tensor:
+        """The call without an activation that the core does not know."""
+        check_weights(inputs, mask, sample_weight)
+        return backend().either(
+            training if self.trainable else False,
+            lambda: self._train(inputs, mask, sample_weight, residual),
+            lambda: self._infer(inputs, residual),
+        )
+
+    def _train(
+        self, inputs: Tensor, mask: Tensor | None, sample_weight: Tensor | None, residual: Tensor | None
+    ) -> Tensor:
         options, tools = _arguments.options_of(self), backend()
         ops = tools.engine.ops
-        x = _as_float(inputs)
+        x = as_float(inputs)
         if options.ghost is not None and options.ghost.remainder == "refuse":
             x = tools.assert_divisible(x, options.ghost.size)
         layout = self._layout(x, options.ghost)
         plain = mask is None and sample_weight is None and self.adjustment is None
+        plain = plain and residual is None and options.activation is None
         if plain and not overrides_moments(self):
             y = tools.train_plainly(self, options, layout, x)
             if y is not None:
                 return self._as_computed(y)
-        dtype = _statistics_dtype(x)
+        dtype = statistics_dtype(x)
         engine, weights = tools.engine, None
         if overrides_moments(self):
             taken = ask_moments(self, options, layout, keras.ops.cast(x, dtype), mask, sample_weight)
@@ -268,54 +312,24 @@ class BatchNormalization(keras.layers.Layer):
         adjustment = None
         if self.adjustment is not None:
             adjustment = adjustment_for(self.adjustment, tools.dynamic_shape(x), len(x.shape), dtype)
-        inputs = tools.recall(self, self._inputs(x, weights, options))
+        inputs = tools.recall(self, _variables.inputs_of(self, x, weights, options, residual))
         y, batch = step.train(engine, options, layout, inputs, adjustment)
         variables = {slot: getattr(self, name) for slot, name in _variables.state_names(options).items()}
         _variables.advance(ops, options, variables, batch, ops.stat_dtype(x))
         return self._as_computed(y)
 
-    def _call_ragged(
-        self, inputs: Tensor, training: Any, mask: Tensor | None, sample_weight: Tensor | None
-    ) -> Tensor:
-        """The same for rows of different lengths: every number in them counts, as in a dense tensor."""
-        tools, spec = backend(), cast(Any, self.input_spec)
-        by_row = self.virtual_batch_size is not None or self.adjustment is not None
-        by_row = by_row or mask is not None or sample_weight is not None
-        if not by_row and min(spec.axes) > inputs.ragged_rank:
-            dense, restore = tools.flatten(inputs)
-            return restore(BatchNormalization.call(self, dense, training))
-        # Options that act on rows, or on positions in them, need rows of equal length, and weights that leave the
-        # padding out.
-        dense, inside, restore = tools.pad(inputs)
-        dtype = _statistics_dtype(dense)
-        mask, sample_weight = tools.pad_weights(mask, sample_weight)
-        given = merge_weights(dense, mask, sample_weight, dtype)
-        weights = merge_weights(dense, None, inside, dtype)
-        return restore(BatchNormalization.call(self, dense, training, None, multiply(given, weights)))
-
-    def _infer(self, inputs: Tensor) -> Tensor:
-        options, x, tools = _arguments.options_of(self), _as_float(inputs), backend()
+    def _infer(self, inputs: Tensor, residual: Tensor | None) -> Tensor:
+        options, x, tools = _arguments.options_of(self), as_float(inputs), backend()
         layout = self._layout(x, None)
-        y = tools.infer_plainly(self, options, layout, x)
+        y = tools.infer_plainly(self, options, layout, x, residual)
         if y is None:
-            y = step.infer(tools.engine, options, layout, self._inputs(x, None, options))
+            inputs = _variables.inputs_of(self, x, None, options, residual)
+            y = step.infer(tools.engine, options, layout, inputs)
         return self._as_computed(y)
 
     def _as_computed(self, y: Tensor) -> Tensor:
         dtype = self.compute_dtype
         return y if keras.backend.standardize_dtype(y.dtype) == dtype else keras.ops.cast(y, dtype)
-
-    def _inputs(self, x: Tensor, weights: Tensor | None, options: Options) -> Inputs[Tensor]:
-        ops = backend().engine.ops
-        dtype = ops.stat_dtype(x)
-
-        def read(name: str) -> Tensor:
-            return _variables.read(ops, getattr(self, name), dtype)
-
-        gamma = None if self.gamma is None else read("gamma")
-        beta = None if self.beta is None else read("beta")
-        state = {slot: read(name) for slot, name in _variables.state_names(options).items()}
-        return Inputs(x, gamma, beta, weights, state)
 
     def _layout(self, x: Tensor, ghost: Ghost | None) -> Layout:
         tools = backend()
@@ -325,15 +339,6 @@ class BatchNormalization(keras.layers.Layer):
         known: dict[int, int] = spec.axes
         sizes = [known.get(axis, size) for axis, size in enumerate(sizes)]
         return plan_layout(sizes, tuple(known), ghost, cached=not tools.is_compiling())
-
-
-def _as_float(x: Tensor) -> Tensor:
-    return x if keras.backend.is_float_dtype(x.dtype) else keras.ops.cast(x, _statistics_dtype(x))
-
-
-def _statistics_dtype(x: Tensor) -> str:
-    # Keras' own rule for mixing dtypes makes float32 of float64 on some backends.
-    return "float64" if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32"
 
 
 remember_own(BatchNormalization)

@@ -8,7 +8,17 @@ import contextlib
 from collections.abc import Generator
 from typing import Any
 
-__all__ = ["held", "in_stateless_scope", "loads_whole_h5", "open_for_changes", "take_up", "track_layer"]
+__all__ = [
+    "held",
+    "in_stateless_scope",
+    "inner_layers",
+    "is_functional",
+    "loads_whole_h5",
+    "mask_of",
+    "open_for_changes",
+    "take_up",
+    "track_layer",
+]
 
 try:
     from keras.src.backend.common.stateless_scope import in_stateless_scope
@@ -29,9 +39,30 @@ except ImportError:  # no file is then recognized as a whole model in .h5
         return default
 
 
+try:
+    from keras.src.models.functional import Functional
+except ImportError:  # `convert` then takes sequential models only
+    Functional = None
+
+
 def loads_whole_h5() -> bool:
     """Whether Keras is loading a whole model from .h5, whose configurations lack lists of axes."""
     return bool(get_global_attribute("use_legacy_config", False))
+
+
+def is_functional(model: Any) -> bool:
+    """Whether a model is nothing but its inputs and outputs, without a class of its own."""
+    return type(model) is Functional
+
+
+def inner_layers(layer: Any) -> list[Any]:
+    """All layers inside another, in which `convert` cannot exchange any."""
+    return list(layer._flatten_layers(include_self=False))
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that goes with a tensor of a functional model: an addition joins those of both."""
+    return getattr(tensor, "_keras_mask", None)
 
 
 def held(variable: Any) -> Any:

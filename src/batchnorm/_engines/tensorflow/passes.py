@@ -108,7 +108,12 @@ class TensorFlow(PlainOperations):
         layout: Layout,
         epilogue: Epilogue[Tensor] | None = None,
     ) -> Tensor:
-        return follow(ops, fused_infer(x, gamma, beta, mean, variance, epsilon, layout), epilogue)
+        if epilogue is None:
+            return fused_infer(x, gamma, beta, mean, variance, epsilon, layout)
+        # What is added may cancel digits: TensorFlow's operation must not round to 16 bits before.
+        wide = ops.cast(x, ops.stat_dtype(x))
+        y = follow(ops, fused_infer(wide, gamma, beta, mean, variance, epsilon, layout), epilogue)
+        return ops.cast(y, ops.dtype(x))
 
 
 def _other_passes(x: Tensor) -> Composed[Any]:
