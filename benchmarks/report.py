@@ -41,20 +41,23 @@ TensorFlow ran in `tf.function`, JAX under `jit`, PyTorch eagerly; "Keras on ...
 
 A training step is the forward and backward passes and the update of the averages. "weighted" uses a mask that leaves
 out a fifth of the positions; tf_keras takes masks into account only with `fused=False`. "ghost 16" is compared with a
-loop over chunks if the peer has no ghost batches. The last column is our time divided by the bandwidth floor: the time
-needed to move the bytes that must move, at the speed of copying x in the same rounds. With the channels last, these
-are two reads and one write of x in the forward pass and four reads and one write in the backward pass; with the
-channels first, one read and one write, and two reads and one write; at inference, one read and one write. Arrays that
-fit the cache can get below 1.
+loop over chunks if the peer has no ghost batches. In rows with "relu" a ReLU follows, with "residual" after an addition;
+"batchnorm, apart" is our layer with these as operations of the framework. The last column is our time divided by the
+bandwidth floor: the time needed to move the bytes that must move, at the speed of copying x in the same rounds. With
+the channels last, these are two reads and one write of x in the forward pass and four reads and one write in the
+backward pass; with the channels first, one read and one write, and two reads and one write; at inference, one read and
+one write. A ReLU adds nothing. A residual adds a read in the forward pass, and a read and a write in the backward pass.
+Arrays that fit the cache can get below 1.
 
 ## Whole networks
 
 Training steps of networks with stochastic gradient descent. Everything but the normalization is the framework's own.
 
 - PyTorch: torchvision's ResNet-18 and MobileNetV2, eager, with in-place ReLUs, in both memory formats (channels last is
-  `torch.channels_last`), after `batchnorm.torch.convert`.
+  `torch.channels_last`), after `batchnorm.torch.convert` with `fuse=True`, which joins the normalization with the
+  additions and activations behind it. "batchnorm, apart" is the same without `fuse`.
 - Keras: MobileNetV2 of `keras.applications` in `fit`, four batches per call on TensorFlow and one on JAX, compiled as
-  Keras does by default.
+  Keras does by default, after `batchnorm.keras.convert` with `fuse=True`, and without.
 - TensorFlow: a residual network and a perceptron of ten layers, built with tf_slim in TensorFlow 1 graphs, with our
   function as their `normalizer_fn`. The perceptron's `is_training` is a placeholder, and its batch size is not fixed.
 - JAX: three blocks of a 3x3 convolution, batch normalization and ReLU.

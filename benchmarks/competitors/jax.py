@@ -22,8 +22,8 @@ def steps(case: Case, data: Data) -> dict[str, Step]:
     dtype = jnp.bfloat16 if case.option == "bfloat16" else jnp.float32
     x, dy = (jnp.asarray(value, dtype) for value in (data.x, data.dy))
     if case.phase == "network":
-        made = {OURS: BatchNorm, "flax.nnx": nnx.BatchNorm}
-        return {name: _step(Network(kind, case.shape[-1]), case, x, dy, {}) for name, kind in made.items()}
+        made = {OURS: (BatchNorm, True), APART: (BatchNorm, False), "flax.nnx": (nnx.BatchNorm, False)}
+        return {name: _step(Network(*each, case.shape[-1]), case, x, dy, {}) for name, each in made.items()}
     common: dict[str, Any] = {"axis": case.axis, "epsilon": 1e-3, "rngs": nnx.Rngs(0)}
     if case.option == "bfloat16":
         common["dtype"] = jnp.bfloat16
@@ -91,15 +91,17 @@ def _followed(module: Any, x: Any, residual: Any = None, **how: Any) -> Any:
 class Network(nnx.Module):
     """Blocks of a convolution, batch normalization and ReLU."""
 
-    def __init__(self, kind: Any, channels: int) -> None:
+    def __init__(self, kind: Any, joins: bool, channels: int) -> None:
         rngs = nnx.Rngs(0)
         convolve = [nnx.Conv(channels, channels, (3, 3), use_bias=False, rngs=rngs) for _ in range(BLOCKS)]
         self.convolutions = nnx.List(convolve)
-        self.norms = nnx.List([kind(channels, epsilon=1e-3, rngs=rngs) for _ in range(BLOCKS)])
+        self.joins, after = joins, {"activation": "relu"} if joins else {}
+        self.norms = nnx.List([kind(channels, epsilon=1e-3, rngs=rngs, **after) for _ in range(BLOCKS)])
 
     def __call__(self, x: Any, use_running_average: bool) -> Any:
         for convolve, norm in zip(self.convolutions, self.norms, strict=True):
-            x = nnx.relu(norm(convolve(x), use_running_average=use_running_average))
+            x = norm(convolve(x), use_running_average=use_running_average)
+            x = x if self.joins else nnx.relu(x)
         return x
 
 

@@ -1,13 +1,15 @@
-"""MobileNetV2 of `keras.applications` in `fit`, with Keras 3's layers and with ours in their place."""
+"""MobileNetV2 of `keras.applications` in `fit`, with Keras 3's layers and with ours in their place,
+joined with what follows the normalization or not.
+"""
 
 from typing import Any
 
 import keras
 import numpy as np
 
-from batchnorm.keras.layers import BatchNormalization
+from batchnorm.keras import convert
 from benchmarks.cases import CLASSES, Case
-from benchmarks.competitors.data import OURS, RATE, Data, Step, losses_of, make_labels
+from benchmarks.competitors.data import APART, OURS, RATE, Data, Step, losses_of, make_labels
 
 __all__ = ["network_steps"]
 
@@ -21,15 +23,8 @@ def network_steps(case: Case, data: Data) -> dict[str, Step]:
     keras.utils.set_random_seed(0)
     shape = case.shape[1:]
     network = keras.applications.MobileNetV2(weights=None, input_shape=shape, classes=CLASSES)
-    own = keras.models.clone_model(network, clone_function=_ours)
-    own.set_weights(network.get_weights())
-    return {name: _step(each, case, data) for name, each in {OURS: own, "Keras 3": network}.items()}
-
-
-def _ours(layer: Any) -> Any:
-    """Our layer in place of Keras' batch normalization; a copy of any other layer."""
-    kind = BatchNormalization if isinstance(layer, keras.layers.BatchNormalization) else type(layer)
-    return kind.from_config(layer.get_config())
+    made = {OURS: convert(network, fuse=True), APART: convert(network, fuse=False), "Keras 3": network}
+    return {name: _step(each, case, data) for name, each in made.items()}
 
 
 def _step(network: Any, case: Case, data: Data) -> Step:

@@ -1,4 +1,5 @@
-"""torchvision's ResNet-18 and MobileNetV2, built from torch.nn's modules, and after `batchnorm.torch.convert`."""
+"""torchvision's ResNet-18 and MobileNetV2, built from torch.nn's modules, and after `batchnorm.torch.convert`,
+joined with what follows the normalization or not."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -9,7 +10,7 @@ from torch import nn
 
 from batchnorm.torch import convert
 from benchmarks.cases import CLASSES, Case
-from benchmarks.competitors.data import OURS, RATE, Step, losses_of, make_labels
+from benchmarks.competitors.data import APART, OURS, RATE, Step, losses_of, make_labels
 
 __all__ = ["network_steps"]
 
@@ -21,8 +22,9 @@ def network_steps(case: Case, x: Any) -> dict[str, Step]:
     if case.axis == -1:
         network = network.to(memory_format=torch.channels_last)
     labels = torch.from_numpy(make_labels(case))
-    own = convert(deepcopy(network))
-    return {name: _step(each, x, labels) for name, each in {OURS: own, "torch.nn": network}.items()}
+    own, apart = convert(deepcopy(network), fuse=True), convert(deepcopy(network))
+    made = {OURS: own, APART: apart, "torch.nn": network}
+    return {name: _step(each, x, labels) for name, each in made.items()}
 
 
 def _step(network: nn.Module, x: Any, labels: Any) -> Step:
