@@ -246,6 +246,15 @@ def test_what_is_not_joined(name, capsys):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
 
+def test_an_activation_layer_that_is_called_again_on_the_result():
+    x, leaky = keras.Input((4,)), layers.LeakyReLU(negative_slope=0.5, name="leaky")
+    model = keras.Model(x, leaky(leaky(Stock(name="n")(x))))
+    joined = convert(model)
+    assert joined.get_layer("n").activation == Activation("leaky_relu", 0.5)
+    rows, _ = data()
+    np.testing.assert_allclose(joined(rows), model(rows), rtol=1e-6, atol=1e-6)
+
+
 def test_ours_in_the_model_keep_what_they_have():
     x, z = keras.Input((4,)), keras.Input((4,), name="z")
     y = BatchNormalization(virtual_batch_size=4, adjustment=lambda shape: (2.0, 0.5), name="a")(x, residual=z)
