@@ -296,8 +296,12 @@ def test_functions_of_the_program():
 def test_frozen_layers_stay_frozen(inner):
     model = small()
     (model.get_layer("b1_norm") if inner else model).trainable = False
+    model.get_layer("n2").trainable = True
     joined = convert(model)
+    assert joined.trainable is inner
     assert len(joined.trainable_weights) == len(model.trainable_weights)
+    for layer in joined.layers:
+        assert layer.trainable is model.get_layer(layer.name).trainable, layer.name
     assert [layer.trainable for layer in convert(joined, back=True).layers if isinstance(layer, Stock)] == [
         layer.trainable for layer in joined.layers if isinstance(layer, BatchNormalization)
     ]
