@@ -163,12 +163,12 @@ def test_a_residual_of_another_shape():
     with pytest.raises(ValueError, match="A residual of shape"):
         BatchNormalization()(one, residual=other)
     # Sizes that only the run knows.
-    layer = BatchNormalization()
-    call = tf.function(lambda x, z: layer(x, training=True, residual=z)).get_concrete_function(
-        tf.TensorSpec([None, 2, 3, 4]), tf.TensorSpec([None, 2, 3, 4])
-    )
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        call(tf.constant(x), tf.constant(x[:1]))
+    layer, unknown = BatchNormalization(), tf.TensorSpec([None, 2, 3, 4])
+    for training in (True, False):
+        call = tf.function(lambda x, z, training=training: layer(x, training=training, residual=z))
+        concrete = call.get_concrete_function(unknown, unknown)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="A residual of another shape"):
+            concrete(tf.constant(x), tf.constant(x[:1]))
 
 
 def test_training_as_a_tensor():

@@ -59,9 +59,16 @@ class TensorFlowBackend(StaticBackend):
         return step.infer(self.engine, options, layout, inputs)
 
     def spread_residual(self, residual: Tensor, x: Tensor) -> Tensor:
-        """The residual with the sizes of x; if these are known when the graph runs, that is when it fails."""
-        known = residual.shape.is_fully_defined() and x.shape.is_fully_defined()
-        return residual if known else tf.reshape(residual, tf.shape(x))
+        """The residual, after a check of sizes that only the run knows; otherwise it might be broadcast."""
+        if residual.shape.is_fully_defined() and x.shape.is_fully_defined():
+            return residual
+        message = format_error(
+            "A residual of another shape than the input's was given",
+            "It is added to every number of the result, so both have one shape",
+            "Pass a residual of the shape of the input; broadcast a smaller one first",
+        )
+        with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(residual), tf.shape(x), message)]):
+            return tf.identity(residual)
 
     @tf.autograph.experimental.do_not_convert
     def either(self, training: Any, train: Callable[[], Tensor], infer: Callable[[], Tensor]) -> Tensor:
