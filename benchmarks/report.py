@@ -41,8 +41,8 @@ TensorFlow ran in `tf.function`, JAX under `jit`, PyTorch eagerly; "Keras on ...
 
 A training step is the forward and backward passes and the update of the averages. "weighted" uses a mask that leaves
 out a fifth of the positions; tf_keras takes masks into account only with `fused=False`. "ghost 16" is compared with a
-loop over chunks if the peer has no ghost batches. In rows with "relu" a ReLU follows, with "residual" after an addition;
-"batchnorm, apart" is our layer with these as operations of the framework. The last column is our time divided by the
+loop over chunks if the peer has no ghost batches. In rows with "relu" a ReLU follows, with "residual" behind an
+addition; "batchnorm, apart" is our layer with these as operations of the framework. The last column is our time divided by the
 bandwidth floor: the time needed to move the bytes that must move, at the speed of copying x in the same rounds. With
 the channels last, these are two reads and one write of x in the forward pass and four reads and one write in the
 backward pass; with the channels first, one read and one write, and two reads and one write; at inference, one read and
