@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "library/memory.h"
 #include "library/passes.h"
 
 namespace batchnorm {
@@ -19,8 +20,11 @@ char* at(const Call& call, void* array, int64_t offset) {
 
 bool has_residual(const Epilogue* epilogue) { return epilogue != nullptr && epilogue->residual != nullptr; }
 
-bool streams(const Call& call) {
-  return exceeds_caches(call.runs.count() * call.runs.statistics() * call.element);
+// Get ready to write a large array, or none; whether past the caches.
+bool starts_writing(const Call& call, void* array) {
+  const int64_t bytes = call.runs.count() * call.runs.statistics() * call.element;
+  advise_huge_pages(array, bytes);
+  return exceeds_caches(bytes);
 }
 
 // The epilogue of a task whose arrays begin at `offset`.
@@ -141,7 +145,7 @@ void find_moments(const Call& call, const void* x, const T* weights, int64_t tot
 template <class T>
 void apply(const Call& call, const void* x, const T* mean, const T* scale, const T* shift, const Epilogue* epilogue,
            void* y) {
-  const bool streaming = streams(call);
+  const bool streaming = starts_writing(call, y);
   const Plan plan = plan_each(call.runs, has_residual(epilogue) ? 2 * call.element : call.element);
   each(plan, call.threads, [&](const Located& at_, const Task& task) {
     const int64_t k = task.group * call.runs.channel + task.channel_from;
@@ -152,6 +156,7 @@ void apply(const Call& call, const void* x, const T* mean, const T* scale, const
 template <class T>
 void sum_gradients(const Call& call, const void* dy, const void* x, const T* mean, const Epilogue* epilogue,
                    const T* scale, const T* shift, void* pulled, T* dy_sum, T* dy_centered_sum) {
+  starts_writing(call, pulled);
   sum_and_follow<T>(
       plan_sums(call.runs, bytes_of_sums(call, epilogue, pulled)), call.threads,
       gradient_sums_of(call, dy, x, mean, epilogue, scale, shift, pulled), add,
@@ -169,7 +174,7 @@ template <class T>
 void find_input_gradient(const Call& call, const void* dy, const void* x, const T* weights, const T* mean,
                          const T* slope, const T* tilt, const T* offset, const Epilogue* epilogue, const T* shift,
                          void* dx) {
-  const bool streaming = streams(call);
+  const bool streaming = starts_writing(call, dx);
   each(plan_each(call.runs, 2 * call.element), call.threads, [&](const Located& at_, const Task& task) {
     const int64_t k = task.group * call.runs.channel + task.channel_from;
     const void *from = at(call, dy, at_.offset), *x_from = at(call, x, at_.offset);
@@ -187,7 +192,7 @@ template <class T>
 void train(const Call& call, const void* x, const T* gamma, const T* beta, int64_t channels, double epsilon,
            const Epilogue* epilogue, void* y, T* mean, T* rest, T* variance, T* scale, T* shift) {
   const Runs& n = call.runs;
-  const bool streaming = streams(call);
+  const bool streaming = starts_writing(call, y);
   sum_and_follow<T>(
       plan_sums(n, call.element), call.threads, moments_of<T>(call, x, nullptr, 0), call.isa->merge,
       [&](int64_t group, int64_t from, int64_t to, const Weight& weight, const double* means, const double* squares,
@@ -217,7 +222,8 @@ void find_gradients(const Call& call, const void* dy, const void* x, const T* me
                     const T* scale, double epsilon, const Epilogue* epilogue, const T* shift, void* pulled, void* dx,
                     T* dy_sum, T* dy_xhat_sum) {
   const Runs& n = call.runs;
-  const bool streaming = streams(call);
+  starts_writing(call, pulled);
+  const bool streaming = starts_writing(call, dx);
   const double share = n.count() > 0 ? 1.0 / double(n.count()) : 0.0;
   // What the second pass reads for dy, and whether it finds h again.
   const void* pulls = pulled != nullptr ? pulled : dy;
