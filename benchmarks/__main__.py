@@ -1,8 +1,8 @@
 """`python -m benchmarks`: time every case in every framework, print a table, write docs/performance.md and a picture.
 
-Each framework runs in a process of its own, where its competitors take turns. glibc's allocator is told to keep large
-buffers, for all alike: by default it hands them back to the system at each free, and page faults would drown the
-kernels.
+Each framework runs in a process of its own, where its competitors take turns. For single layers glibc's allocator is
+told to keep large buffers, for all alike: by default it hands them back to the system at each free, and page faults
+would drown the kernels. Whole networks run in another process, with the allocator as every program has it.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -40,9 +40,12 @@ def main() -> None:
             if not cases:
                 continue
             task = progress.add_task(framework, total=len(cases))
-            for row in _run(framework, cases, asked.rounds, asked.threads):
-                rows.append(row)
-                progress.advance(task)
+            layers = [number for number in cases if not CASES[number].network]
+            networks = [number for number in cases if CASES[number].network]
+            for some, allocator in ((layers, ALLOCATOR), (networks, {})):
+                for row in _run(framework, some, asked.rounds, asked.threads, allocator) if some else ():
+                    rows.append(row)
+                    progress.advance(task)
             # After each, so that nothing is lost if a later one is stopped.
             _write(rows, asked)
     if not rows:
@@ -58,9 +61,11 @@ def _write(rows: Sequence[Row], asked: argparse.Namespace) -> None:
     asked.output.write_text(markdown(rows, asked.threads, asked.rounds, ALLOCATOR, drawn.name))
 
 
-def _run(framework: str, cases: Sequence[int], rounds: int, threads: int) -> Iterator[Row]:
+def _run(
+    framework: str, cases: Sequence[int], rounds: int, threads: int, allocator: Mapping[str, str]
+) -> Iterator[Row]:
     environment = (
-        os.environ | ALLOCATOR | {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": FRAMEWORKS[framework][1]}
+        os.environ | allocator | {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": FRAMEWORKS[framework][1]}
     )
     environment |= {"OMP_NUM_THREADS": str(threads), "BATCHNORM_NUM_THREADS": str(threads)}
     numbers = [str(number) for number in cases]

@@ -118,8 +118,7 @@ def least_bytes(case: Case) -> int | None:
     Channels last, each statistic needs all rows before the first output: the forward pass reads x twice and writes
     y, the backward pass reads x and dy twice and writes dx. Channels first, the numbers of one channel could stay
     in the cache in between, so each array counts once. Inference reads x and writes y. A ReLU costs nothing: the
-    backward pass computes its mask from x. A residual is read once in each direction, its gradient written, and,
-    channels last, read again instead of dy.
+    backward pass computes its mask from x. A residual is read once in each direction, and its gradient written.
     """
     if case.phase == "network":
         return None

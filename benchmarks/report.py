@@ -34,20 +34,22 @@ Made by `{asked}` on {date}: {processor}, {threads} threads, Python {python}, {v
 Each framework ran in a process of its own, in which its competitors took turns for {rounds} rounds; the figures
 are medians. Within a turn, quick steps are repeated until ours would have taken {turn:.0f} ms, because each turn
 starts by writing back what the previous competitor left in the caches, which would dominate short turns.
-glibc's allocator was told to keep large buffers, for all competitors alike ({allocator}), and all had the same
-number of threads. Every competitor's output and gradients were compared with ours before timing.
+For single layers glibc's allocator was told to keep large buffers, for all competitors alike ({allocator});
+for networks it was as every program has it. All had the same number of threads. Every competitor's output and gradients
+were compared with ours before timing.
 TensorFlow ran in `tf.function`, JAX under `jit`, PyTorch eagerly; "Keras on ..." is our Keras layer beside Keras
 3's own on that backend.
 
 A training step is the forward and backward passes and the update of the averages. "weighted" uses a mask that leaves
 out a fifth of the positions; tf_keras takes masks into account only with `fused=False`. "ghost 16" is compared with a
 loop over chunks if the peer has no ghost batches. In rows with "relu" a ReLU follows, with "residual" behind an
-addition; "batchnorm, apart" is our layer with these as operations of the framework. The last column is our time divided by the
-bandwidth floor: the time needed to move the bytes that must move, at the speed of copying x in the same rounds. With
-the channels last, these are two reads and one write of x in the forward pass and four reads and one write in the
-backward pass; with the channels first, one read and one write, and two reads and one write; at inference, one read and
-one write. A ReLU adds nothing. A residual adds a read in the forward pass, and a read and a write in the backward pass.
-Arrays that fit the cache can get below 1.
+addition; "batchnorm, apart" is our layer with these as operations of the framework.
+
+The last column is our time divided by the bandwidth floor: the time needed to move the bytes that must move, at the
+speed of copying x in the same rounds. With the channels last, these are two reads and one write of x in the forward
+pass and four reads and one write in the backward pass; with the channels first, one read and one write, and two reads
+and one write; at inference, one read and one write. A ReLU adds nothing. A residual adds a read in the forward pass,
+and a read and a write in the backward pass. Arrays that fit the cache can get below 1.
 
 ## Whole networks
 
