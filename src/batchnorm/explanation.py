@@ -67,8 +67,8 @@ def explain(
     Parameters and state are assumed to belong to the framework of x.
 
     The layers of this package share the engines, with one exception: PyTorch's layers without options use PyTorch's
-    own kernel with `momentum=None`, and on inputs where it is as fast: those of fewer than 196,608 numbers, or of
-    1,048,576 if the channels are last in memory.
+    own kernel with `momentum=None`, in compiled programs, and on inputs where it is as fast: those of fewer than
+    196,608 numbers, or of 1,048,576 if the channels are last in memory and no activation follows.
 
     Args:
         x: the input.

@@ -64,7 +64,7 @@ def assert_same(one, other, within=1e-5):
 def test_networks_of_keras_applications(make, counts, capsys):
     model = scrambled(getattr(keras.applications, make)(weights=None, input_shape=(32, 32, 3), classes=5))
     before = state(model)
-    joined = convert(model, verbose=True)
+    joined = convert(model, verbose=True, fuse=True)
     assert capsys.readouterr().out.splitlines()[-1] == counts
     found = [layer for layer in joined.layers if isinstance(layer, BatchNormalization)]
     assert not [layer for layer in joined.layers if type(layer) is Stock]
@@ -169,7 +169,7 @@ def test_on_jax():
             y = keras.layers.BatchNormalization(momentum=0.5)(keras.layers.Dense(4)(x))
             x = keras.layers.ReLU()(keras.layers.Add()([x, y] if place else [y, x]))
         model = keras.Model(given, x)
-        joined = convert(model, verbose=True)
+        joined = convert(model, verbose=True, fuse=True)
         rows = np.random.default_rng(0).normal(2.0, 3.0, (8, 4)).astype("float32")
         for one in (model, joined, convert(joined, back=True)):
             one.compile(keras.optimizers.SGD(0.1), loss="mse")
@@ -190,7 +190,7 @@ def test_nested_and_sequential_models():
     deeper = keras.Model(x, layers.Activation("tanh")(Stock(name="b")(x)), name="deeper")
     y = deeper(inner(x))
     model = keras.Model(x, [inner(y), Stock(name="c")(y)])
-    joined = convert(model)
+    joined = convert(model, fuse=True)
     first, second = joined.get_layer("inner"), joined.get_layer("deeper")
     assert [layer.name for layer in first.layers] == [inner.layers[0].name, "a"]
     assert first.get_layer("a").activation is keras.activations.relu6
@@ -207,12 +207,12 @@ def test_nested_and_sequential_models():
 
 def test_a_sequential_model_of_unknown_size():
     model = keras.Sequential([layers.Dense(3), Stock(name="n"), layers.ReLU()])
-    joined = convert(model)
+    joined = convert(model, fuse=True)
     assert not joined.built
     assert joined(data()[0]).shape == (16, 3)
     rows = data()[0]
     want = model(rows)
-    np.testing.assert_allclose(convert(model)(rows), want, rtol=1e-6)
+    np.testing.assert_allclose(convert(model, fuse=True)(rows), want, rtol=1e-6)
 
 
 OTHER = {
@@ -234,7 +234,7 @@ OTHER = {
 def test_what_is_not_joined(name, capsys):
     x = keras.Input((4,))
     model = keras.Model(x, OTHER[name](x))
-    joined = convert(model, verbose=True)
+    joined = convert(model, verbose=True, fuse=True)
     line, last = capsys.readouterr().out.splitlines()
     assert re.match(r"n: alone; \w+", line)
     assert last.endswith("1 with neither")
@@ -249,7 +249,7 @@ def test_what_is_not_joined(name, capsys):
 def test_an_activation_layer_that_is_called_again_on_the_result():
     x, leaky = keras.Input((4,)), layers.LeakyReLU(negative_slope=0.5, name="leaky")
     model = keras.Model(x, leaky(leaky(Stock(name="n")(x))))
-    joined = convert(model)
+    joined = convert(model, fuse=True)
     assert joined.get_layer("n").activation == Activation("leaky_relu", 0.5)
     rows, _ = data()
     np.testing.assert_allclose(joined(rows), model(rows), rtol=1e-6, atol=1e-6)
@@ -263,7 +263,7 @@ def test_ours_in_the_model_keep_what_they_have():
     y = BatchNormalization(renorm=True, name="c")(y, residual=z)
     y = layers.ReLU(name="relu")(y)
     model = keras.Model([x, z], y)
-    joined = convert(model)
+    joined = convert(model, fuse=True)
     assert [
         layer.name for layer in model.layers if layer.name not in {each.name for each in joined.layers}
     ] == ["relu"]
@@ -288,7 +288,7 @@ def test_functions_of_the_program():
         ]
     )
     rows, _ = data()
-    for one in (convert(model), convert(model, back=True)):
+    for one in (convert(model, fuse=True), convert(model, back=True)):
         np.testing.assert_allclose(one(rows), model(rows), rtol=1e-6)
 
 
@@ -297,7 +297,7 @@ def test_frozen_layers_stay_frozen(inner):
     model = small()
     (model.get_layer("b1_norm") if inner else model).trainable = False
     model.get_layer("n2").trainable = True
-    joined = convert(model)
+    joined = convert(model, fuse=True)
     assert joined.trainable is inner
     assert len(joined.trainable_weights) == len(model.trainable_weights)
     for layer in joined.layers:
@@ -310,7 +310,7 @@ def test_frozen_layers_stay_frozen(inner):
 def test_a_compiled_model_is_compiled():
     model = small()
     model.compile("adam", "mse")
-    assert isinstance(convert(model).optimizer, keras.optimizers.Adam)
+    assert isinstance(convert(model, fuse=True).optimizer, keras.optimizers.Adam)
     row = keras.Sequential([keras.Input((4,)), Stock(), layers.ReLU()])
     row.compile("adam", "mse")
-    assert isinstance(convert(row).optimizer, keras.optimizers.Adam)
+    assert isinstance(convert(row, fuse=True).optimizer, keras.optimizers.Adam)

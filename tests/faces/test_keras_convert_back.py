@@ -55,7 +55,7 @@ def test_activations_come_back_as_layers(activation, tmp_path):
     np.testing.assert_allclose(apart(rows), model(rows), rtol=5e-3, atol=5e-3)
     apart.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(rows), apart(rows))
-    again = convert(apart)
+    again = convert(apart, fuse=True)
     assert again.get_layer("n").activation == model.get_layer("n").activation or activation == "softmax"
     np.testing.assert_allclose(again(rows), model(rows), rtol=1e-3, atol=1e-3)
 
@@ -96,15 +96,15 @@ class Mine(keras.Model):
 
 def test_what_is_no_model_of_layers():
     with pytest.raises(TypeError, match=r"convert was given a BatchNormalization. It copies a model"):
-        convert(Stock())
+        convert(Stock(), fuse=True)
     with pytest.raises(ValueError, match=r"the model '.*' of class Mine. Such a model is a program"):
-        convert(Mine())
+        convert(Mine(), fuse=True)
 
     class Row(keras.Sequential):
         pass
 
     with pytest.raises(ValueError, match="of class Row"):
-        convert(Row([Stock()]))
+        convert(Row([Stock()]), fuse=True)
 
     class Named(keras.Model):
         pass
@@ -133,7 +133,7 @@ def test_what_is_left_is_named():
     model = keras.Model(x, layers.ReLU()(Stock(name="n")(y)))
     rows = random.normal(size=(2, 3, 4)).astype("float32")
     with pytest.warns(UserWarning, match="convert left 3 of the model's layers as they are") as told:
-        joined = convert(model)
+        joined = convert(model, fuse=True)
     assert told[0].filename == __file__
     for words in (
         "twice (Twice): the class is a subclass",
@@ -157,4 +157,4 @@ def test_a_layer_that_cannot_be_copied():
     x = keras.Input((4,))
     model = keras.Model(x, Secret(2)(Stock()(x)))
     with pytest.raises(ValueError, match=r"The layer 'secret' \(Secret\) was to be copied"):
-        convert(model)
+        convert(model, fuse=True)

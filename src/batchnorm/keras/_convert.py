@@ -13,7 +13,7 @@ __all__ = ["convert"]
 
 
 def convert(
-    model: Any, *, fuse: bool = True, back: bool = False, force: bool = False, verbose: bool = False
+    model: Any, *, fuse: bool = False, back: bool = False, force: bool = False, verbose: bool = False
 ) -> Any:
     """A copy of a model in which every `keras.layers.BatchNormalization` is ours and does what follows it as well.
 
@@ -54,7 +54,7 @@ def convert(
         >>> import keras
         >>> from batchnorm.keras import convert
         >>> layers = [keras.Input((4,)), keras.layers.BatchNormalization(name="norm"), keras.layers.ReLU(name="act")]
-        >>> joined = convert(keras.Sequential(layers), verbose=True)
+        >>> joined = convert(keras.Sequential(layers), fuse=True, verbose=True)
         norm: joined with act (relu)
         1 batch norm: 1 joined with an activation, 0 with an addition, 0 with both, 0 with neither
         >>> [(layer.name, layer.activation.__name__) for layer in joined.layers]

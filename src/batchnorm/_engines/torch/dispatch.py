@@ -66,7 +66,8 @@ def route_of_layer(
             # PyTorch's operation would round to 16 bits before the activation.
             return "kernel" if averages and fusible and not traced else "core"
         if traced:
-            return "core" if prefers_custom_op(x) else "operation"
+            # Compilers join it with its neighbors, which is quicker than our operation between them.
+            return "operation"
         return "kernel" if averages and prefers_native(x, epilogue) else "operation"
     return "kernel" if fusible and averages and not traced else "core"
 
