@@ -10,9 +10,10 @@ import tensorflow as tf
 
 from batchnorm._core import fused
 from batchnorm._engines.tensorflow import ops
+from batchnorm._engines.tensorflow.attributes import from_bits, layout_of, to_bits
 from batchnorm._engines.tensorflow.autodiff import near
 from batchnorm._engines.tensorflow.composed import composed
-from batchnorm._engines.tensorflow.custom_ops import epsilon_bits, epsilon_of, large, layout_of
+from batchnorm._engines.tensorflow.custom_ops import large
 from batchnorm._engines.tensorflow.dispatch import Kernels
 from batchnorm._engines.tensorflow.inference import infer_gradients
 from batchnorm._kernels.tensorflow import load
@@ -41,7 +42,7 @@ def train(
         _listed(gamma),
         _listed(beta),
         U=ops.stat_dtype(x),
-        epsilon_bits=epsilon_bits(epsilon),
+        epsilon_bits=to_bits(epsilon),
         of_sample=int(of_sample),
         **kernels.attributes,
     )
@@ -67,7 +68,7 @@ def infer(
         variance,
         _listed(gamma),
         _listed(beta),
-        epsilon_bits=epsilon_bits(epsilon),
+        epsilon_bits=to_bits(epsilon),
         **kernels.attributes,
     )
     return large(y, layout)
@@ -95,7 +96,7 @@ def _train_second_gradient(op: Any, *upstream: Tensor) -> list[Tensor | None]:
     dy, x, *_, gamma = [*op.inputs, *([None] if not op.get_attr("gamma_types") else [])]
     sources = [None if value is None else tf.identity(near(value)) for value in (dy, x, gamma)]
     dy, x, gamma = sources
-    layout, epsilon = layout_of(x, **_runs_of(op)), epsilon_of(op.get_attr("epsilon_bits"))
+    layout, epsilon = layout_of(x, **_runs_of(op)), from_bits(op.get_attr("epsilon_bits"))
     _, moments, scale = fused.train(composed, x, gamma, None, epsilon, layout)
     known = moments.center, moments.offset, moments.variance, scale
     dx, *sums = fused.gradients(composed, dy, x, *known, epsilon, layout)
@@ -122,7 +123,7 @@ def _infer_gradient(op: Any, dy: Tensor) -> list[Tensor]:
 def _infer_second_gradient(op: Any, *upstream: Tensor) -> list[Tensor | None]:
     """The gradient of that gradient."""
     dy, x, mean, variance, *gamma = sources = [tf.identity(near(value)) for value in op.inputs]
-    layout, epsilon = layout_of(x, **_runs_of(op)), epsilon_of(op.get_attr("epsilon_bits"))
+    layout, epsilon = layout_of(x, **_runs_of(op)), from_bits(op.get_attr("epsilon_bits"))
     targets = infer_gradients(dy, x, gamma[0] if gamma else None, mean, variance, epsilon, layout)
     return tf.gradients(targets, sources, grad_ys=list(upstream))
 
