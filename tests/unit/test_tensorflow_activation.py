@@ -18,6 +18,7 @@ from batchnorm.layout import plan_layout
 from batchnorm.options import Ghost, Options, Renorm
 from tolerances import assert_close
 from unit.tensorflow_steps import SHAPE, SLOTS, kinds, needs_ops, types
+from unit.written_graphs import is_standard, saved_graphs, written
 
 pytestmark = [pytest.mark.needs("tensorflow"), needs_ops]
 
@@ -184,6 +185,34 @@ def test_forward_mode_and_second_derivatives():
         results.append([tangent, *first, *outer.gradient(penalty, [x, z])])
     for value, want in zip(*results, strict=True):
         assert_close(value, want, "float64", "derivatives", within=1e-9)
+
+
+def test_what_is_written_is_standard_and_does_the_same(tmp_path):
+    module, want = tf.Module(), {}
+    synchronized = replace(SILU, synchronized=True)  # which has the sums and the gradient of x apart
+    cases = [
+        ("relu", RELU, False, None),
+        ("residual", CASES["no activation"], True, None),
+        ("leaky", CASES["channels first"], True, None),
+        ("renorm", CASES["renorm"], True, None),
+        ("weights", RELU, True, WEIGHTS),
+        ("apart", synchronized, False, None),
+    ]
+    for name, options, residual, weights in cases:
+        given = inputs(options, residual=residual, weights=weights)
+        function, present = traced(options, given, known=False)
+        assert kinds(function)
+        want[name] = present, function(*present)
+        setattr(module, name, function)
+    tf.saved_model.save(module, str(tmp_path))
+    (graph,) = saved_graphs(tmp_path)
+    assert is_standard(graph)
+    assert "Relu" in written(graph)  # which converters know, unlike a comparison and a choice
+    loaded = tf.saved_model.load(str(tmp_path))
+    for name, (present, results) in want.items():
+        for value, result in zip(getattr(loaded, name)(*present), results, strict=True):
+            scale = max(1.0, float(np.max(np.abs(result))))
+            assert_close(tf.cast(value, tf.float64), result, "float32", name, scale=scale, summands=72)
 
 
 # What the ops refuse, and accept.
