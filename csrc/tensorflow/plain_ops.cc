@@ -57,14 +57,30 @@ void plain_train(Call& call) {
   call.finish(status);
 }
 
+// What bn_train added to (x - mean) * scale.
+template <typename U>
+void find_shift(const Call& call, const void* beta, const void* rest, const void* scale, void* shift) {
+  for (int64_t channel = 0; channel < call.channels(); ++channel) {
+    const U added = beta == nullptr ? U(0) : static_cast<const U*>(beta)[channel];
+    const U moved = static_cast<const U*>(rest)[channel] * static_cast<const U*>(scale)[channel];
+    static_cast<U*>(shift)[channel] = added - moved;
+  }
+}
+
 void plain_gradients(Call& call) {
+  const Recipe& recipe = call.recipe();
   call.plan(1);
   const void *dy = call.large(0), *x = call.large(1);
   const void* in[] = {call.per_channel(2), call.per_channel(3), call.per_channel(4), call.per_channel(5)};
+  const void* beta = recipe.centered ? call.per_channel(recipe.scaled ? 7 : 6) : nullptr;
+  const bn_epilogue* epilogue = call.epilogue(-1);
   void* out[] = {call.new_large(0), call.new_per_channel(1), call.new_per_channel(2)};
   if (call.failed()) return;
-  call.finish(bn_gradients(call.recipe().type, call.runs(), dy, x, in[0], in[1], in[2], in[3], call.recipe().epsilon,
-                           nullptr, nullptr, nullptr, out[0], out[1], out[2], threads()));
+  std::vector<double> shift(epilogue == nullptr ? 0 : size_t(call.channels()));
+  if (epilogue != nullptr && recipe.statistic == TF_DOUBLE) find_shift<double>(call, beta, in[1], in[3], shift.data());
+  if (epilogue != nullptr && recipe.statistic == TF_FLOAT) find_shift<float>(call, beta, in[1], in[3], shift.data());
+  call.finish(bn_gradients(recipe.type, call.runs(), dy, x, in[0], in[1], in[2], in[3], recipe.epsilon, epilogue,
+                           shift.data(), nullptr, out[0], out[1], out[2], threads()));
 }
 
 void plain_infer(Call& call) {
@@ -108,10 +124,12 @@ const bool registered = [] {
       {"y: T", "mean: U", "rest: U", "variance: U", "scale: U", "averages: U"},
       {kGamma, kBeta, kEpsilon, "of_sample: int = 0"},
       set_shapes<0, kLarge, kPerChannel, kPerChannel, kPerChannel, kPerChannel, kAverages>);
-  // gamma is there only for the derivative of this op.
+  // gamma is there only for the derivative of this op. With an activation, dy is the gradient of its result.
   add_op<plain_gradients>("BatchnormKernelsPlainGradients",
-                          {"dy: T", "x: T", "mean: U", "rest: U", "variance: U", "scale: U", "gamma: gamma_types"},
-                          {"dx: T", "dbeta: U", "dgamma: U"}, {kGamma, kEpsilon},
+                          {"dy: T", "x: T", "mean: U", "rest: U", "variance: U", "scale: U", "gamma: gamma_types",
+                           "beta: beta_types"},
+                          {"dx: T", "dbeta: U", "dgamma: U"},
+                          {kGamma, kEpsilon, kActivation, kSlope, "beta_types: list({float, double}) >= 0 = []"},
                           set_shapes<1, kLarge, kPerChannel, kPerChannel>);
   add_op<plain_infer>("BatchnormKernelsPlainInfer",
                       {"x: T", "mean: U", "variance: U", "gamma: gamma_types", "beta: beta_types"}, {"y: T"},

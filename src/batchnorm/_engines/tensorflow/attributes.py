@@ -4,7 +4,6 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from batchnorm._core.engine import Epilogue
 from batchnorm._engines.tensorflow import ops
 from batchnorm._engines.tensorflow.dispatch import GHOST_ORDERS
 from batchnorm.activation import ACTIVATIONS, Activation
@@ -29,12 +28,11 @@ def layout_of(x: Tensor, bounds: Sequence[int], ghost_order: int, ghost_size: in
     return plan_layout(ops.shape(x), [axis - 1 for axis in kept], Ghost(ghost_size, order))
 
 
-def activation_attributes(epilogue: Epilogue[Tensor] | None) -> dict[str, int]:
-    """The attributes of an epilogue's activation; none, which stands for the identity, without one."""
-    if epilogue is None or epilogue.activation is None:
+def activation_attributes(activation: Activation | None) -> dict[str, int]:
+    """The attributes that say an activation; none, which stand for the identity, without one."""
+    if activation is None:
         return {}
-    name, slope = epilogue.activation.name, epilogue.activation.slope
-    return {"activation": NUMBERS[name], "slope_bits": to_bits(slope or 0.0)}
+    return {"activation": NUMBERS[activation.name], "slope_bits": to_bits(activation.slope or 0.0)}
 
 
 def activation_by(activation: int, slope_bits: int) -> Activation | None:

@@ -75,7 +75,7 @@ def apply(
             scale,
             shift,
             _residual(epilogue),
-            **activation_attributes(epilogue),
+            **_activation(epilogue),
             **kernels.attributes,
         )
         return large(y, layout)
@@ -120,7 +120,7 @@ def pulled_sums(
             [shift],
             _residual(epilogue),
             keeps=int(keep),
-            **activation_attributes(epilogue),
+            **_activation(epilogue),
             **kernels.attributes,
         )
         sums = statistic(dy_sum, layout), statistic(dy_centered_sum, layout)
@@ -158,7 +158,7 @@ def grad_input(
             [] if spread is None else [spread],
             [] if epilogue is None else [epilogue.shift],
             weights_by_group=int(spread is not None and bool(kernels.by_group)),
-            **activation_attributes(epilogue),
+            **_activation(epilogue),
             **kernels.attributes,
         )
         return large(dx, layout)
@@ -191,7 +191,7 @@ def fused_train(
             _residual(epilogue),
             U=dtype,
             epsilon_bits=to_bits(epsilon),
-            **activation_attributes(epilogue),
+            **_activation(epilogue),
             **kernels.attributes,
         )
         return large(y, layout), *(statistic(value, layout) for value in statistics)
@@ -229,7 +229,7 @@ def fused_gradients(
             _residual(epilogue),
             epsilon_bits=to_bits(epsilon),
             keeps=int(keep),
-            **activation_attributes(epilogue),
+            **_activation(epilogue),
             **kernels.attributes,
         )
         parts = large(dx, layout), *(statistic(part, layout) for part in sums)
@@ -260,6 +260,10 @@ def _with_known(epilogue: Epilogue[Tensor] | None, layout: Layout) -> Epilogue[T
         return None
     scale, shift = _known((epilogue.scale, epilogue.shift), layout)
     return epilogue._replace(scale=scale, shift=shift)
+
+
+def _activation(epilogue: Epilogue[Tensor] | None) -> dict[str, int]:
+    return {} if epilogue is None else activation_attributes(epilogue.activation)
 
 
 def _residual(epilogue: Epilogue[Tensor] | None) -> list[Tensor]:

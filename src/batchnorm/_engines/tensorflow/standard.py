@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from batchnorm._core import fused
+from batchnorm._core.affine import shift_of
 from batchnorm._core.composed import pull_through
 from batchnorm._core.engine import Epilogue, GradTerms, Moments
 from batchnorm._engines.tensorflow import ops
@@ -137,8 +138,13 @@ def _gradients(attributes: Any, layout: Layout, dy: Tensor, x: Tensor, *saved: T
     return _kept(attributes, *outputs, h)
 
 
-def _plain_gradients(attributes: Any, layout: Layout, dy: Tensor, x: Tensor, *saved: Tensor) -> Any:
-    dx, *sums = _gradients(attributes, layout, dy, x, *saved[:4])
+def _plain_gradients(attributes: Any, layout: Layout, dy: Tensor, x: Tensor, *given: Tensor) -> Any:
+    saved, parameters = given[:4], given[4:]
+    if attributes["activation"].i:
+        _, beta, _ = _parameters(attributes, parameters)
+        _, offset, _, scale = saved
+        saved = *saved, shift_of(ops, scale, offset, None, None, beta, layout)
+    dx, *sums = _gradients(attributes, layout, dy, x, *saved)
     return dx, *(ops.reshape(value, (layout.channels,)) for value in sums)
 
 
