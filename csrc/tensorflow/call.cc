@@ -80,6 +80,12 @@ const void* Call::weights(int index) {
   return input(index, runs.outer * (recipe_.weights_by_group ? runs.group : 1) * runs.middle * runs.inner);
 }
 
+const bn_epilogue* Call::epilogue(int input_of_residual) {
+  if (recipe_.activation == BN_IDENTITY && !recipe_.residual) return nullptr;
+  epilogue_ = {recipe_.activation, recipe_.slope, recipe_.residual ? large(input_of_residual) : nullptr};
+  return &epilogue_;
+}
+
 void* Call::output(int index, TF_DataType type, const int64_t* shape, int rank) {
   if (failed_) return nullptr;
   size_t bytes = bytes_of(type);
@@ -122,6 +128,9 @@ void Call::finish(int status) {
       return fail(TF_RESOURCE_EXHAUSTED, "batchnorm kernels: no memory");
     case BN_BAD_SIZE:
       return fail(TF_INVALID_ARGUMENT, "batchnorm kernels: a size is negative, or the array is too large to address");
+    case BN_BAD_EPILOGUE:
+      return fail(TF_INVALID_ARGUMENT,
+                  "batchnorm kernels: with weights or a residual, the gradient of x needs what was kept in `pulled`");
     default:
       return fail(TF_INTERNAL, "batchnorm kernels: no such element type or instruction set");
   }

@@ -30,6 +30,9 @@ class Call {
   const void* per_channel(int input);
   const void* weights(int input);
 
+  // What follows the affine map, with the residual, if any, from this input; null if nothing does.
+  const bn_epilogue* epilogue(int input_of_residual);
+
   // An output of x's shape, or [ghosts, channels], or [ghosts, 1] where weights differ by group and else [1, 1].
   void* new_large(int output);
   void* new_statistic(int output);
@@ -51,6 +54,7 @@ class Call {
   TF_Status* status_;
   TF_Tensor* x_ = nullptr;
   Sizes sizes_{};
+  bn_epilogue epilogue_{};
   bool failed_ = false;
   std::vector<TF_Tensor*> held_;
 };

@@ -15,6 +15,42 @@ int64_t read_number(TF_OpKernelConstruction* construction, const char* name, TF_
   return number;
 }
 
+double read_double(TF_OpKernelConstruction* construction, const char* name, TF_Status* status) {
+  const int64_t bits = read_number(construction, name, status);
+  double number;
+  std::memcpy(&number, &bits, sizeof bits);
+  return number;
+}
+
+// Whether an optional input or output is there, of which there are 1 or 0.
+bool is_counted(TF_OpKernelConstruction* construction, const char* name, TF_Status* status) {
+  const int64_t number = read_number(construction, name, status);
+  if (TF_GetCode(status) == TF_OK && number > 1) {
+    TF_SetStatus(status, TF_INVALID_ARGUMENT, "scale, shift, residual and pulled are one tensor each, or none");
+  }
+  return number == 1;
+}
+
+void read_epilogue(TF_OpKernelConstruction* construction, Recipe* recipe, TF_Status* status) {
+  recipe->residual = is_counted(construction, "residuals", status);
+  recipe->shifted = is_counted(construction, "shifts", status);
+  recipe->keeps = is_counted(construction, "keeps", status);
+  recipe->slope = read_double(construction, "slope_bits", status);
+  const int64_t activation = read_number(construction, "activation", status);
+  if (TF_GetCode(status) != TF_OK) return;
+  if (activation < BN_IDENTITY || activation > BN_TANH) {
+    return TF_SetStatus(status, TF_INVALID_ARGUMENT, "there is no activation of this number");
+  }
+  recipe->activation = int(activation);
+  const bool derived = TF_OpKernelConstruction_HasAttr(construction, "shifts", status);
+  if (TF_GetCode(status) == TF_OK && derived && recipe->shifted != (activation != BN_IDENTITY)) {
+    return TF_SetStatus(status, TF_INVALID_ARGUMENT, "the derivative of an activation, and only that, takes a shift");
+  }
+  if (TF_GetCode(status) == TF_OK && derived && !recipe->shifted && (recipe->residual || recipe->keeps)) {
+    return TF_SetStatus(status, TF_INVALID_ARGUMENT, "without an activation, the residual's gradient is dy");
+  }
+}
+
 // Whether an optional input is there: a list of types with one entry.
 bool is_given(TF_OpKernelConstruction* construction, const char* name, const Recipe& recipe, TF_Status* status) {
   if (TF_GetCode(status) != TF_OK || !TF_OpKernelConstruction_HasAttr(construction, name, status)) return false;
@@ -51,8 +87,8 @@ void read_recipe(TF_OpKernelConstruction* construction, Recipe* recipe, TF_Statu
   recipe->scaled = is_given(construction, "gamma_types", *recipe, status);
   recipe->centered = is_given(construction, "beta_types", *recipe, status);
   recipe->of_sample = read_number(construction, "of_sample", status) != 0;
-  const int64_t bits = read_number(construction, "epsilon_bits", status);
-  std::memcpy(&recipe->epsilon, &bits, sizeof bits);
+  recipe->epsilon = read_double(construction, "epsilon_bits", status);
+  read_epilogue(construction, recipe, status);
 }
 
 std::string find_sizes(const Recipe& recipe, const TF_Tensor* x, Sizes* sizes) {

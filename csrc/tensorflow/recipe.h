@@ -27,6 +27,11 @@ struct Recipe {
   bool centered = false;   // there is a beta
   bool of_sample = false;  // the averages take N / (N - 1) times the variance
   double epsilon = 0;
+  int activation = BN_IDENTITY;
+  double slope = 0;       // of the activation, below zero
+  bool residual = false;  // there is a residual
+  bool shifted = false;   // there is what computes again what the activation was applied to
+  bool keeps = false;     // the gradient of the residual is an output
 };
 
 struct Sizes {

@@ -11,33 +11,20 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 
 from batchnorm.compat.v1 import layers
 from batchnorm.contrib.layers import batch_norm
 from batchnorm.keras.layers import BatchNormalization
 from tolerances import assert_close
 from unit.tensorflow_steps import OPTIONS, SHAPE, arrays, forward, kinds, needs_ops, types
+from unit.written_graphs import is_standard, saved_graphs
 
 pytestmark = pytest.mark.needs("tensorflow", "keras")
 
 v1 = tf.compat.v1
 X = np.linspace(-2.0, 3.0, 8 * 6, dtype="float32").reshape(8, 6) ** 2
 IMAGES = X.reshape(4, 2, 2, 3)
-
-
-def written(graph_def: Any) -> set[str]:
-    functions = (node.op for function in graph_def.library.function for node in function.node_def)
-    return {node.op for node in graph_def.node} | set(functions)
-
-
-def is_standard(graph_def: Any) -> bool:
-    return not any(op.startswith("Batchnorm") for op in written(graph_def))
-
-
-def saved_graphs(folder: Path) -> list[Any]:
-    model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    return [meta_graph.graph_def for meta_graph in model.meta_graphs]
 
 
 def training_step(options: Any, weights: Any) -> Any:

@@ -54,7 +54,7 @@ def test_ghosts_that_do_not_divide_the_batch():
 )
 def test_an_op_refuses_what_does_not_fit(change, message):
     one = tf.ones([1, 5])
-    given = {"mean": one, "scale": one, "shift": one, "bounds": [0, 3, 3, 3, 4, 4]} | change
+    given = {"mean": one, "scale": one, "shift": one, "residual": [], "bounds": [0, 3, 3, 3, 4, 4]} | change
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         kernels.load().batchnorm_kernels_apply(tf.zeros(SHAPE), **given)
 

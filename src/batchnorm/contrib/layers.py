@@ -67,7 +67,8 @@ def batch_norm(
         decay: share of the old value that the moving averages keep; a number or a scalar tensor.
         center, scale: whether beta and gamma exist. The default has no gamma.
         epsilon: added to the variance.
-        activation_fn: applied last.
+        activation_fn: applied last, as an operation of its own with the name and type that programs look up. In a
+            TensorFlow 1 graph the gradients of both may be one operation.
         param_initializers: any of beta, gamma, moving_mean and moving_variance.
         param_regularizers: any of beta and gamma. They take precedence over the variable scope's regularizer
             or, where the original ran the v1 layer, are added to it.

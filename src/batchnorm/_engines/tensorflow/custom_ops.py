@@ -1,31 +1,29 @@
 """The passes as ops on the CPU kernels (`csrc/`), in eager and graph mode, with known and unknown sizes."""
 
-import struct
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from batchnorm._core import fused
-from batchnorm._core.engine import GradTerms, Moments, Saved
+from batchnorm._core.composed import pull_through
+from batchnorm._core.engine import Epilogue, GradTerms, Moments, Saved
 from batchnorm._engines.tensorflow import ops
+from batchnorm._engines.tensorflow.attributes import activation_attributes, to_bits
 from batchnorm._engines.tensorflow.composed import composed
-from batchnorm._engines.tensorflow.dispatch import GHOST_ORDERS, Kernels
+from batchnorm._engines.tensorflow.dispatch import Kernels
 from batchnorm._engines.tensorflow.native_or_composed import native_or_composed
-from batchnorm.layout import Layout, plan_layout
-from batchnorm.options import Ghost
+from batchnorm.layout import Layout
 
 __all__ = [
     "apply",
-    "epsilon_bits",
-    "epsilon_of",
     "fused_gradients",
     "fused_train",
     "grad_input",
     "grad_sums",
     "large",
-    "layout_of",
     "moments",
+    "pulled_sums",
     "statistic",
 ]
 
@@ -58,14 +56,33 @@ def moments(kernels: Kernels, x: Tensor, weights: Tensor | None, layout: Layout)
     return Moments(total, effective, center + offset, variance, center, offset)
 
 
-def apply(kernels: Kernels, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
-    """(x − mean)·scale + shift."""
+def apply(
+    kernels: Kernels,
+    x: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    layout: Layout,
+    epilogue: Epilogue[Tensor] | None = None,
+) -> Tensor:
+    """(x − mean)·scale + shift, and what follows it."""
     mean, scale, shift = _known((mean, scale, shift), layout)
 
     def native(layout: Layout) -> Tensor:
-        return large(kernels.ops.batchnorm_kernels_apply(x, mean, scale, shift, **kernels.attributes), layout)
+        y = kernels.ops.batchnorm_kernels_apply(
+            x,
+            mean,
+            scale,
+            shift,
+            _residual(epilogue),
+            **_activation(epilogue),
+            **kernels.attributes,
+        )
+        return large(y, layout)
 
-    return native_or_composed(x, layout, native, lambda layout: composed.apply(x, mean, scale, shift, layout))
+    return native_or_composed(
+        x, layout, native, lambda layout: composed.apply(x, mean, scale, shift, layout, epilogue)
+    )
 
 
 def grad_sums(kernels: Kernels, dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -73,10 +90,48 @@ def grad_sums(kernels: Kernels, dy: Tensor, x: Tensor, mean: Tensor, layout: Lay
     (mean,) = _known((mean,), layout)
 
     def native(layout: Layout) -> tuple[Tensor, ...]:
-        sums = kernels.ops.batchnorm_kernels_grad_sums(dy, x, mean, **kernels.attributes)
-        return tuple(statistic(part, layout) for part in sums)
+        dy_sum, dy_centered_sum, _ = kernels.ops.batchnorm_kernels_grad_sums(
+            dy, x, mean, [], [], [], **kernels.attributes
+        )
+        return statistic(dy_sum, layout), statistic(dy_centered_sum, layout)
 
     return native_or_composed(x, layout, native, lambda layout: composed.grad_sums(dy, x, mean, layout))
+
+
+def pulled_sums(
+    kernels: Kernels,
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    layout: Layout,
+    epilogue: Epilogue[Tensor],
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Σh and Σh·(x − mean), and h if it is to be kept."""
+    mean, scale, shift = _known((mean, epilogue.scale, epilogue.shift), layout)
+    epilogue = epilogue._replace(scale=scale, shift=shift)
+
+    def native(layout: Layout) -> tuple[Tensor, ...]:
+        dy_sum, dy_centered_sum, pulled = kernels.ops.batchnorm_kernels_grad_sums(
+            dy,
+            x,
+            mean,
+            [scale],
+            [shift],
+            _residual(epilogue),
+            keeps=int(keep),
+            **_activation(epilogue),
+            **kernels.attributes,
+        )
+        sums = statistic(dy_sum, layout), statistic(dy_centered_sum, layout)
+        return *sums, *(large(value, layout) for value in pulled)
+
+    def plain(layout: Layout) -> tuple[Tensor, ...]:
+        dy_sum, dy_centered_sum, pulled = composed.pulled_sums(dy, x, mean, layout, epilogue, keep)
+        return (dy_sum, dy_centered_sum, pulled) if keep else (dy_sum, dy_centered_sum)
+
+    dy_sum, dy_centered_sum, *pulled = native_or_composed(x, layout, native, plain)
+    return dy_sum, dy_centered_sum, pulled[0] if pulled else None
 
 
 def grad_input(
@@ -87,10 +142,12 @@ def grad_input(
     mean: Tensor,
     terms: GradTerms[Tensor],
     layout: Layout,
+    epilogue: Epilogue[Tensor] | None = None,
 ) -> Tensor:
-    """slope·dy + w·(tilt·(x − mean) + offset)."""
+    """slope·h + w·(tilt·(x − mean) + offset), h being dy without an epilogue."""
     spread = None if weights is None else _spread(weights, x, layout)
     mean, *known = _known((mean, *terms), layout)
+    epilogue = _with_known(epilogue, layout)
 
     def native(layout: Layout) -> Tensor:
         dx = kernels.ops.batchnorm_kernels_grad_input(
@@ -99,7 +156,9 @@ def grad_input(
             mean,
             *known,
             [] if spread is None else [spread],
+            [] if epilogue is None else [epilogue.shift],
             weights_by_group=int(spread is not None and bool(kernels.by_group)),
+            **_activation(epilogue),
             **kernels.attributes,
         )
         return large(dx, layout)
@@ -108,12 +167,18 @@ def grad_input(
         x,
         layout,
         native,
-        lambda layout: composed.grad_input(dy, x, weights, mean, GradTerms(*known), layout),
+        lambda layout: composed.grad_input(dy, x, weights, mean, GradTerms(*known), layout, epilogue),
     )
 
 
 def fused_train(
-    kernels: Kernels, x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, layout: Layout
+    kernels: Kernels,
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    layout: Layout,
+    epilogue: Epilogue[Tensor] | None = None,
 ) -> tuple[Tensor, Moments[Tensor], Tensor]:
     """y, the moments and the scale in one call."""
     dtype = ops.stat_dtype(x)
@@ -123,14 +188,16 @@ def fused_train(
             x,
             [] if gamma is None else [gamma],
             [] if beta is None else [beta],
+            _residual(epilogue),
             U=dtype,
-            epsilon_bits=epsilon_bits(epsilon),
+            epsilon_bits=to_bits(epsilon),
+            **_activation(epilogue),
             **kernels.attributes,
         )
         return large(y, layout), *(statistic(value, layout) for value in statistics)
 
     def plain(layout: Layout) -> tuple[Tensor, ...]:
-        y, moments, scale = fused.train(composed, x, gamma, beta, epsilon, layout)
+        y, moments, scale = fused.train(composed, x, gamma, beta, epsilon, layout, epilogue)
         return y, moments.center, moments.offset, moments.variance, scale
 
     y, center, offset, variance, scale = native_or_composed(x, layout, native, plain)
@@ -139,37 +206,42 @@ def fused_train(
 
 
 def fused_gradients(
-    kernels: Kernels, dy: Tensor, x: Tensor, saved: Saved[Tensor], epsilon: float, layout: Layout
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dx, Σdy and Σdy·x̂ in one call."""
+    kernels: Kernels,
+    dy: Tensor,
+    x: Tensor,
+    saved: Saved[Tensor],
+    epsilon: float,
+    layout: Layout,
+    epilogue: Epilogue[Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """dx, Σh and Σh·x̂ in one call, and h if there is a residual."""
     statistics = (saved.center, saved.offset, saved.variance, saved.scale)
     center, offset, variance, scale = known = _known(statistics, layout)
+    epilogue = _with_known(epilogue, layout)
+    keep = epilogue is not None and epilogue.residual is not None
 
     def native(layout: Layout) -> tuple[Tensor, ...]:
-        dx, *sums = kernels.ops.batchnorm_kernels_gradients(
-            dy, x, *known, epsilon_bits=epsilon_bits(epsilon), **kernels.attributes
+        dx, *sums, pulled = kernels.ops.batchnorm_kernels_gradients(
+            dy,
+            x,
+            *known,
+            [] if epilogue is None else [epilogue.shift],
+            _residual(epilogue),
+            epsilon_bits=to_bits(epsilon),
+            keeps=int(keep),
+            **_activation(epilogue),
+            **kernels.attributes,
         )
-        return large(dx, layout), *(statistic(part, layout) for part in sums)
+        parts = large(dx, layout), *(statistic(part, layout) for part in sums)
+        return *parts, *(large(value, layout) for value in pulled)
 
     def plain(layout: Layout) -> tuple[Tensor, ...]:
-        return fused.gradients(composed, dy, x, center, offset, variance, scale, epsilon, layout)
+        h = dy if epilogue is None else pull_through(ops, dy, x, center, layout, epilogue)
+        parts = fused.gradients(composed, h, x, center, offset, variance, scale, epsilon, layout)
+        return (*parts, h) if keep else parts
 
-    return native_or_composed(x, layout, native, plain)
-
-
-def layout_of(x: Tensor, bounds: Sequence[int], ghost_order: int, ghost_size: int, **_: Any) -> Layout:
-    """The layout that an op's attributes describe, for its x."""
-    kept = [*range(bounds[1], bounds[2]), *range(bounds[3], bounds[4])]
-    if not ghost_size:
-        return plan_layout(ops.shape(x), kept)
-    order = GHOST_ORDERS[ghost_order]
-    kept.remove(1 if order == "interleaved" else 0)
-    return plan_layout(ops.shape(x), [axis - 1 for axis in kept], Ghost(ghost_size, order))
-
-
-def epsilon_of(bits: int) -> float:
-    """The double with these bits."""
-    return struct.unpack("d", struct.pack("q", bits))[0]
+    dx, dy_sum, dy_xhat_sum, *pulled = native_or_composed(x, layout, native, plain)
+    return dx, dy_sum, dy_xhat_sum, pulled[0] if pulled else None
 
 
 def _spread(weights: Tensor, x: Tensor, layout: Layout) -> Tensor:
@@ -180,6 +252,22 @@ def _spread(weights: Tensor, x: Tensor, layout: Layout) -> Tensor:
 def _known(values: Sequence[Tensor], layout: Layout) -> list[Tensor]:
     """Statistics as [G, C]; some arrive in a shape that only broadcasts to it."""
     return [ops.broadcast_to(value, (layout.ghosts, layout.channels)) for value in values]
+
+
+def _with_known(epilogue: Epilogue[Tensor] | None, layout: Layout) -> Epilogue[Tensor] | None:
+    """An epilogue of the gradient, whose scale and shift are [G, C]."""
+    if epilogue is None:
+        return None
+    scale, shift = _known((epilogue.scale, epilogue.shift), layout)
+    return epilogue._replace(scale=scale, shift=shift)
+
+
+def _activation(epilogue: Epilogue[Tensor] | None) -> dict[str, int]:
+    return {} if epilogue is None else activation_attributes(epilogue.activation)
+
+
+def _residual(epilogue: Epilogue[Tensor] | None) -> list[Tensor]:
+    return [] if epilogue is None or epilogue.residual is None else [epilogue.residual]
 
 
 def statistic(value: Tensor, layout: Layout) -> Tensor:
@@ -195,8 +283,3 @@ def _shaped(value: Tensor, shape: Sequence[Any]) -> Tensor:
     if not tf.executing_eagerly():
         value.set_shape([size if isinstance(size, int) else None for size in shape])
     return value
-
-
-def epsilon_bits(epsilon: float) -> int:
-    """A double as the integer of the same bits."""
-    return struct.unpack("q", struct.pack("d", epsilon))[0]

@@ -70,7 +70,7 @@ def takes_one_op(
     if tf.executing_eagerly() or is_function() or options.fused is False:
         return None
     bare = options.renorm is None and options.ghost is None and not options.debias_mean
-    if not bare or weights is not None or adjusted:
+    if not bare or options.activation is not None or weights is not None or adjusted:
         return None
     return None if layout.count == 0 or tf.is_tensor(options.epsilon) else find(x, None, layout)
 

@@ -10,25 +10,19 @@ TensorFlow has no hook for this, so two of its functions are wrapped: the method
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import tensorflow as tf
 
-from batchnorm._core import fused
-from batchnorm._core.engine import GradTerms, Moments
-from batchnorm._engines.tensorflow import ops
-from batchnorm._engines.tensorflow.composed import composed
-from batchnorm._engines.tensorflow.custom_ops import epsilon_of, layout_of
-from batchnorm._engines.tensorflow.inference import fused_infer, infer_gradients
+from batchnorm._engines.tensorflow.attributes import layout_of
 from batchnorm._engines.tensorflow.private import op_definition, protos, wrap_meta_graph, wrap_serialization
-from batchnorm.layout import Layout
+from batchnorm._engines.tensorflow.standard import AFTER_DY, FUNCTIONS, PREFIX
 
 __all__ = ["install", "standardize"]
 
 Tensor = Any
 Node = Any
-PREFIX = "BatchnormKernels"
 
 
 def install() -> None:
@@ -103,7 +97,8 @@ def _types(arguments: Any, node: Node) -> list[int]:
         if argument.type_list_attr:
             types += node.attr[argument.type_list_attr].list.type
         else:
-            types.append(node.attr[argument.type_attr].type)
+            number = node.attr[argument.number_attr].i if argument.number_attr else 1
+            types += [node.attr[argument.type_attr].type] * number
     return types
 
 
@@ -148,116 +143,3 @@ def _function_for(described: bytes, types: tuple[int, ...]) -> Any:
         f"batchnorm_{node.op[len(PREFIX) :].lower()}_{hashlib.sha1(body).hexdigest()[:16]}"
     )
     return function
-
-
-# What each op does: from its attributes, the layout and its inputs to its outputs, by the composed passes.
-
-AFTER_DY = {
-    f"{PREFIX}{name}"
-    for name in ("GradSums", "GradInput", "Gradients", "PlainGradients", "PlainInferGradients")
-}
-
-
-def _moments(_: Any, layout: Layout, x: Tensor, *weights: Tensor) -> Any:
-    moments = composed.moments(x, _weights(weights, layout), layout)
-    totals = (
-        ops.broadcast_to(value, (layout.ghosts, 1)) for value in (moments.total, moments.effective_count)
-    )
-    return *totals, *_statistics(moments)
-
-
-def _apply(_: Any, layout: Layout, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Any:
-    return [composed.apply(x, mean, scale, shift, layout)]
-
-
-def _train(attributes: Any, layout: Layout, x: Tensor, *parameters: Tensor) -> Any:
-    gamma, beta = _parameters(attributes, parameters)
-    epsilon = epsilon_of(attributes["epsilon_bits"].i)
-    y, moments, scale = fused.train(composed, x, gamma, beta, epsilon, layout)
-    return y, *_statistics(moments), scale
-
-
-def _parameters(attributes: Any, given: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """gamma and beta, each None if the op does not have it."""
-    rest = list(given)
-    gamma = rest.pop(0) if attributes["gamma_types"].list.type else None
-    return gamma, rest.pop(0) if attributes["beta_types"].list.type else None
-
-
-def _plain_train(attributes: Any, layout: Layout, x: Tensor, *parameters: Tensor) -> Any:
-    y, *statistics = _train(attributes, layout, x, *parameters)
-    mean, rest, variance, scale = (ops.reshape(value, (layout.channels,)) for value in statistics)
-    total = tf.fill(tf.shape(mean), ops.as_float(layout.count, mean.dtype))
-    stored = variance
-    if attributes["of_sample"].i:
-        stored = variance * tf.math.divide_no_nan(total, total - 1)
-    return y, mean, rest, variance, scale, tf.stack([mean, stored, total])
-
-
-def _plain_infer(
-    attributes: Any, layout: Layout, x: Tensor, mean: Tensor, variance: Tensor, *parameters: Tensor
-) -> Any:
-    gamma, beta = _parameters(attributes, parameters)
-    return [fused_infer(x, gamma, beta, mean, variance, epsilon_of(attributes["epsilon_bits"].i), layout)]
-
-
-def _statistics(moments: Moments[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, rest and variance as the kernels return them: the rounded mean, and the rest lost in rounding it."""
-    rest = (moments.center - moments.mean) + moments.offset
-    return moments.mean, rest, moments.variance
-
-
-def _grad_sums(_: Any, layout: Layout, dy: Tensor, x: Tensor, mean: Tensor) -> Any:
-    return composed.grad_sums(dy, x, mean, layout)
-
-
-def _grad_input(
-    _: Any,
-    layout: Layout,
-    dy: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    slope: Tensor,
-    tilt: Tensor,
-    offset: Tensor,
-    *w: Tensor,
-) -> Any:
-    terms = GradTerms(slope, tilt, offset)
-    return [composed.grad_input(dy, x, _weights(w, layout), mean, terms, layout)]
-
-
-def _gradients(attributes: Any, layout: Layout, dy: Tensor, x: Tensor, *saved: Tensor) -> Any:
-    epsilon = epsilon_of(attributes["epsilon_bits"].i)
-    center, offset, variance, scale = saved
-    return fused.gradients(composed, dy, x, center, offset, variance, scale, epsilon, layout)
-
-
-def _plain_gradients(attributes: Any, layout: Layout, dy: Tensor, x: Tensor, *saved: Tensor) -> Any:
-    dx, *sums = _gradients(attributes, layout, dy, x, *saved[:4])
-    return dx, *(ops.reshape(value, (layout.channels,)) for value in sums)
-
-
-def _plain_infer_gradients(
-    attributes: Any, layout: Layout, dy: Tensor, x: Tensor, mean: Tensor, variance: Tensor, *gamma: Tensor
-) -> Any:
-    epsilon = epsilon_of(attributes["epsilon_bits"].i)
-    return infer_gradients(dy, x, gamma[0] if gamma else None, mean, variance, epsilon, layout)
-
-
-def _weights(weights: Sequence[Tensor], layout: Layout) -> Tensor | None:
-    """Weights that are known to be the same for all channels."""
-    return ops.reshape(weights[0], layout.weight_shape) if weights else None
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    f"{PREFIX}Moments": _moments,
-    f"{PREFIX}Apply": _apply,
-    f"{PREFIX}Train": _train,
-    f"{PREFIX}GradSums": _grad_sums,
-    f"{PREFIX}GradInput": _grad_input,
-    f"{PREFIX}Gradients": _gradients,
-    f"{PREFIX}PlainTrain": _plain_train,
-    f"{PREFIX}PlainGradients": _plain_gradients,
-    f"{PREFIX}PlainInfer": _plain_infer,
-    f"{PREFIX}PlainInferGradients": _plain_infer_gradients,
-}

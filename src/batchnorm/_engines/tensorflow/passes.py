@@ -42,9 +42,9 @@ class TensorFlow(PlainOperations):
         layout: Layout,
         epilogue: Epilogue[Tensor] | None = None,
     ) -> Tensor:
-        kernels = find(x, None, layout) if epilogue is None else None
+        kernels = find(x, None, layout)
         if kernels is not None:
-            return custom_ops.apply(kernels, x, mean, scale, shift, layout)
+            return custom_ops.apply(kernels, x, mean, scale, shift, layout, epilogue)
         return _other_passes(x).apply(x, mean, scale, shift, layout, epilogue)
 
     def grad_sums(self, dy: Tensor, x: Tensor, mean: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -52,6 +52,14 @@ class TensorFlow(PlainOperations):
         if kernels is not None:
             return custom_ops.grad_sums(kernels, dy, x, mean, layout)
         return _other_passes(x).grad_sums(dy, x, mean, layout)
+
+    def pulled_sums(
+        self, dy: Tensor, x: Tensor, mean: Tensor, layout: Layout, epilogue: Epilogue[Tensor], keep: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        kernels = find(x, None, layout)
+        if kernels is not None:
+            return custom_ops.pulled_sums(kernels, dy, x, mean, layout, epilogue, keep)
+        return _other_passes(x).pulled_sums(dy, x, mean, layout, epilogue, keep)
 
     def grad_input(
         self,
@@ -63,9 +71,9 @@ class TensorFlow(PlainOperations):
         layout: Layout,
         epilogue: Epilogue[Tensor] | None = None,
     ) -> Tensor:
-        kernels = find(x, weights, layout) if epilogue is None else None
+        kernels = find(x, weights, layout)
         if kernels is not None:
-            return custom_ops.grad_input(kernels, dy, x, weights, mean, terms, layout)
+            return custom_ops.grad_input(kernels, dy, x, weights, mean, terms, layout, epilogue)
         return _other_passes(x).grad_input(dy, x, weights, mean, terms, layout, epilogue)
 
     def fused_train(
@@ -78,10 +86,10 @@ class TensorFlow(PlainOperations):
         epilogue: Epilogue[Tensor] | None = None,
     ) -> tuple[Tensor, Moments[Tensor], Tensor] | None:
         # One call takes epsilon as an attribute.
-        kernels = find(x, None, layout) if isinstance(epsilon, Real) and epilogue is None else None
+        kernels = find(x, None, layout) if isinstance(epsilon, Real) else None
         if kernels is None:
             return None
-        return custom_ops.fused_train(kernels, x, gamma, beta, float(epsilon), layout)
+        return custom_ops.fused_train(kernels, x, gamma, beta, float(epsilon), layout, epilogue)
 
     def fused_gradients(
         self,
@@ -92,10 +100,10 @@ class TensorFlow(PlainOperations):
         layout: Layout,
         epilogue: Epilogue[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None] | None:
-        kernels = find(x, None, layout) if isinstance(epsilon, Real) and epilogue is None else None
+        kernels = find(x, None, layout) if isinstance(epsilon, Real) else None
         if kernels is None:
             return None
-        return *custom_ops.fused_gradients(kernels, dy, x, saved, float(epsilon), layout), None
+        return custom_ops.fused_gradients(kernels, dy, x, saved, float(epsilon), layout, epilogue)
 
     def fused_infer(
         self,
