@@ -63,7 +63,7 @@ def test_gradients_of_both_orders(number, options, monkeypatch):
 
 def test_the_activation_stays_an_operation():
     with tf.Graph().as_default() as graph, v1.Session() as session:
-        x = v1.placeholder("float64", [None, 3, 3, 5])
+        x = v1.placeholder("float32", [None, 3, 3, 5])
         y = normalize(x, tf.nn.relu)
         assert (y.name, y.op.type) == ("BatchNorm/Relu:0", "Relu")
         before = y.op.inputs[0]
