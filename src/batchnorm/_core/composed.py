@@ -71,9 +71,11 @@ class Composed(Generic[A]):
     def pulled_sums(
         self, dy: A, x: A, mean: A, layout: Layout, epilogue: Epilogue[A], keep: bool
     ) -> tuple[A, A, A | None]:
-        pulled = pull_through(self.ops, dy, x, mean, layout, epilogue)
-        # The engine's own sums: what is pulled through the activation is like any other gradient.
-        return *self.grad_sums(pulled, x, mean, layout), pulled
+        ops = self.ops
+        pulled = pull_through(ops, dy, x, mean, layout, epilogue)
+        # Kernels would round h to the dtype of x before they sum it.
+        engine = self if ops.dtype(pulled) == ops.dtype(x) else self.composed
+        return *engine.grad_sums(pulled, x, mean, layout), ops.cast(pulled, ops.dtype(x))
 
     def grad_input(
         self,
@@ -193,14 +195,14 @@ def apply(
 
 
 def pull_through(ops: Ops[A], dy: A, x: A, mean: A, layout: Layout, epilogue: Epilogue[A]) -> A:
-    """act′(u)·dy, in the dtype of x; the epilogue has an activation, scale and shift."""
+    """act′(u)·dy, in the statistics' dtype; the epilogue has an activation, scale and shift."""
     activation, residual, scale, shift = epilogue
     assert activation is not None
     assert scale is not None
     assert shift is not None
     u = _plus(ops, _affine(ops, x, mean, scale, shift, layout), residual, layout)
     pulled = pull(ops, activation, u, ops.cast(to_view(ops, dy, layout), ops.dtype(u)))
-    return _from_view(ops, ops.cast(pulled, ops.dtype(x)), layout)
+    return _from_view(ops, pulled, layout)
 
 
 def _affine(ops: Ops[A], x: A, mean: A, scale: A, shift: A, layout: Layout) -> A:

@@ -87,7 +87,7 @@ def _gradients_after(plan: Plan, dy: Array, x: Array, *known: Array) -> tuple[Ar
     epilogue = Epilogue(plan.activation, residual, saved[3], shift)
     pulled = pull_through(_plain.ops, dy, x, saved[0], plan.layout, epilogue)
     found = _gradients(plan, pulled, x, *saved)
-    return found if residual is None else (*found, pulled)
+    return found if residual is None else (*found, pulled.astype(x.dtype))
 
 
 def _push_after(plan: Plan, *arrays: Array) -> tuple[Array]:

@@ -238,7 +238,7 @@ def fused_gradients(
     def plain(layout: Layout) -> tuple[Tensor, ...]:
         h = dy if epilogue is None else pull_through(ops, dy, x, center, layout, epilogue)
         parts = fused.gradients(composed, h, x, center, offset, variance, scale, epsilon, layout)
-        return (*parts, h) if keep else parts
+        return (*parts, ops.cast(h, x.dtype)) if keep else parts
 
     dx, dy_sum, dy_xhat_sum, *pulled = native_or_composed(x, layout, native, plain)
     return dx, dy_sum, dy_xhat_sum, pulled[0] if pulled else None

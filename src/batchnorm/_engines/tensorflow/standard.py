@@ -135,7 +135,7 @@ def _gradients(attributes: Any, layout: Layout, dy: Tensor, x: Tensor, *saved: T
         shift, *residual = activated
         h = pull_through(ops, dy, x, center, layout, _epilogue(attributes, residual, scale, shift))
     outputs = fused.gradients(composed, h, x, center, offset, variance, scale, _epsilon(attributes), layout)
-    return _kept(attributes, *outputs, h)
+    return _kept(attributes, *outputs, ops.cast(h, x.dtype))
 
 
 def _plain_gradients(attributes: Any, layout: Layout, dy: Tensor, x: Tensor, *given: Tensor) -> Any:

@@ -211,7 +211,7 @@ def _plain_gradients(
         epilogue = Epilogue(activation, residual, scale, shift)
         dy = pull_through(ops, dy, x, moments.center, layout, epilogue)
     dx, *sums = fused.gradients(composed, dy, x, *known, epsilon, layout)
-    return dx, torch.stack(sums), dy
+    return dx, torch.stack(sums), dy.to(x.dtype)
 
 
 def parameter_gradients(

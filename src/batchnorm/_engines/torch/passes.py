@@ -94,7 +94,8 @@ class PyTorch(PlainOperations):
             return None
         if epilogue is not None:
             dy = pull_through(ops, dy, x, saved.center, layout, epilogue)
-        return *aten.fused_gradients(dy, x, saved, epsilon, layout), None if epilogue is None else dy
+        pulled = None if epilogue is None else dy.to(x.dtype)
+        return *aten.fused_gradients(dy, x, saved, epsilon, layout), pulled
 
 
 engine = PyTorch(composed.ops, differentiable, composed.add_up)
