@@ -81,7 +81,8 @@ def test_every_spelling_is_keras_own(name, form):
     layer = layer_of(given)
     assert fuses(layer) is not None
     for one, other in zip(spread(layer), spread(given if callable(given) else layer.activation), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        # TensorFlow's own gelu adds 1 to a number near -1, and what is left is multiplied by u.
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=5e-6)
     if form != "operation" or name != "gelu":
         assert layer.activation is keras.activations.get(name)
     copy = BatchNormalization.from_config(json.loads(json.dumps(layer.get_config())))
