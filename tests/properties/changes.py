@@ -10,6 +10,8 @@ from properties.runners import Runner
 NO_GHOSTS = {"ghosts": (None,), "keeps_batch": False}
 # Random cases per property and engine.
 EXAMPLES = 20
+# The gradients that have a number for each position of the input.
+BY_POSITION = ("dx", "dresidual")
 
 
 def one_step(runner: Runner, case: Case, batch: Batch, options: Options | None = None) -> Step:
@@ -25,4 +27,5 @@ def on_examples(batch: Batch, change: Callable[[Array], Array]) -> Batch:
 
     pair = batch.adjustment
     moved = None if pair is None else tuple(map(of, pair))
-    return replace(batch, x=of(batch.x), dy=of(batch.dy), weights=of(batch.weights), adjustment=moved)
+    changed = {name: of(getattr(batch, name)) for name in ("x", "dy", "weights", "residual")}
+    return replace(batch, **changed, adjustment=moved)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batchnorm.options import Clip, Ghost, Renorm
 from properties.cases import Case, Step, batches_of
-from properties.changes import EXAMPLES, NO_GHOSTS, on_examples, one_step
+from properties.changes import BY_POSITION, EXAMPLES, NO_GHOSTS, on_examples, one_step
 from properties.compare import assert_same_steps
 from properties.runners import Runner
 from properties.strategies import cases
@@ -40,9 +40,9 @@ def test_contiguous_ghost_batches_are_separate_calls(eager: Runner) -> None:
             for at in range(0, case.shape[0], size)
         ]
         gradients = {
-            name: sum(part.gradients[name] for part in parts) for name in together.gradients if name != "dx"
+            name: (np.concatenate if name in BY_POSITION else sum)([part.gradients[name] for part in parts])
+            for name in together.gradients
         }
-        gradients["dx"] = np.concatenate([part.gradients["dx"] for part in parts])
         # What is stored is linear in the batch's statistics, of which the groups' average is taken.
         state = {name: np.mean([part.state[name] for part in parts], axis=0) for name in together.state}
         assert_same_steps(together, Step(np.concatenate([part.y for part in parts]), state, gradients))
@@ -64,7 +64,7 @@ def test_ghost_orders_differ_by_a_permutation(eager: Runner) -> None:
         plain = one_step(eager, case, batch, interleaved)
         moved = one_step(eager, case, on_examples(batch, lambda array: array[order]), contiguous)
         gradients = dict(plain.gradients)
-        gradients["dx"] = gradients["dx"][order]
+        gradients |= {name: gradients[name][order] for name in BY_POSITION if name in gradients}
         if case.weights is not None and case.weights[0] > 1:
             gradients["dweights"] = gradients["dweights"][order]
         assert_same_steps(moved, replace(plain, y=plain.y[order], gradients=gradients))

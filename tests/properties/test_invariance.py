@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from properties.cases import Array, Batch, Case, Step, batches_of, initial_of
-from properties.changes import EXAMPLES, NO_GHOSTS, on_examples, one_step
+from properties.changes import BY_POSITION, EXAMPLES, NO_GHOSTS, on_examples, one_step
 from properties.compare import assert_same_steps
 from properties.runners import Runner
 from properties.strategies import cases
@@ -22,7 +22,7 @@ def test_the_order_of_examples_does_not_matter(eager: Runner) -> None:
         plain = one_step(eager, case, batch)
         mixed = one_step(eager, case, on_examples(batch, lambda array: array[order]))
         gradients = dict(plain.gradients)
-        gradients["dx"] = gradients["dx"][order]
+        gradients |= {name: gradients[name][order] for name in BY_POSITION if name in gradients}
         if whole:
             gradients["dweights"] = gradients["dweights"][order]
         assert_same_steps(mixed, replace(plain, y=plain.y[order], gradients=gradients))
@@ -55,11 +55,12 @@ def test_the_order_of_axes_does_not_matter(eager: Runner) -> None:
             reordered(batch.gamma),
             reordered(batch.beta),
             moved(batch.weights),
+            residual=moved(batch.residual),
         )
         start = tuple(map(reordered, initial_of(case)))
         step = eager.train(replace(case.options, axes=axes), start, [turned])[0]
         gradients = {
-            name: moved(value) if name in ("dx", "dweights") else reordered(value)
+            name: moved(value) if name in ("dweights", *BY_POSITION) else reordered(value)
             for name, value in plain.gradients.items()
         }
         state = {name: reordered(value) for name, value in plain.state.items()}

@@ -19,6 +19,7 @@ from batchnorm._engines.numpy import ops
 from batchnorm.layout import plan_layout
 from batchnorm.options import Ghost, Options
 from properties.cases import Array, Batch, Case, Step, batches_of, initial_of
+from properties.changes import BY_POSITION
 from properties.compare import ROUNDING, assert_same
 from properties.runners import NumPy, step_of
 from properties.strategies import cases
@@ -53,7 +54,8 @@ class Replicas:
             batch = batches[rank]
             state = initial_state(ops, options, *moving)
             layout = plan_layout(batch.x.shape, options.axes, options.ghost)
-            inputs = Inputs(batch.x, batch.gamma, batch.beta, batch.weights, state)
+            given = batch.x, batch.gamma, batch.beta, batch.weights, state
+            inputs = Inputs(*given, residual=batch.residual)
             y, stats, saved = normalize(engine, options, layout, inputs)
             gradients = backward(engine, options, layout, inputs, saved, batch.dy)._asdict()
             given = {f"d{name}": value for name, value in gradients.items() if value is not None}
@@ -73,7 +75,7 @@ def check(case: Case, whole: Batch, options: Options, parts: list[Batch], order:
     assert_close(np.concatenate([s.y for s in steps]), one.y[order], "float64", "y", within=ROUNDING)
     for name, value in one.gradients.items():
         each = [step.gradients[name] for step in steps]
-        if name == "dx" or (name == "dweights" and len(whole.weights) == len(whole.x)):
+        if name in BY_POSITION or (name == "dweights" and len(whole.weights) == len(whole.x)):
             got, want = np.concatenate(each), value[order]
         else:
             # Gradients of what the replicas share stay local: data-parallel training adds them up.
@@ -92,7 +94,10 @@ def test_replicas_are_one_batch(case: Case, count: int, random) -> None:
 
     def part(start: int, stop: int) -> Batch:
         weights = whole.weights if whole.weights is None or shared else whole.weights[start:stop]
-        return replace(whole, x=whole.x[start:stop], dy=whole.dy[start:stop], weights=weights)
+        residual = None if whole.residual is None else whole.residual[start:stop]
+        return replace(
+            whole, x=whole.x[start:stop], dy=whole.dy[start:stop], weights=weights, residual=residual
+        )
 
     parts = [part(start, stop) for start, stop in pairwise(cuts)]
     check(case, whole, case.options, parts, np.arange(examples))
