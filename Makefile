@@ -19,8 +19,8 @@ test: lint types unit sanitize
 # properties on NumPy's arrays, then each framework by its engine's tests or a layer's. Left out, and run by `make test`:
 # the live originals and recorded numbers, the properties on the other engines, programs in processes of their own,
 # compilers and exports, the examples in the docs, the demo, and the sanitizers.
-CHECK_CORE := tests/test_oracle.py $(addprefix tests/unit/test_,activation.py combinations.py contributing.py errors.py imports.py \
-	kernel_conversions.py kernels.py kernels_weights.py layout.py markers.py options.py public_surface.py state.py \
+CHECK_CORE := tests/test_oracle.py $(addprefix tests/unit/test_,activation.py combinations.py contributing.py errors.py \
+	imports.py kernel_conversions.py kernels.py kernels_weights.py layout.py markers.py options.py public_surface.py state.py \
 	weight_values.py) \
 	$(addprefix tests/properties/test_,against_oracle.py edges.py finite_differences.py ghosts_and_renorm.py \
 	invariance.py pairs.py replicas.py unequal_ghosts.py weights.py)
