@@ -1,6 +1,6 @@
 """`python -m benchmarks`: time every case in every framework, print a table, write docs/performance.md and a picture.
 
-Each framework runs in a process of its own, where its competitors take turns. For single layers glibc's allocator is
+Each framework runs in a process of its own, in which its competitors take turns. For single layers glibc's allocator is
 told to keep large buffers, for all alike: by default it hands them back to the system at each free, and page faults
 would drown the kernels. Whole networks run in another process, with the allocator as every program has it.
 """

@@ -117,7 +117,7 @@ BN_PUBLIC int bn_grad_input(int type, const bn_sizes* sizes, const void* dy, con
  * y = act((x - mean) * scale + shift + residual) in one call.
  *
  * gamma and beta (either may be null: 1 and 0) hold `channels` numbers; the statistic k uses number k % channels. So
- * `channels` is `channel` where `group` counts ghost batches, and group*channel where it is a channel axis. `shift` may
+ * `channels` is `channel` if `group` counts ghost batches, and group*channel if it is a channel axis. `shift` may
  * be null. */
 BN_PUBLIC int bn_train(int type, const bn_sizes* sizes, const void* x, const void* gamma, const void* beta,
                        int64_t channels, double epsilon, const bn_epilogue* epilogue, void* y, void* mean, void* rest,

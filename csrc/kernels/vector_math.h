@@ -86,7 +86,7 @@ struct Normal {
 };
 
 // For a = |u| the part beyond a is exp(-a² / 2) * R(a), and R(a) * (a + 4) is a polynomial of (a - 4) / (a + 4):
-// relative error 9.1e-9 for a up to 15, from where on the part beyond a is zero in a float.
+// relative error 9.1e-9 for a up to 15; above that the part beyond a is zero in a float.
 template <int N>
 inline Normal<N> normal(Floats<N> u) {
   const Floats<N> a = magnitude_up_to<N>(u, 15.0f), inverse = 1.0f / (a + 4.0f), q = (a - 4.0f) * inverse;

@@ -75,7 +75,7 @@ def fuses(layer):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_spelling_is_keras_own(name, form):
     if form == "operation" and name == "linear":
-        pytest.skip("keras.ops has none")
+        pytest.skip("keras.ops has no linear activation")
     given = {
         "name": name,
         "function": keras.activations.get(name),

@@ -1,5 +1,6 @@
 """The copy of one model for `convert`: with our layer and what it takes over, or with Keras' own and the rest."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,7 @@ class Report:
     left: list[tuple[Any, str]] = field(default_factory=list)
 
 
-class Copy:
+class Copy(ABC):
     """The copy of one model, whose layers and calls subclasses exchange."""
 
     # The classes of the layers that go; subclasses of theirs stay.
@@ -48,17 +49,17 @@ class Copy:
         for layer in self.layers.values():
             report.left += _left(layer, self.kinds)
 
+    @abstractmethod
     def exchange(self, layer: Any) -> Any:
         """What takes the place of a batch norm that is ours or Keras' own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def call(self, layer: Any, *arguments: Any, **named: Any) -> Any:
         """What takes the place of a call in a functional model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def row(self, layer: Any) -> list[Any]:
         """The layers that take the place of one in a sequential model."""
-        raise NotImplementedError
 
     def make(self) -> Any:
         model = self.model
